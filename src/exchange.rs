@@ -1,0 +1,196 @@
+//! The words that both ends of a request share: bodies, what an endpoint is, and what it reports about itself.
+//!
+//! An **exchange** is one HTTP request and its response. An [`Endpoint`] carries exchanges out: a peer's gate over
+//! QUIC ([`transport`](crate::transport)), or our own gate ([`gate`](crate::gate)). The balancer sees nothing but this.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, Request, Response};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::id::{Id, NodeName, Scope, Use};
+
+/// Says which node answered; on a request it chooses the node.
+pub const PEER_HEADER: HeaderName = HeaderName::from_static("ollana-peer");
+
+/// Says that an answer is the mesh's own and not an Ollama's, and why: the code of a [`Refusal`].
+/// Only between nodes; the listener takes it off.
+pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("ollana-refusal");
+
+/// A body on its way, in either direction: frames of [`Bytes`] that nobody copies, then perhaps trailers.
+/// Dropping it before its end tells the other side to stop.
+pub type Body = UnsyncBoxBody<Bytes, ExchangeError>;
+
+/// An empty body.
+pub fn empty() -> Body {
+    http_body_util::Empty::new()
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// A body that is all there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    http_body_util::Full::new(bytes.into())
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// What an exchange resolves to. Boxed, since the balancer holds endpoints of several kinds.
+pub type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, ExchangeError>> + Send>>;
+
+/// Someone who can answer a request: a peer, or this node's own gate. Cheap to clone (an `Arc`) and always ready.
+pub trait Endpoint: fmt::Debug + Send + Sync + 'static {
+    /// Whose key it is.
+    fn id(&self) -> Id;
+
+    /// The name to show, and what [`PEER_HEADER`] says.
+    fn label(&self) -> NodeName;
+
+    /// Whether this is the node's own gate.
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    /// Whether prompts may be sent there.
+    fn use_(&self) -> Use;
+
+    /// What it says of itself; the latest value is a cheap clone away.
+    fn report(&self) -> watch::Receiver<Arc<Report>>;
+
+    /// Whether it answers at all.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// Carries one exchange out. Dropping the future or, later, the response's body cancels it on the other side.
+    /// The response's head may come before the request's body was read.
+    fn exchange(&self, request: Request<Body>) -> Answer;
+}
+
+/// Whether an endpoint can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Healthy,
+    /// It owes an acknowledgement: nothing new goes there, and what has no byte yet moves on if it can.
+    Suspect,
+    /// The connection is over, or silent for so long that it counts as over.
+    Gone,
+}
+
+/// What a provider says of itself to one peer: pushed on change over the control stream, and a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// Whether its Ollama is healthy and lent.
+    pub provider: bool,
+    /// What the reader of this report may do here.
+    pub scope: Scope,
+    /// Set while it finishes what runs and takes nothing new.
+    pub draining: bool,
+    /// The models on its disk, by the name Ollama lists them under.
+    pub models: BTreeMap<String, ModelInfo>,
+    /// Requests at its gate that are not over, everyone's.
+    pub inflight: u32,
+}
+
+/// What a report says of one model.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelInfo {
+    /// Ollama's digest of its manifest, in hexadecimal.
+    pub digest: String,
+    /// Whether it is in memory.
+    pub loaded: bool,
+}
+
+/// Why the mesh itself answers and no Ollama does. The code crosses in [`REFUSAL_HEADER`], the sentence in the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the application's library is told.
+    pub status: http::StatusCode,
+    /// A word for programs, such as `no-provider` or `scope`.
+    pub code: &'static str,
+    /// A sentence for people: what, why, what to do.
+    pub message: String,
+    /// When it is worth another try.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why an exchange did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The peer cannot be reached; nothing of the request was acted on.
+    #[error("the connection to {0} is gone")]
+    Unreachable(NodeName),
+    /// The other side gave the exchange up: what it said.
+    #[error("{0} broke off: {1}")]
+    Reset(NodeName, ResetCode),
+    /// The other side did not keep to the protocol.
+    #[error("{0} sent what the protocol does not allow: {1}")]
+    Protocol(NodeName, String),
+    /// The application, or whoever else the body comes from, went away.
+    #[error("the body broke off: {0}")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The Ollama behind the gate refused the connection or broke it.
+    #[error("the Ollama at {0} broke off: {1}")]
+    Ollama(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a stream was reset, as it stands on the wire (QUIC application error codes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetCode {
+    /// Nobody wants the answer any more.
+    Cancelled,
+    /// The Ollama could not be reached or broke off.
+    Upstream,
+    /// What came was not the protocol.
+    Protocol,
+    /// The peer's key is revoked, or never had the right.
+    Forbidden,
+    /// Something else, or a code of a later version.
+    Other(u64),
+}
+
+impl ResetCode {
+    /// The code on the wire.
+    pub const fn to_wire(self) -> u64 {
+        match self {
+            Self::Cancelled => 1,
+            Self::Upstream => 2,
+            Self::Protocol => 3,
+            Self::Forbidden => 4,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// The meaning of a code from the wire.
+    pub const fn from_wire(code: u64) -> Self {
+        match code {
+            1 => Self::Cancelled,
+            2 => Self::Upstream,
+            3 => Self::Protocol,
+            4 => Self::Forbidden,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl fmt::Display for ResetCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cancelled => f.write_str("nobody waits for the answer any more"),
+            Self::Upstream => f.write_str("its Ollama broke off"),
+            Self::Protocol => f.write_str("it did not understand the stream"),
+            Self::Forbidden => f.write_str("it does not trust this node"),
+            Self::Other(code) => write!(f, "code {code}"),
+        }
+    }
+}

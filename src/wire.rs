@@ -1,0 +1,3 @@
+//! What crosses the network between nodes: bounded, pure codecs. No I/O here.
+
+pub mod beacon;
