@@ -32,16 +32,12 @@ pub type Body = UnsyncBoxBody<Bytes, ExchangeError>;
 
 /// An empty body.
 pub fn empty() -> Body {
-    http_body_util::Empty::new()
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body that is all there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    http_body_util::Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    http_body_util::Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// What an exchange resolves to. Boxed, since the balancer holds endpoints of several kinds.

@@ -45,11 +45,7 @@ impl Id {
 
     /// The first group: enough for a log line or to tell two nodes of one name apart, never to decide on.
     pub fn short(&self) -> String {
-        self.digits()
-            .into_iter()
-            .take(GROUP)
-            .map(char::from)
-            .collect()
+        self.digits().into_iter().take(GROUP).map(char::from).collect()
     }
 
     /// Whether the ID begins with `prefix`, dashes and case aside. Prefixes below [`MIN_PREFIX`] match nothing.
@@ -61,10 +57,7 @@ impl Id {
     /// The 56 characters, check characters included, without dashes.
     fn digits(&self) -> Vec<u8> {
         let data = BASE32_NOPAD.encode(&self.0);
-        data.as_bytes()
-            .chunks(BLOCK)
-            .flat_map(|block| block.iter().copied().chain([check_character(block)]))
-            .collect()
+        data.as_bytes().chunks(BLOCK).flat_map(|block| block.iter().copied().chain([check_character(block)])).collect()
     }
 }
 
@@ -97,19 +90,12 @@ impl FromStr for Id {
         let mut data = Vec::with_capacity(BLOCK * 4);
         for (i, block) in digits.chunks(BLOCK + 1).enumerate() {
             match block.split_last() {
-                Some((check, block)) if check_character(block) == *check => {
-                    data.extend_from_slice(block)
-                }
+                Some((check, block)) if check_character(block) == *check => data.extend_from_slice(block),
                 _ => return Err(ParseIdError::Check(i + 1)),
             }
         }
-        let bytes = BASE32_NOPAD
-            .decode(&data)
-            .map_err(|_| ParseIdError::Alphabet)?;
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| ParseIdError::Alphabet)
+        let bytes = BASE32_NOPAD.decode(&data).map_err(|_| ParseIdError::Alphabet)?;
+        bytes.try_into().map(Self).map_err(|_| ParseIdError::Alphabet)
     }
 }
 
@@ -121,9 +107,7 @@ impl Serialize for Id {
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -142,10 +126,7 @@ pub enum ParseIdError {
 }
 
 fn normalise(text: &str) -> Vec<u8> {
-    text.bytes()
-        .filter(|b| *b != b'-' && !b.is_ascii_whitespace())
-        .map(|b| b.to_ascii_uppercase())
-        .collect()
+    text.bytes().filter(|b| *b != b'-' && !b.is_ascii_whitespace()).map(|b| b.to_ascii_uppercase()).collect()
 }
 
 /// Luhn mod N with N = 32, weights 1, 2, 1, 2 … from the left as Syncthing computes it.
@@ -186,16 +167,8 @@ pub struct NodeName(String);
 impl NodeName {
     /// A name out of whatever text a stranger or a host name gives: other characters become `-`, an empty one `node`.
     pub fn lossy(text: &str) -> Self {
-        let name: String = text
-            .chars()
-            .take(MAX_NAME)
-            .map(|c| if is_name_character(c) { c } else { '-' })
-            .collect();
-        if name.is_empty() {
-            Self("node".to_owned())
-        } else {
-            Self(name)
-        }
+        let name: String = text.chars().take(MAX_NAME).map(|c| if is_name_character(c) { c } else { '-' }).collect();
+        if name.is_empty() { Self("node".to_owned()) } else { Self(name) }
     }
 
     /// The name as text.
@@ -265,9 +238,7 @@ pub enum Use {
 }
 
 /// What a peer may do at a gate.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// Nothing but to be told so.
@@ -322,10 +293,7 @@ mod tests {
 
     #[test]
     fn a_strangers_name_loses_what_could_deceive() {
-        assert_eq!(
-            NodeName::lossy("gpu\u{202e}1\x1b[2J\n").as_str(),
-            "gpu-1--2J-"
-        );
+        assert_eq!(NodeName::lossy("gpu\u{202e}1\x1b[2J\n").as_str(), "gpu-1--2J-");
         assert_eq!(NodeName::lossy("").as_str(), "node");
         assert!("gpu 1".parse::<NodeName>().is_err());
     }

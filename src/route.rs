@@ -59,8 +59,5 @@ pub struct Route {
 /// Sorts a request by method and path (without the query). Normalises the path as Ollama's router would see it.
 pub fn classify(method: &Method, path: &str) -> Route {
     let _ = (method, path);
-    Route {
-        kind: Kind::Any,
-        api: Api::Ollama,
-    }
+    Route { kind: Kind::Any, api: Api::Ollama }
 }
