@@ -1,5 +1,8 @@
 //! Outbound: whom to dial, who is connected, and the directory that others read.
 
+pub mod backoff;
+pub mod machine;
+
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::trust::Trust;
 use serde::{Deserialize, Serialize};
