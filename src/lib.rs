@@ -30,7 +30,7 @@ pub mod ollama;
 pub mod peers;
 pub mod route;
 pub mod tls;
-//pub mod transport;
+pub mod transport;
 pub mod trust;
 pub mod web;
 pub mod wire;

@@ -271,6 +271,14 @@ impl Machine {
         self.retry(now, address, backoff::after(0));
     }
 
+    /// A person has pardoned a peer, or may have: no reason to wait any longer.
+    pub fn handle_pardon(&mut self, now: Instant, id: Id) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        (peer.refused, peer.problem) = (false, None);
+        let address = peer.address;
+        self.retry(now, address, Duration::ZERO);
+    }
+
     /// Time has passed. `last_heard` says when a connection last spoke.
     pub fn handle_timeout(&mut self, now: Instant, last_heard: impl Fn(LinkId) -> Option<Instant>) {
         for (id, peer) in &mut self.peers {
