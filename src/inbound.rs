@@ -18,7 +18,7 @@ use crate::id::{Id, NodeName, Scope};
 use crate::peers::Caller;
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
-use crate::trust::{Book, Direction, Met, News, Presence, Snapshot, Trust};
+use crate::trust::{Book, Direction, Met, Presence, Snapshot, Trust};
 use crate::wire::control::{Hello, Message};
 
 /// Handshakes under way at once. Each costs some 100 kB and a signature; a LAN finishes one in milliseconds.
@@ -172,21 +172,13 @@ impl Inbound {
             direction: Direction::Inbound,
         };
         match self.book.meet(met).await {
-            Ok(encounter) => {
-                report_news(encounter.news.as_ref(), caller);
-                Some(encounter.presence)
-            }
+            Ok(encounter) => Some(encounter.presence),
             Err(error) => {
                 tracing::error!(peer = %name, %error, "cannot pin it, so it may do nothing here");
                 None
             }
         }
     }
-}
-
-fn report_news(news: Option<&News>, caller: &Caller) {
-    let Some(news) = news else { return };
-    tracing::debug!(peer = %caller.hello.name, id = %caller.id, address = %caller.address, ?news, "first use");
 }
 
 /// Resolves when the key is revoked.
