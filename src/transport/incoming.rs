@@ -100,10 +100,14 @@ impl Responder {
             self.writer.finish();
             return Ok(());
         }
-        tokio::select! {
-            sent = self.writer.pump(body, ResetCode::Upstream) => sent,
-            () = given_up => Err(StreamError::Stopped(ResetCode::Cancelled).into()),
+        let sent = tokio::select! {
+            sent = self.writer.pump(body) => sent,
+            () = given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
+        };
+        if let Err(PumpError::Body(_)) = &sent {
+            self.writer.broken().await?;
         }
+        sent
     }
 }
 

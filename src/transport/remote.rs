@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
-use crate::exchange::{Answer, Body, Endpoint, ExchangeError, Health, Report, ResetCode};
+use crate::exchange::{Answer, Body, Endpoint, ExchangeError, Health, Report};
 use crate::id::{Id, NodeName, Use};
 use crate::wire::frame::{Event, FrameError, Kind};
 use crate::wire::head;
@@ -134,9 +134,10 @@ async fn send_request(
     }
     writer.frame(head::encode_request(&head, true)?).await?;
     let mut upload: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
-        match writer.pump(body, ResetCode::Cancelled).await {
+        match writer.pump(body).await {
             // Stopped: the answer came without the rest.
             Ok(()) | Err(PumpError::Stream(StreamError::Stopped(_))) => {}
+            // The writer is dropped with this task, which resets the stream.
             Err(error) => tracing::debug!(%error, "a request's body did not get across"),
         }
     });

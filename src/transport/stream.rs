@@ -227,20 +227,23 @@ impl Writer {
         }
     }
 
+    /// Says, behind all that was written, that the body broke off here, and ends the stream.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn broken(&mut self) -> Result<(), StreamError> {
+        self.frame(frame::encode(Kind::Broken, &[])?).await?;
+        self.finish();
+        Ok(())
+    }
+
     /// Writes a whole body, its trailers and the end.
     ///
     /// # Errors
-    /// [`PumpError::Body`] if the body broke: then the stream is reset with `broken`.
-    pub async fn pump(&mut self, mut body: Body, broken: ResetCode) -> Result<(), PumpError> {
+    /// [`PumpError::Body`] if the body broke: the caller decides how to tell.
+    pub async fn pump(&mut self, mut body: Body) -> Result<(), PumpError> {
         while let Some(frame) = body.frame().await {
-            let frame = match frame {
-                Ok(frame) => frame,
-                Err(error) => {
-                    self.reset(broken);
-                    return Err(PumpError::Body(error));
-                }
-            };
-            match frame.into_data() {
+            match frame.map_err(PumpError::Body)?.into_data() {
                 Ok(data) => self.data(data).await?,
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
@@ -325,6 +328,7 @@ impl http_body::Body for RecvBody {
                     Err(error) => error.into(),
                 }
             }
+            Ok(Some(Event::Frame(Kind::Broken, _))) => StreamError::Reset(ResetCode::Upstream),
             Ok(Some(Event::Frame(kind, _))) => StreamError::Unexpected(kind),
             Ok(None) => FrameError::Truncated.into(),
             Err(error) => error,
