@@ -181,8 +181,7 @@ mod tests {
     fn starts_at_the_same_moment_end_with_one_key() {
         let (_temp, dir) = state();
         let ids: Vec<Id> = std::thread::scope(|scope| {
-            let starts: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| Identity::load_or_create(&dir).unwrap().id())).collect();
+            let starts: Vec<_> = (0..8).map(|_| scope.spawn(|| Identity::load_or_create(&dir).unwrap().id())).collect();
             starts.into_iter().map(|start| start.join().unwrap()).collect()
         });
         assert!(ids.iter().all(|id| *id == ids[0]));

@@ -22,7 +22,8 @@ const FOREIGN_WRITE: u32 = 0o022;
 /// # Errors
 /// If it cannot be made, or something that is no directory has its name.
 pub fn make_dir(dir: &Path) -> Result<(), FileError> {
-    let absent: Vec<&Path> = dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    let absent: Vec<&Path> =
+        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
     let failed = |source| FileError::io("make the directory", dir, source);
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
     for made in &absent {
