@@ -11,7 +11,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::{Look, ModelName, Progress, path};
-use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::exchange::{Body, ExchangeError, Refusal, empty};
 
 /// Most of a body that is held back while the model is looked for. The clients that are known write the model first;
 /// one that writes 16 MiB of images before it is told to do so too, since a node holds so much a request.
@@ -31,12 +31,12 @@ pub enum FindError {
 /// A body of which a prefix was read: what was seen in it, and the body whole again.
 #[derive(Debug)]
 pub struct Peeked {
-    /// What was seen. To be fed what is left of the body, [`Peeked::fed`] bytes of which it knows.
+    /// What was seen. It knows the first [`Peeked::seen`] bytes of the body.
     pub look: Look,
     /// The body from its first byte on.
     pub body: Body,
-    /// Bytes at the body's start that the look has seen.
-    pub fed: usize,
+    /// Bytes at the body's start that the look has been fed.
+    pub seen: usize,
 }
 
 /// Finds the model that a request's body names, for a request of [`Kind::BodyModel`](super::Kind::BodyModel).
@@ -55,25 +55,29 @@ pub async fn find_model(parts: &request::Parts, body: Body) -> Result<(Option<Mo
 pub async fn peek(mut body: Body) -> Result<Peeked, FindError> {
     let mut look = Look::new();
     let mut read = VecDeque::new();
-    let mut fed = 0;
+    let mut seen = 0;
     while look.progress() == Progress::Open && !look.has_model() && !body.is_end_stream() {
-        let Some(frame) = body.frame().await.transpose()? else { break };
+        let Some(frame) = body.frame().await.transpose()? else {
+            // So that a body that turned out to be empty counts as empty.
+            body = empty();
+            break;
+        };
         if let Some(data) = frame.data_ref() {
             look.feed(data);
-            fed += data.len();
+            seen += data.len();
         }
         read.push_back(frame);
-        if fed > MAX_PREFIX && look.progress() == Progress::Open && !look.has_model() {
+        if seen > MAX_PREFIX && look.progress() == Progress::Open && !look.has_model() {
             return Err(FindError::TooLong);
         }
     }
     let body = if read.is_empty() { body } else { Rejoined { read, rest: body }.boxed_unsync() };
-    Ok(Peeked { look, body, fed })
+    Ok(Peeked { look, body, seen })
 }
 
 /// Whether a body may name its model in JSON at all. A path that is not known may carry anything in both directions at
 /// once (gRPC), so that one is only read if it says it is JSON.
-fn may_name_model(parts: &request::Parts) -> bool {
+pub(crate) fn may_name_model(parts: &request::Parts) -> bool {
     if has_form(&parts.headers) || is_compressed(&parts.headers) {
         return false;
     }

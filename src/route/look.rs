@@ -51,10 +51,10 @@ pub enum Progress {
     Open,
     /// The top-level value is over; Ollama ignores what follows, and so does the look.
     Complete,
-    /// Not JSON, or not an object: Ollama does nothing with it but say so. `at` is where in the last piece fed.
+    /// Not JSON, or not an object: Ollama does nothing with it but say so.
     Broken {
-        /// Index of the offending byte in the piece.
-        at: usize,
+        /// Where the offending byte is, counted from the body's start.
+        at: u64,
     },
 }
 
@@ -62,10 +62,13 @@ pub enum Progress {
 pub struct Look {
     parser: JsonParser<Slot>,
     progress: Progress,
+    /// Bytes fed, up to where it ended.
+    fed: u64,
     text: Text,
     kept: Kept,
     digits: u8,
     depth: usize,
+    began: bool,
     /// The key at depth 1 whose value is under way.
     key: Option<Key>,
     /// Whether the value under way is that of `type` in an element of `tools`.
@@ -111,10 +114,12 @@ impl Look {
         Self {
             parser: JsonParser::new_with_options(Slot::default(), options),
             progress: Progress::Open,
+            fed: 0,
             text: Text::Outside,
             kept: Kept::default(),
             digits: 0,
             depth: 0,
+            began: false,
             key: None,
             tool_type: false,
             model: None,
@@ -146,19 +151,25 @@ impl Look {
                 _ => self.inside(byte),
             };
             if fed.is_err() {
-                self.progress = Progress::Broken { at };
+                self.progress = Progress::Broken { at: self.fed + at as u64 };
             }
             if self.progress != Progress::Open {
                 return self.progress;
             }
             at += 1;
         }
+        self.fed += piece.len() as u64;
         Progress::Open
     }
 
     /// How far it has come.
     pub fn progress(&self) -> Progress {
         self.progress
+    }
+
+    /// Whether this began as an object, or may yet: if not, it is no attempt at JSON that asks for anything.
+    pub fn may_ask(&self) -> bool {
+        self.began || self.progress == Progress::Open
     }
 
     /// The model Ollama would take if the body ended here: `model`, or `name` where that is absent or empty.
@@ -249,7 +260,10 @@ impl Look {
 
     fn event(&mut self, event: JsonEvent) -> Result<(), Broken> {
         match event {
-            JsonEvent::StartObject => self.depth += 1,
+            JsonEvent::StartObject => {
+                self.began = true;
+                self.depth += 1;
+            }
             // A list, a text or a number is no request.
             _ if self.depth == 0 => return Err(Broken),
             JsonEvent::StartArray => self.depth += 1,
