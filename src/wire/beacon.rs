@@ -199,7 +199,13 @@ mod tests {
     fn beacon() -> impl Strategy<Value = Beacon> {
         let kind = prop_oneof![Just(BeaconKind::Announce), Just(BeaconKind::Query), Just(BeaconKind::Goodbye)];
         (kind, 1u16.., any::<[u8; 32]>(), any::<u64>(), ".{0,80}").prop_map(|(kind, quic_port, id, instance, name)| {
-            Beacon { kind, quic_port, id: Id::from_bytes(id), instance: Instance(instance), name: NodeName::lossy(&name) }
+            Beacon {
+                kind,
+                quic_port,
+                id: Id::from_bytes(id),
+                instance: Instance(instance),
+                name: NodeName::lossy(&name),
+            }
         })
     }
 
