@@ -35,3 +35,24 @@ pub struct Claim {
     /// The claimed name.
     pub name: NodeName,
 }
+
+/// An address to dial where multicast does not reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// An IP address or a DNS name.
+    pub host: String,
+    /// The QUIC port.
+    pub port: u16,
+}
+
+impl std::str::FromStr for PeerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() || text.contains(' ') {
+            return Err("stub".to_owned());
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, "11435"));
+        Ok(Self { host: host.to_owned(), port: port.parse().map_err(|_| "stub".to_owned())? })
+    }
+}

@@ -31,3 +31,34 @@ pub struct Standing {
     /// What it may do at our gate.
     pub scope: Scope,
 }
+
+/// What is believed of a key that was not met before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// It is pinned.
+    #[default]
+    FirstUse,
+    /// Nothing without `ollana trust`.
+    Paired,
+}
+
+/// The policies of both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrustPolicy {
+    /// Who may use our Ollama.
+    pub inbound: Policy,
+    /// Whose Ollama gets our prompts.
+    pub outbound: Policy,
+    /// How long providers are used as they are met.
+    pub first_use_window: std::time::Duration,
+}
+
+impl Default for TrustPolicy {
+    fn default() -> Self {
+        Self {
+            inbound: Policy::FirstUse,
+            outbound: Policy::FirstUse,
+            first_use_window: std::time::Duration::from_secs(86_400),
+        }
+    }
+}
