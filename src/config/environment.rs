@@ -21,6 +21,18 @@ impl Environment {
         Self(std::env::vars_os().collect())
     }
 
+    /// Without what makes settings: only where things are.
+    pub fn only_paths(&self) -> Self {
+        let paths = ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"];
+        Self(
+            self.0
+                .iter()
+                .filter(|(name, _)| paths.iter().any(|path| name == path))
+                .map(|(n, v)| (n.clone(), v.clone()))
+                .collect(),
+        )
+    }
+
     /// A variable as text, with the quotes and spaces around it taken off as Ollama takes them off; an empty one is none.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub enum Key {
 
 /// What kind of value a key takes, and so how it is written to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub(super) enum Shape {
     /// A text.
     Text,
     /// `true` or `false`.
@@ -139,12 +139,17 @@ impl Key {
     }
 
     /// What kind of value it takes.
-    pub const fn shape(self) -> Shape {
+    pub(super) const fn shape(self) -> Shape {
         match self {
             Self::ListenOpen | Self::Discovery | Self::Daemon => Shape::Boolean,
             Self::Peer | Self::Origins => Shape::List,
             _ => Shape::Text,
         }
+    }
+
+    /// Whether it takes several values.
+    pub const fn is_list(self) -> bool {
+        matches!(self.shape(), Shape::List)
     }
 
     /// The key that a misspelt one was probably meant to be.
