@@ -27,7 +27,7 @@ pub mod identity;
 //pub mod inbound;
 pub mod listener;
 pub mod ollama;
-//pub mod peers;
+pub mod peers;
 pub mod private_file;
 pub mod route;
 pub mod tls;

@@ -34,7 +34,6 @@ use machine::{Action, Dropped, Failed, LinkId, Machine, Opened};
 const EVENTS: usize = 64;
 
 /// What the actor starts with.
-#[derive(Debug)]
 pub struct Settings {
     /// Our own ID.
     pub me: Id,
@@ -48,6 +47,8 @@ pub struct Settings {
     pub sightings: mpsc::Receiver<Sighting>,
     /// Who has dialled us.
     pub callers: mpsc::Receiver<Caller>,
+    /// Called when a dial failed: whoever knows addresses may want to look them up again.
+    pub look_again: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A node that dialled us, proved its key and said hello.
@@ -187,6 +188,7 @@ impl Actor {
                 self.machine.handle_opened(now, address, Opened { link, id, hello });
             }
             Err(failed) => {
+                (self.settings.look_again)();
                 if failed.refused {
                     tracing::warn!(%address, id = ?failed.id, reason = %failed.reason, "no connection to a peer");
                 } else {
@@ -220,7 +222,8 @@ impl Actor {
         };
         let task = self.tasks.spawn(follow.run(control));
         let remote = Arc::new(remote);
-        self.links.insert(link, Link { connection, remote, face, report: report_seen, health, heard: heard_seen, task });
+        self.links
+            .insert(link, Link { connection, remote, face, report: report_seen, health, heard: heard_seen, task });
         link
     }
 
@@ -331,7 +334,8 @@ impl Actor {
 
     /// The name to show: with a piece of the ID if another live node, or this one, bears the same.
     fn label(&self, id: Id, peer: &machine::Peer) -> NodeName {
-        let same = |(other, of): (&Id, &machine::Peer)| *other != id && of.link.is_some() && of.name.is(peer.name.as_str());
+        let same =
+            |(other, of): (&Id, &machine::Peer)| *other != id && of.link.is_some() && of.name.is(peer.name.as_str());
         if peer.name.is(self.settings.hello.name.as_str()) || self.machine.peers().any(same) {
             return peer.name.with_suffix(&id.short());
         }

@@ -181,7 +181,7 @@ impl Access {
                 Ok(client.post("/trust", &request).await?)
             }
             Self::File { book, .. } => {
-                let written = book.trust(peer.id, &peer.name, peer.address.clone(), scope, use_).await;
+                let written = book.trust(peer.id, peer.name.clone(), peer.address.clone(), scope, use_).await;
                 written.map_err(|error| Failure::new(error.to_string()))?;
                 Ok(Changed { peer: standing(book, peer), advice: None })
             }

@@ -204,7 +204,7 @@ async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Full<
         },
         found => found?,
     };
-    handles.book.trust(peer.id, &peer.name, peer.address.clone(), wanted.scope, wanted.use_).await?;
+    handles.book.trust(peer.id, peer.name.clone(), peer.address.clone(), wanted.scope, wanted.use_).await?;
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
 

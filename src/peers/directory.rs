@@ -135,6 +135,18 @@ impl Directory {
         views
     }
 
+    /// What each connected peer that lends has: its label, its ID and its report.
+    pub fn reports(&self) -> Vec<(NodeName, Id, Arc<Report>)> {
+        let entries = self.entries.borrow().clone();
+        let report = |entry: &Entry| entry.live.as_ref().map(|live| live.report.borrow().clone());
+        entries
+            .iter()
+            .filter(|(_, entry)| entry.is_connected())
+            .filter_map(|(id, entry)| Some((entry.label.clone(), *id, report(entry)?)))
+            .filter(|(_, _, report)| report.provider)
+            .collect()
+    }
+
     /// How many peers are connected.
     pub fn connected(&self) -> usize {
         self.entries.borrow().values().filter(|entry| entry.is_connected()).count()
@@ -213,7 +225,8 @@ impl Entry {
             );
         }
         if trust.standing(&id).trust == Trust::None
-            && let Some(pin) = trust.pins().find(|pin| pin.id != id && pin.trust != Trust::Revoked && pin.name == self.peer.name)
+            && let Some(pin) =
+                trust.pins().find(|pin| pin.id != id && pin.trust != Trust::Revoked && pin.name == self.peer.name)
         {
             return Some(format!(
                 "it bears the name of a known node, {}, but has another key: it is not used and may do nothing here. If it is \
@@ -222,7 +235,10 @@ impl Entry {
             ));
         }
         if self.label != self.peer.name {
-            return Some(format!("another live node is called {} too: give one of them another --name", self.peer.name));
+            return Some(format!(
+                "another live node is called {} too: give one of them another --name",
+                self.peer.name
+            ));
         }
         self.peer.problem.clone()
     }

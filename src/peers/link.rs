@@ -48,9 +48,7 @@ pub async fn open(transport: Transport, address: SocketAddr, ours: Hello, book: 
                 Err(failed(Some(id), true, refused.reason))
             }
         },
-        Ok(Ok((_, Err(refused)))) => {
-            Err(failed(Some(id), true, format!("it refuses this node: {}", refused.reason)))
-        }
+        Ok(Ok((_, Err(refused)))) => Err(failed(Some(id), true, format!("it refuses this node: {}", refused.reason))),
         Ok(Err(error)) => {
             // The stream's error says little where the connection's says all.
             let closed = tokio::time::timeout(Duration::from_millis(50), connection.closed()).await.ok();

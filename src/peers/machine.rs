@@ -162,6 +162,10 @@ impl Machine {
             // A beacon is unsigned: whoever leaves closes its connections, and that is what counts.
             SightingKind::Goodbye => {}
             SightingKind::Expired => {
+                if let Some(candidate) = self.candidates.get_mut(&address) {
+                    // No claim: a fixed peer's name has another address now.
+                    candidate.kept &= claim.is_some();
+                }
                 if self.candidates.get(&address).is_some_and(|candidate| !candidate.kept && !self.stands(address)) {
                     self.candidates.remove(&address);
                 }
@@ -226,7 +230,8 @@ impl Machine {
         } else if let Some((id, claim)) = failed.id.zip(self.candidates.get(&address).and_then(|c| c.claim.clone())) {
             // Proved, and not wanted: people should see it.
             let hello = Hello::of(claim.name, claim.instance);
-            let refused = Peer { refused: failed.refused, problem: Some(failed.reason), ..Peer::new(&hello, address, None) };
+            let refused =
+                Peer { refused: failed.refused, problem: Some(failed.reason), ..Peer::new(&hello, address, None) };
             self.peers.insert(id, refused);
         }
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
@@ -354,7 +359,11 @@ impl Machine {
     fn reason_to_wait(&self, now: Instant, address: SocketAddr) -> Option<Postponed> {
         let claim = self.candidates.get(&address).and_then(|candidate| candidate.claim.as_ref());
         let connected = |peer: &Peer| peer.link.is_some() && !peer.silent;
-        if self.peers.values().any(|peer| connected(peer) && peer.address == address && claim.is_none_or(|c| c.instance == peer.instance)) {
+        if self
+            .peers
+            .values()
+            .any(|peer| connected(peer) && peer.address == address && claim.is_none_or(|c| c.instance == peer.instance))
+        {
             return Some(Postponed::Satisfied);
         }
         let claim = claim?;
