@@ -1,6 +1,24 @@
 //! Which kind of request is it, and for which model: decided from the method, the path and a bounded look into the body.
+//!
+//! [`classify`] sorts by method and path. Where the kind says [`Kind::BodyModel`], [`find_model`] reads the body until
+//! it knows the model and gives the body back whole. The [`Look`] behind it reads JSON as Go's `encoding/json` does,
+//! since that is what acts on the body in the end: another reading would let one model pass a check and another one run.
 
-use http::Method;
+mod find;
+pub mod headers;
+mod look;
+mod name;
+mod path;
+mod refusal;
+
+use http::{Method, Uri};
+
+use crate::id::Scope;
+
+pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
+pub use look::{Key, Look, Progress};
+pub use name::ModelName;
+pub use refusal::{cloud_off, render, unauthorized};
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +74,38 @@ pub struct Route {
     pub api: Api,
 }
 
-/// Sorts a request by method and path (without the query). Normalises the path as Ollama's router would see it.
+// === impl Route ===
+
+impl Route {
+    /// The scope a peer needs at the gate for this; none is enough for what never crosses.
+    pub const fn needs(&self) -> Option<Scope> {
+        match self.kind {
+            Kind::Owner(_) => None,
+            Kind::Manage => Some(Scope::Manage),
+            _ => Some(Scope::Infer),
+        }
+    }
+}
+
+/// Sorts a request by method and path (without the query).
+///
+/// A path that Ollama's router would match is sorted as what it matches: percent-encoding undone once, case kept. Any
+/// other spelling (`//`, `..`, a slash at the end, other case, doubly encoded) goes by the strictest reading: if a
+/// router behind the gate could take it for something that needs more rights, it needs them. What is harmless in
+/// every reading passes as [`Kind::Any`] or [`Kind::BodyModel`], so that Ollama itself says its 301, 307, 404 or 405.
 pub fn classify(method: &Method, path: &str) -> Route {
-    let _ = (method, path);
-    Route { kind: Kind::Any, api: Api::Ollama }
+    let seen = path::decoded(path);
+    let strict = path::strictest(&seen);
+    let kind = path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or_else(|| path::unlisted(method));
+    Route { kind, api: path::api(&strict) }
+}
+
+/// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.
+pub fn is_push(uri: &Uri) -> bool {
+    path::strictest(&path::decoded(uri.path())).starts_with("/api/push")
+}
+
+/// Whether the body of this is a file and not something that names a model: a blob's upload.
+pub fn is_upload(uri: &Uri) -> bool {
+    path::decoded(uri.path()).starts_with("/api/blobs/")
 }
