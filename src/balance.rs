@@ -43,7 +43,7 @@ use self::attempt::{Outcome, attempt};
 use self::members::{Member, Members};
 use self::pins::Pins;
 use self::replay::{Replay, Reserve};
-use crate::exchange::{Body, Endpoint, ExchangeError, Health, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
+use crate::exchange::{Body, Endpoint, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
 use crate::id::{Id, NodeName};
 use crate::route::{self, Kind, Route};
 
@@ -289,7 +289,9 @@ async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body)
     match kind {
         Kind::Manage => Ok((Aim::Manage, body)),
         Kind::BodyModel => {
-            let (model, body) = route::find_model(parts, body).await.map_err(|error| refuse::bad_body(&error))?;
+            let (model, body) = route::find_model(parts, body).await.map_err(|error| {
+                error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken))
+            })?;
             Ok((model.map_or(Aim::Any, Aim::Model), body))
         }
         Kind::PathModel(model) => Ok((Aim::Model(route::ModelName::new(&model)), body)),

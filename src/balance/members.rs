@@ -164,10 +164,8 @@ impl Member {
 
 impl View {
     fn new(report: Arc<Report>) -> Self {
-        let named = |(name, info): (&String, &crate::exchange::ModelInfo)| {
-            (ModelName::new(name), info.digest.clone())
-        };
-        Self { models: report.models.iter().map(named).collect(), report }
+        let models = report.models.iter().map(|(name, info)| (ModelName::new(name), info.digest.clone())).collect();
+        Self { models, report }
     }
 
     /// The digest of a model it has; empty if it did not say.

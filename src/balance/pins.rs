@@ -36,13 +36,14 @@ impl Pins {
         if digest.is_empty() {
             return;
         }
+        let room = pins.len() < MAX;
         match pins.get_mut(model) {
             Some(pin) if pin.digest == digest => {}
             Some(pin) => {
                 tracing::warn!(%model, was = %pin.digest, now = %digest, "nobody holds the version of this model used so far");
                 *pin = Pin { digest: digest.to_owned(), answered: false };
             }
-            None if pins.len() < MAX => {
+            None if room => {
                 pins.insert(model.clone(), Pin { digest: digest.to_owned(), answered: false });
             }
             None => {}
