@@ -18,7 +18,7 @@ use crate::catalog::{Catalog, List};
 use crate::exchange::{self, Body, PEER_HEADER, REFUSAL_HEADER, Refusal};
 use crate::id::NodeName;
 use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
-use crate::route::{self, Api, Kind, OwnerRoute, Route};
+use crate::route::{self, Kind, OwnerRoute, Route};
 
 /// Answers the requests of all connections.
 #[derive(Debug)]
