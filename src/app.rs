@@ -135,9 +135,9 @@ impl App {
             Some(tcp) => {
                 let settings = ListenerSettings {
                     name: config.name.clone(),
-                    local_addr: tcp.local_addr()?,
                     origins: config.origins.clone(),
                     open: config.listen.open,
+                    drain: config.drain,
                 };
                 let catalog = Catalog::new(router.clone());
                 Some((TcpListener::from_std(tcp)?, Listener::new(settings, router, catalog)))

@@ -213,7 +213,8 @@ impl Inner {
     /// Looks at what came of a try, remembers what it says of the member, and says whether another should be tried.
     fn judge(&self, outcome: &Outcome, aim: &Aim, member: &Member, path: &str) -> Verdict {
         let verdict = match outcome {
-            Outcome::Lost(_) | Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
+            Outcome::Lost(_)
+            | Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
                 Verdict::Elsewhere
             }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
@@ -289,9 +290,9 @@ async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body)
     match kind {
         Kind::Manage => Ok((Aim::Manage, body)),
         Kind::BodyModel => {
-            let (model, body) = route::find_model(parts, body).await.map_err(|error| {
-                error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken))
-            })?;
+            let (model, body) = route::find_model(parts, body)
+                .await
+                .map_err(|error| error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken)))?;
             Ok((model.map_or(Aim::Any, Aim::Model), body))
         }
         Kind::PathModel(model) => Ok((Aim::Model(route::ModelName::new(&model)), body)),

@@ -112,7 +112,8 @@ fn holders(model: &ModelName, members: &Members, pins: &Pins, path: &str) -> Res
         });
     }
     let Some(pinned) = pins.of(model) else { return Ok(having) };
-    let is_pinned = |member: &Member| member.view().digest(model).is_some_and(|digest| digest.is_empty() || digest == pinned);
+    let is_pinned =
+        |member: &Member| member.view().digest(model).is_some_and(|digest| digest.is_empty() || digest == pinned);
     let (same, other): (Vec<_>, Vec<_>) = having.into_iter().partition(|member| is_pinned(member));
     if !same.is_empty() {
         return Ok(same);

@@ -60,9 +60,9 @@ pub(super) async fn attempt(
 
 fn outcome(result: Result<Response<Body>, ExchangeError>, in_flight: InFlight) -> Outcome {
     match result {
-        Ok(response) => Outcome::Answered(
-            response.map(|body| Counted { body, in_flight: Some(in_flight) }.boxed_unsync()),
-        ),
+        Ok(response) => {
+            Outcome::Answered(response.map(|body| Counted { body, in_flight: Some(in_flight) }.boxed_unsync()))
+        }
         Err(error) => Outcome::Failed(error),
     }
 }

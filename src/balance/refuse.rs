@@ -60,7 +60,8 @@ pub(super) fn other_version(model: &ModelName, holders: &[&Member], others: &[&M
 /// The node that the request chose is not known.
 pub(super) fn unknown_node(choice: &str, members: &Members) -> Refusal {
     let known = list(members.values().map(|member| name(member, members)));
-    let known = if known.is_empty() { "no node is known at the moment".to_owned() } else { format!("known are: {known}") };
+    let known =
+        if known.is_empty() { "no node is known at the moment".to_owned() } else { format!("known are: {known}") };
     Refusal {
         status: StatusCode::NOT_FOUND,
         code: "no-such-node",
@@ -175,7 +176,9 @@ fn sentence(member: &Member, obstacle: Obstacle, members: &Members) -> String {
         Obstacle::Pending => {
             format!("{name} waits to be trusted (to use it, type: ollana trust {})", typed(member, members))
         }
-        Obstacle::NotUsed => format!("{name} is set not to be used (to use it, type: ollana trust {})", typed(member, members)),
+        Obstacle::NotUsed => {
+            format!("{name} is set not to be used (to use it, type: ollana trust {})", typed(member, members))
+        }
         Obstacle::NotLentToUs => format!("{name} does not lend to this node (someone there has to trust it)"),
         Obstacle::NoOllama => format!("{name} has no Ollama running that it lends"),
         Obstacle::Draining => format!("{name} is about to stop"),
