@@ -248,22 +248,16 @@ impl App {
         Ok(())
     }
 
+    /// What a person wants to know beyond what `serve` says of the ports.
     fn announce(&self) {
-        let Info { name, id, mesh, listen, status_page, .. } = self.mesh.info();
-        tracing::info!(%name, %id, %mesh, version = env!("CARGO_PKG_VERSION"), "this node");
-        match listen {
-            Some(listen) => tracing::info!("applications find the mesh at http://{listen}"),
-            None => tracing::info!("no listener: this node only lends"),
-        }
-        if let Some(page) = status_page {
-            tracing::info!("status page at http://{page}");
-        }
         match &self.mesh.why_not_lent {
+            Some(why) if self.config.mode == Mode::Server => {
+                tracing::warn!(
+                    "this node does nothing: with --mode server it only lends, and there is nothing to lend: {why}"
+                );
+            }
             Some(why) => tracing::info!("no Ollama is lent here: {why}"),
-            None => tracing::info!("an Ollama at {} is lent whenever it answers", self.config.ollama.url),
-        }
-        if self.config.mode == Mode::Server && self.mesh.why_not_lent.is_some() {
-            tracing::warn!("with --mode server and nothing to lend this node does nothing");
+            None => tracing::info!("the Ollama at {} is lent whenever it answers", self.config.ollama.url),
         }
     }
 }
