@@ -1,1 +1,153 @@
-//! To be written.
+//! The side of a provider that admits requests to its Ollama: a peer's, as far as its scope goes, and the owner's.
+//!
+//! A request passes [`admit`], which looks at who asks for what and gives a [`Permit`](admit::Permit), and then
+//! [`forward`], which takes nothing else and goes to the local Ollama and nowhere else: never onward to a third node.
+//! What runs is counted until the last byte of its answer, and [`Gate::report`] tells it to the peers.
+//!
+//! What a peer with scope `infer` may do to others through `keep_alive` (unload a model, or keep it loaded) is not
+//! restricted here yet: it passes as written.
+
+mod admit;
+mod forward;
+mod inspect;
+mod load;
+mod local;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::exchange::{Body, Endpoint, ExchangeError, Report};
+use crate::id::{Id, NodeName, Scope};
+use crate::ollama::{Ollama, State};
+use load::Load;
+
+/// Shortest time between two reports. At a thousand short requests a second each would be a message to every peer; a
+/// peer that is told 20 ms later still knows more than any that measures.
+const COALESCE: Duration = Duration::from_millis(20);
+
+/// The gate before one Ollama.
+#[derive(Debug)]
+pub struct Gate {
+    ollama: Ollama,
+    lend: watch::Receiver<bool>,
+    load: Load,
+    report: watch::Receiver<Arc<Report>>,
+    _reporter: AbortOnDropHandle<()>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// An application on this machine: everything its own Ollama does is its own.
+    Owner,
+    /// A peer whose key was proved, with what the trust book lets it do here.
+    Peer {
+        /// Its key's ID.
+        id: Id,
+        /// The name it gives itself.
+        name: NodeName,
+        /// What it may do.
+        scope: Scope,
+    },
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// A gate before `ollama`, open to peers while `lend` is true.
+    pub fn new(ollama: Ollama, lend: watch::Receiver<bool>) -> Arc<Self> {
+        let load = Load::new();
+        let (publish, report) = watch::channel(Arc::new(Report::default()));
+        let reporter = tokio::spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
+        Arc::new(Self { ollama, lend, load, report, _reporter: AbortOnDropHandle::new(reporter) })
+    }
+
+    /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
+    /// [`REFUSAL_HEADER`](crate::exchange::REFUSAL_HEADER).
+    ///
+    /// # Errors
+    /// Only if Ollama cannot be reached or breaks off before the head of its answer, or if the request's body does. A
+    /// break in mid-answer is an error of the answer's body.
+    pub fn serve(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
+        let gate = self.clone();
+        async move {
+            let admission = admit::Admission {
+                caller: &caller,
+                ollama: &gate.ollama,
+                lent: *gate.lend.borrow(),
+                draining: gate.load.is_draining(),
+            };
+            match admission.admit(request).await {
+                Ok(permit) => forward::forward(permit, &gate.ollama, gate.load.begin()).await,
+                Err(admit::Denied::Answer(answer)) => Ok(*answer),
+                Err(admit::Denied::Broken(error)) => Err(error),
+            }
+        }
+    }
+
+    /// What this node lends and how busy it is, the latest. [`Report::scope`] is left for whoever knows the reader.
+    pub fn report(&self) -> watch::Receiver<Arc<Report>> {
+        self.report.clone()
+    }
+
+    /// The gate as an endpoint of this node's own balancer.
+    pub fn endpoint(self: &Arc<Self>, id: Id, name: NodeName) -> Arc<dyn Endpoint> {
+        local::endpoint(self.clone(), id, name)
+    }
+
+    /// Takes nothing new from peers; what runs, runs on.
+    pub fn drain(&self) {
+        self.load.drain();
+    }
+
+    /// Waits until nothing runs.
+    pub async fn idle(&self) {
+        self.load.idle().await;
+    }
+}
+
+/// Publishes what changes, the first change at once.
+async fn keep_reporting(
+    mut state: watch::Receiver<Arc<State>>,
+    mut lend: watch::Receiver<bool>,
+    mut load: watch::Receiver<load::Now>,
+    publish: watch::Sender<Arc<Report>>,
+) {
+    loop {
+        let report = {
+            let (state, load) = (state.borrow_and_update().clone(), *load.borrow_and_update());
+            let provider = state.healthy && *lend.borrow_and_update();
+            Report {
+                provider,
+                scope: Scope::None,
+                draining: load.draining,
+                models: if provider { state.models.clone() } else { Default::default() },
+                inflight: load.inflight,
+            }
+        };
+        publish.send_if_modified(|known| {
+            let changed = **known != report;
+            if changed {
+                *known = Arc::new(report);
+            }
+            changed
+        });
+        sleep(COALESCE).await;
+        // Whoever stops publishing leaves things as they are.
+        tokio::select! {
+            Ok(()) = state.changed() => {}
+            Ok(()) = lend.changed() => {}
+            Ok(()) = load.changed() => {}
+            else => return,
+        }
+    }
+}

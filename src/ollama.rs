@@ -1,1 +1,121 @@
-//! To be written.
+//! The local Ollama: a client for it, and a watch of whether it is there and what it has.
+//!
+//! [`Ollama::send`] carries one request there and back. [`Ollama::state`] follows the server as it comes, goes and
+//! changes its models: a task of its own ([`watch`](self::watching)) looks, so that no request pays for it.
+
+mod answer;
+mod client;
+mod connect;
+mod listing;
+mod probe;
+mod upload;
+mod watching;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use http::{Request, Response, Uri};
+use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::exchange::{Body, ExchangeError, ModelInfo};
+use crate::route::ModelName;
+use client::Client;
+
+pub use probe::{Found, probe};
+
+/// A handle on the local Ollama. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ollama {
+    client: Client,
+    state: watch::Receiver<Arc<State>>,
+    nudge: Arc<Notify>,
+}
+
+/// What is known of the local Ollama.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Whether it answers as an Ollama does.
+    pub healthy: bool,
+    /// What it says its version is; empty before it was healthy.
+    pub version: String,
+    /// What it can run itself, by the name it lists it under.
+    pub models: BTreeMap<String, ModelInfo>,
+    /// What it lists and would run on the owner's account elsewhere: cloud models by tag or by `remote_host`.
+    /// Never lent.
+    pub remote: BTreeSet<ModelName>,
+    /// Why it is not healthy, for people.
+    pub problem: Option<String>,
+}
+
+// === impl Ollama ===
+
+impl Ollama {
+    /// Watches the Ollama at `target` (`http://host:port`, perhaps with a path in front of its own paths), whether it
+    /// is there yet or not. The watch ends when the handle is dropped.
+    pub fn spawn(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
+        let client = Client::new(target);
+        let nudge = Arc::new(Notify::new());
+        let (publish, state) = watch::channel(Arc::new(State::default()));
+        let task = tokio::spawn(watching::watch(client.clone(), publish, nudge.clone()));
+        (Self { client, state, nudge }, AbortOnDropHandle::new(task))
+    }
+
+    /// What is known of it, always the latest.
+    pub fn state(&self) -> watch::Receiver<Arc<State>> {
+        self.state.clone()
+    }
+
+    /// Where it is.
+    pub fn target(&self) -> &Uri {
+        self.client.target()
+    }
+
+    /// Asks for a look at its models soon: something may have changed them.
+    pub fn refresh(&self) {
+        self.nudge.notify_one();
+    }
+
+    /// The models as they are now, and not as they were at the last look: [`State::models`] and [`State::remote`] of
+    /// a listing made for this call.
+    pub(crate) async fn listing(&self) -> Result<State, ExchangeError> {
+        let mut state = State::clone(&self.state.borrow());
+        listing::tags(&self.client, &mut state).await?;
+        Ok(state)
+    }
+
+    /// Sends a request there: path, query, body and end-to-end headers as they are, `Host` as that server wants it.
+    ///
+    /// There is no time-out on the answer: an Ollama that loads a model says nothing for minutes. The head may come
+    /// before the request's body was sent; that goes on until the answer is over. Dropping the future, or the body of
+    /// the answer before its end, closes the connection, on which Ollama ends the work.
+    ///
+    /// # Errors
+    /// [`ExchangeError::Ollama`] if it cannot be reached or breaks off before it answers, [`ExchangeError::Body`] if
+    /// the request's body does. In mid-answer both come as an error of the answer's body.
+    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+        self.client.send(request).await
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Whether it lists this model as one to run elsewhere, on the owner's account.
+    pub fn is_remote(&self, model: &ModelName) -> bool {
+        model.is_cloud() || self.remote.contains(model)
+    }
+
+    /// Whether it lists this model as one it runs itself, under any spelling.
+    pub fn has(&self, model: &ModelName) -> bool {
+        self.entry(model).is_some()
+    }
+
+    /// What it lists of this model, under any spelling.
+    pub fn entry(&self, model: &ModelName) -> Option<&ModelInfo> {
+        // The usual spelling first; there may be hundreds of models, and this is asked for each request.
+        self.models
+            .get(model.as_written())
+            .or_else(|| self.models.iter().find(|(name, _)| ModelName::new(name) == *model).map(|(_, info)| info))
+    }
+}

@@ -16,6 +16,7 @@ use http::{Method, Uri};
 use crate::id::Scope;
 
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
+pub(crate) use find::{has_form, is_compressed, may_name_model};
 pub use look::{Key, Look, Progress};
 pub use name::ModelName;
 pub use refusal::{cloud_off, render, unauthorized};
@@ -98,6 +99,16 @@ pub fn classify(method: &Method, path: &str) -> Route {
     let strict = path::strictest(&seen);
     let kind = path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or_else(|| path::unlisted(method));
     Route { kind, api: path::api(&strict) }
+}
+
+/// Whether Ollama reads the body of this as JSON and as nothing else, whatever its content type says.
+pub(crate) fn reads_json(method: &Method, uri: &Uri) -> bool {
+    let seen = path::decoded(uri.path());
+    match path::listed(method, &seen).or_else(|| path::guarded(&path::strictest(&seen))) {
+        Some(Kind::Manage) => !is_upload(uri),
+        Some(kind) => kind == Kind::BodyModel,
+        None => false,
+    }
 }
 
 /// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.

@@ -11,7 +11,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::{Look, ModelName, Progress, path};
-use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::exchange::{Body, ExchangeError, Refusal, empty};
 
 /// Most of a body that is held back while the model is looked for. The clients that are known write the model first;
 /// one that writes 16 MiB of images before it is told to do so too, since a node holds so much a request.
@@ -31,12 +31,12 @@ pub enum FindError {
 /// A body of which a prefix was read: what was seen in it, and the body whole again.
 #[derive(Debug)]
 pub struct Peeked {
-    /// What was seen. To be fed what is left of the body, [`Peeked::fed`] bytes of which it knows.
+    /// What was seen. It knows the first [`Peeked::seen`] bytes of the body.
     pub look: Look,
     /// The body from its first byte on.
     pub body: Body,
-    /// Bytes at the body's start that the look has seen.
-    pub fed: usize,
+    /// Bytes at the body's start that the look has been fed.
+    pub seen: usize,
 }
 
 /// Finds the model that a request's body names, for a request of [`Kind::BodyModel`](super::Kind::BodyModel).
@@ -55,25 +55,29 @@ pub async fn find_model(parts: &request::Parts, body: Body) -> Result<(Option<Mo
 pub async fn peek(mut body: Body) -> Result<Peeked, FindError> {
     let mut look = Look::new();
     let mut read = VecDeque::new();
-    let mut fed = 0;
+    let mut seen = 0;
     while look.progress() == Progress::Open && !look.has_model() && !body.is_end_stream() {
-        let Some(frame) = body.frame().await.transpose()? else { break };
+        let Some(frame) = body.frame().await.transpose()? else {
+            // So that a body that turned out to be empty counts as empty.
+            body = empty();
+            break;
+        };
         if let Some(data) = frame.data_ref() {
             look.feed(data);
-            fed += data.len();
+            seen += data.len();
         }
         read.push_back(frame);
-        if fed > MAX_PREFIX && look.progress() == Progress::Open && !look.has_model() {
+        if seen > MAX_PREFIX && look.progress() == Progress::Open && !look.has_model() {
             return Err(FindError::TooLong);
         }
     }
     let body = if read.is_empty() { body } else { Rejoined { read, rest: body }.boxed_unsync() };
-    Ok(Peeked { look, body, fed })
+    Ok(Peeked { look, body, seen })
 }
 
 /// Whether a body may name its model in JSON at all. A path that is not known may carry anything in both directions at
 /// once (gRPC), so that one is only read if it says it is JSON.
-fn may_name_model(parts: &request::Parts) -> bool {
+pub(crate) fn may_name_model(parts: &request::Parts) -> bool {
     if has_form(&parts.headers) || is_compressed(&parts.headers) {
         return false;
     }
@@ -152,4 +156,88 @@ impl http_body::Body for Rejoined {
         }
         hint
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+    use http::{Method, Request};
+    use http_body_util::StreamBody;
+
+    fn request(method: Method, path: &str, content_type: &str) -> request::Parts {
+        let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
+        request.body(()).unwrap().into_parts().0
+    }
+
+    /// A body of these pieces, which fails if it is read beyond them.
+    fn pieces(pieces: &[&'static str], then: Option<&'static str>) -> Body {
+        let mut frames: Vec<Result<Frame<Bytes>, ExchangeError>> =
+            pieces.iter().map(|piece| Ok(Frame::data(Bytes::from_static(piece.as_bytes())))).collect();
+        frames.extend(then.map(|reason| Err(ExchangeError::Body(reason.into()))));
+        StreamBody::new(stream::iter(frames)).boxed_unsync()
+    }
+
+    async fn text(body: Body) -> String {
+        String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_as_much_is_awaited_as_tells_the_model() {
+        let chat = request(Method::POST, "/api/chat", "text/plain");
+        let body = pieces(&[r#"{"mod"#, r#"el":"m","#], Some("read too far"));
+        let (model, body) = find_model(&chat, body).await.unwrap();
+        assert_eq!(model, Some(ModelName::new("m")));
+        let error = body.collect().await.unwrap_err();
+        assert!(error.to_string().contains("read too far"));
+    }
+
+    #[tokio::test]
+    async fn the_body_comes_back_whole() {
+        let show = request(Method::POST, "/api/show", "application/json");
+        let all = [r#"{"model":"","#, "", r#""name":"m"}"#, " rest"];
+        let (model, body) = find_model(&show, pieces(&all, None)).await.unwrap();
+        assert_eq!(model, Some(ModelName::new("m")));
+        assert_eq!(text(body).await, all.concat());
+
+        let known = crate::exchange::full(r#"{"model":"m"}"#);
+        let (_, body) = find_model(&show, known).await.unwrap();
+        assert_eq!(body.size_hint().exact(), Some(13), "a length that was known stays known");
+    }
+
+    #[tokio::test]
+    async fn what_names_no_model_is_none_and_whole() {
+        let chat = request(Method::POST, "/api/chat", "application/json");
+        for odd in ["", "not json", "[]", r#"{"prompt":"x"}"#, r#"{"model":"#] {
+            let (model, body) = find_model(&chat, crate::exchange::full(odd)).await.unwrap();
+            assert_eq!(model, None, "{odd}");
+            assert_eq!(text(body).await, odd);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_no_json_is_not_waited_for() {
+        for (path, content_type) in [
+            ("/helloworld.Greeter/SayHello", "application/grpc"),
+            ("/v1/audio/transcriptions", "multipart/form-data; boundary=x"),
+        ] {
+            let parts = request(Method::POST, path, content_type);
+            let body = StreamBody::new(stream::pending()).boxed_unsync();
+            assert_eq!(find_model(&parts, body).await.unwrap().0, None, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_model_that_comes_too_late_is_a_clear_error() {
+        let chat = request(Method::POST, "/api/chat", "application/json");
+        let chunk = Bytes::from(vec![b'x'; 1 << 20]);
+        let head = Frame::data(Bytes::from_static(br#"{"images":[""#));
+        let frames = stream::iter([Ok(head)]).chain(stream::repeat_with(move || Ok(Frame::data(chunk.clone()))));
+        let error = find_model(&chat, StreamBody::new(frames).boxed_unsync()).await.unwrap_err();
+        let refusal = error.into_refusal().unwrap();
+        assert_eq!(refusal.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert!(refusal.message.contains("16 MiB"), "{}", refusal.message);
+    }
+
+    use futures_util::StreamExt as _;
 }

@@ -247,6 +247,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn classify_never_panics(path in "\\PC*", method in "GET|POST|HEAD|X") {
             let _ = classify(&method.parse().unwrap(), &path);

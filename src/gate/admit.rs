@@ -1,0 +1,230 @@
+//! May this request go to the Ollama? The only place where a [`Permit`] is made.
+
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode, request};
+use tokio::sync::oneshot;
+
+use super::Caller;
+use super::inspect::{Inspector, inspect};
+use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::id::{NodeName, Scope};
+use crate::ollama::{Ollama, State};
+use crate::route::headers::HOP_HEADER;
+use crate::route::{
+    Kind, Look, ModelName, OwnerRoute, Peeked, Route, classify, cloud_off, has_form, is_compressed, is_push, is_upload,
+    may_name_model, peek, reads_json, render, unauthorized,
+};
+
+/// When another try is worth it after a refusal that passes by itself.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What is known when a request comes.
+pub(super) struct Admission<'a> {
+    pub(super) caller: &'a Caller,
+    pub(super) ollama: &'a Ollama,
+    pub(super) lent: bool,
+    pub(super) draining: bool,
+}
+
+/// A request that may go to the Ollama. Made by [`Admission::admit`] alone, and good for the request in it alone.
+pub(super) struct Permit {
+    request: Request<Body>,
+    route: Route,
+    model: Option<ModelName>,
+    objection: Option<oneshot::Receiver<Refusal>>,
+    hide_remote: bool,
+}
+
+/// What a permit holds, for who forwards it.
+pub(super) struct Granted {
+    pub(super) request: Request<Body>,
+    pub(super) route: Route,
+    /// The model it asks for, if it names one early.
+    pub(super) model: Option<ModelName>,
+    /// Comes if the rest of the body turns out to ask for what is not allowed.
+    pub(super) objection: Option<oneshot::Receiver<Refusal>>,
+    /// Whether models that run on the owner's account are to be taken out of the answer.
+    pub(super) hide_remote: bool,
+}
+
+/// Why there is no permit.
+pub(super) enum Denied {
+    /// The mesh's own answer.
+    Answer(Box<Response<Body>>),
+    /// The request's body broke off, or Ollama did when it was asked what it has.
+    Broken(ExchangeError),
+}
+
+// === impl Permit ===
+
+impl Permit {
+    pub(super) fn redeem(self) -> Granted {
+        let Self { request, route, model, objection, hide_remote } = self;
+        Granted { request, route, model, objection, hide_remote }
+    }
+}
+
+// === impl Admission ===
+
+impl Admission<'_> {
+    /// Judges a request by its caller, its method and path, and what of its body names the model.
+    ///
+    /// The path is classified here again, whatever the peer made of it. The rest of a peer's body is inspected on its
+    /// way: see [`inspect`].
+    pub(super) async fn admit(&self, request: Request<Body>) -> Result<Permit, Denied> {
+        let (parts, body) = request.into_parts();
+        let route = classify(&parts.method, parts.uri.path());
+        if let Some(denied) = self.by_head(&parts, &route) {
+            return Err(denied);
+        }
+        match self.caller {
+            Caller::Owner => self.owner(parts, body, route).await,
+            Caller::Peer { .. } => self.peer(parts, body, route).await,
+        }
+    }
+
+    /// The owner's: nothing is forbidden. The model is looked for to know what it loads.
+    async fn owner(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
+        let (model, body) = if route.kind == Kind::BodyModel && may_name_model(&parts) {
+            let Peeked { look, body, .. } = self.peek(body, &route).await?;
+            (look.model(), body)
+        } else {
+            (path_model(&route), body)
+        };
+        let request = Request::from_parts(parts, body);
+        Ok(Permit { request, route, model, objection: None, hide_remote: false })
+    }
+
+    async fn peer(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
+        let hide_remote = matches!(route.kind, Kind::Tags | Kind::V1Models);
+        if is_upload(&parts.uri) {
+            let request = Request::from_parts(parts, body);
+            return Ok(Permit { request, route, model: None, objection: None, hide_remote });
+        }
+        let json = reads_json(&parts.method, &parts.uri);
+        let must_wait = json || may_name_model(&parts) || parts.method == Method::GET || parts.method == Method::HEAD;
+        let Peeked { look, body, seen } = if must_wait {
+            self.peek(body, &route).await?
+        } else {
+            // Perhaps not JSON at all, with both sides talking at once: nothing is waited for.
+            Peeked { look: Look::new(), body, seen: 0 }
+        };
+        let state = self.ollama.state().borrow().clone();
+        let inspector = Inspector::new(look, seen, json, route.api, state);
+        if let Some(refusal) = inspector.objection() {
+            return Err(deny(&route, &refusal));
+        }
+        let model = inspector.model().or_else(|| path_model(&route));
+        if let Some(model) = &model {
+            self.runs_here(model, &route).await?;
+        }
+        let (body, objection) = inspect(body, inspector);
+        let request = Request::from_parts(parts, body);
+        Ok(Permit { request, route, model, objection: Some(objection), hide_remote })
+    }
+
+    /// What the head alone forbids.
+    fn by_head(&self, parts: &request::Parts, route: &Route) -> Option<Denied> {
+        if parts.headers.contains_key(HOP_HEADER) {
+            let message = "this request has been at an Ollana's gate already and would go round; \
+                           the address that node has for its Ollama (--ollama, OLLAMA_HOST) is a node's"
+                .to_owned();
+            return Some(deny(route, &refusal(StatusCode::LOOP_DETECTED, "loop", message)));
+        }
+        if parts.method == Method::CONNECT {
+            let message = "there are no tunnels through a gate".to_owned();
+            return Some(deny(route, &refusal(StatusCode::METHOD_NOT_ALLOWED, "connect", message)));
+        }
+        let Caller::Peer { name, scope, .. } = self.caller else { return None };
+        if self.draining {
+            let message = "this server is about to stop and takes nothing new".to_owned();
+            let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
+            return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
+        }
+        if !self.lent {
+            let message = "this server does not lend its Ollama at the moment".to_owned();
+            let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "not-lent", message);
+            return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
+        }
+        self.by_scope(parts, route, name, *scope)
+    }
+
+    fn by_scope(&self, parts: &request::Parts, route: &Route, name: &NodeName, scope: Scope) -> Option<Denied> {
+        let forbidden = |code, message| Some(deny(route, &refusal(StatusCode::FORBIDDEN, code, message)));
+        match (route.needs(), &route.kind) {
+            _ if scope == Scope::None => forbidden(
+                "scope",
+                format!("this server's owner does not let {name} use it; they can with: ollana trust {name}"),
+            ),
+            (_, Kind::Owner(OwnerRoute::Me)) => Some(Denied::Answer(Box::new(unauthorized()))),
+            (_, Kind::Owner(OwnerRoute::Status)) => Some(Denied::Answer(Box::new(cloud_off()))),
+            (None, _) => forbidden(
+                "owner-only",
+                "this acts on the account of the server's owner and is only for that machine itself".to_owned(),
+            ),
+            (Some(needed), _) if scope < needed => forbidden(
+                "scope",
+                format!(
+                    "{name} may run this server's models but not change them; \
+                     its owner can allow it with: ollana trust {name} --scope {needed}"
+                ),
+            ),
+            _ if is_push(&parts.uri) => forbidden(
+                "push",
+                "a push is signed with the key of the server's owner and is only for that machine itself".to_owned(),
+            ),
+            _ if is_upload(&parts.uri) => None,
+            _ if has_form(&parts.headers) || is_compressed(&parts.headers) => {
+                let message = "a form or a compressed body cannot be checked by the server it goes to; \
+                               send plain JSON, or ask that machine itself"
+                    .to_owned();
+                Some(deny(route, &refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unreadable", message)))
+            }
+            _ => None,
+        }
+    }
+
+    async fn peek(&self, body: Body, route: &Route) -> Result<Peeked, Denied> {
+        peek(body).await.map_err(|error| match error.into_refusal() {
+            Ok(refusal) => deny(route, &refusal),
+            Err(error) => Denied::Broken(error),
+        })
+    }
+
+    /// Whether Ollama runs this model itself. One that it did not list at the last look may have been made since, and
+    /// be a name for a model elsewhere: then it is asked, before the request is sent.
+    async fn runs_here(&self, model: &ModelName, route: &Route) -> Result<(), Denied> {
+        let known = self.ollama.state().borrow().clone();
+        let fresh;
+        let state: &State = if known.has(model) || known.is_remote(model) {
+            &known
+        } else {
+            fresh = self.ollama.listing().await.map_err(Denied::Broken)?;
+            &fresh
+        };
+        if state.is_remote(model) { Err(deny(route, &remote(model))) } else { Ok(()) }
+    }
+}
+
+/// What a peer is told that asks for a model which runs on the owner's account.
+pub(super) fn remote(model: &ModelName) -> Refusal {
+    let message = format!("model '{model}' runs in the cloud on the account of the server's owner; that is not shared");
+    refusal(StatusCode::FORBIDDEN, "cloud", message)
+}
+
+pub(super) fn refusal(status: StatusCode, code: &'static str, message: String) -> Refusal {
+    Refusal { status, code, message, retry_after: None }
+}
+
+fn path_model(route: &Route) -> Option<ModelName> {
+    match &route.kind {
+        Kind::PathModel(model) => Some(ModelName::new(model)),
+        _ => None,
+    }
+}
+
+fn deny(route: &Route, refusal: &Refusal) -> Denied {
+    tracing::debug!(status = %refusal.status, code = refusal.code, "refused at the gate");
+    Denied::Answer(Box::new(render(route.api, refusal)))
+}

@@ -1,0 +1,146 @@
+//! To the Ollama and back.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{Response, StatusCode};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::admit::{Granted, Permit};
+use super::load::Running;
+use crate::exchange::{Body, ExchangeError, Refusal, full};
+use crate::ollama::{Ollama, State};
+use crate::route::{Kind, ModelName, render};
+
+/// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
+const MAX_LISTING: usize = 32 * 1024 * 1024;
+
+/// Takes an admitted request to the Ollama, and counts it until its answer's last byte.
+pub(super) async fn forward(
+    permit: Permit,
+    ollama: &Ollama,
+    running: Running,
+) -> Result<Response<Body>, ExchangeError> {
+    let Granted { request, route, model, objection, hide_remote } = permit.redeem();
+    let answer = match send(request, objection, ollama).await? {
+        Ok(answer) => answer,
+        Err(refusal) => return Ok(render(route.api, &refusal)),
+    };
+    let changes = route.kind == Kind::Manage;
+    if model.is_some_and(|model| is_news(&model, &ollama.state().borrow())) {
+        // It runs, so it has been loaded.
+        ollama.refresh();
+    }
+    let answer = if hide_remote { without_remote(answer, ollama).await? } else { answer };
+    let after = changes.then(|| ollama.clone());
+    Ok(answer.map(|body| Counted { body, guard: Some(Guard { _running: running, after }) }.boxed_unsync()))
+}
+
+/// Sends it; a refusal that the rest of the body earns comes before whatever else happens.
+async fn send(
+    request: http::Request<Body>,
+    objection: Option<oneshot::Receiver<Refusal>>,
+    ollama: &Ollama,
+) -> Result<Result<Response<Body>, Refusal>, ExchangeError> {
+    let Some(mut objection) = objection else { return ollama.send(request).await.map(Ok) };
+    let sending = ollama.send(request);
+    tokio::pin!(sending);
+    let sent = tokio::select! {
+        biased;
+        Ok(refusal) = &mut objection => return Ok(Err(refusal)),
+        sent = &mut sending => sent,
+    };
+    match (sent, objection.try_recv()) {
+        (Err(_), Ok(refusal)) => Ok(Err(refusal)),
+        (sent, _) => sent.map(Ok),
+    }
+}
+
+/// Whether an answer for this model changes what is known of it.
+fn is_news(model: &ModelName, state: &State) -> bool {
+    state.entry(model).is_some_and(|info| !info.loaded)
+}
+
+/// A listing without the models that would run on the owner's account. Untouched if there are none.
+async fn without_remote(answer: Response<Body>, ollama: &Ollama) -> Result<Response<Body>, ExchangeError> {
+    if answer.status() != StatusCode::OK || answer.body().is_end_stream() {
+        return Ok(answer);
+    }
+    let (mut parts, body) = answer.into_parts();
+    let broken = |error| ExchangeError::Ollama(ollama.target().to_string(), error);
+    let read = Limited::new(body, MAX_LISTING).collect().await.map_err(broken)?.to_bytes();
+    let state = ollama.state().borrow().clone();
+    let listing = serde_json::from_slice::<Value>(&read).ok();
+    let body = match listing.and_then(|listing| take_remote(listing, &state)) {
+        Some(listing) => {
+            parts.headers.remove(CONTENT_LENGTH);
+            full(listing.to_string())
+        }
+        None => full(read),
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Takes them out of `models` (Ollama's) or `data` (OpenAI's); nothing if there were none.
+fn take_remote(mut listing: Value, state: &State) -> Option<Value> {
+    let key = if listing.get("models").is_some() { "models" } else { "data" };
+    let entries = listing.get_mut(key)?.as_array_mut()?;
+    let before = entries.len();
+    entries.retain(|entry| {
+        let text = |key| entry.get(key).and_then(Value::as_str).filter(|text: &&str| !text.is_empty());
+        let elsewhere = text("remote_host").or(text("remote_model")).is_some();
+        let name = text("name").or(text("id")).map(ModelName::new);
+        !elsewhere && !name.is_some_and(|name| state.is_remote(&name))
+    });
+    (entries.len() != before).then_some(listing)
+}
+
+/// An answer's body that counts as running until its end.
+struct Counted {
+    body: Body,
+    guard: Option<Guard>,
+}
+
+/// Dropped at the end of an answer, however it ends.
+struct Guard {
+    _running: Running,
+    after: Option<Ollama>,
+}
+
+// === impl Counted ===
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = ExchangeError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if !matches!(frame, Some(Ok(_))) {
+            self.guard = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+// === impl Guard ===
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(ollama) = &self.after {
+            ollama.refresh();
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What runs at the gate.
+
+use tokio::sync::watch;
+
+/// The count, and whether anything may be added to it.
+#[derive(Debug)]
+pub(super) struct Load(watch::Sender<Now>);
+
+/// The count at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Now {
+    pub(super) inflight: u32,
+    pub(super) draining: bool,
+}
+
+/// One request that runs, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Running(watch::Sender<Now>);
+
+// === impl Load ===
+
+impl Load {
+    pub(super) fn new() -> Self {
+        Self(watch::Sender::new(Now::default()))
+    }
+
+    pub(super) fn begin(&self) -> Running {
+        self.0.send_modify(|now| now.inflight = now.inflight.saturating_add(1));
+        Running(self.0.clone())
+    }
+
+    pub(super) fn drain(&self) {
+        self.0.send_modify(|now| now.draining = true);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.0.borrow().draining
+    }
+
+    pub(super) async fn idle(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.0.subscribe().wait_for(|now| now.inflight == 0).await;
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Now> {
+        self.0.subscribe()
+    }
+}
+
+// === impl Running ===
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|now| now.inflight = now.inflight.saturating_sub(1));
+    }
+}

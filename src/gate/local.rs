@@ -1,0 +1,61 @@
+//! The gate as one more endpoint of this node's own balancer: its owner's requests stand in the same queue as a peer's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::Request;
+use tokio::sync::watch;
+
+use super::{Caller, Gate};
+use crate::exchange::{Answer, Body, Endpoint, Health, Report};
+use crate::id::{Id, NodeName, Use};
+
+struct Local {
+    gate: Arc<Gate>,
+    id: Id,
+    name: NodeName,
+    /// Never changes: whether the Ollama behind is healthy stands in the report.
+    health: watch::Sender<Health>,
+}
+
+pub(super) fn endpoint(gate: Arc<Gate>, id: Id, name: NodeName) -> Arc<dyn Endpoint> {
+    Arc::new(Local { gate, id, name, health: watch::Sender::new(Health::Healthy) })
+}
+
+// === impl Local ===
+
+impl Endpoint for Local {
+    fn id(&self) -> Id {
+        self.id
+    }
+
+    fn label(&self) -> NodeName {
+        self.name.clone()
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn use_(&self) -> Use {
+        Use::Yes
+    }
+
+    fn report(&self) -> watch::Receiver<Arc<Report>> {
+        self.gate.report()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn exchange(&self, request: Request<Body>) -> Answer {
+        Box::pin(self.gate.serve(Caller::Owner, request))
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("id", &self.id).field("name", &self.name).finish_non_exhaustive()
+    }
+}
