@@ -4,7 +4,6 @@
 //! for a hello, its size, the streams it may open. Who is revoked is turned away and, if it is here, thrown out at once.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

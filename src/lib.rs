@@ -24,7 +24,7 @@ pub mod exchange;
 pub mod gate;
 pub mod id;
 pub mod identity;
-//pub mod inbound;
+pub mod inbound;
 pub mod listener;
 pub mod ollama;
 pub mod peers;

@@ -22,8 +22,8 @@ use crate::wire::control::Hello;
 
 mod backoff;
 pub mod directory;
-pub mod link;
-pub mod machine;
+mod link;
+mod machine;
 
 pub use directory::{Directory, PeerState, PeerView};
 use directory::{Entries, Entry, Live};
@@ -219,6 +219,7 @@ impl Actor {
             health: Arc::clone(&health),
             heard,
             events: self.events.clone(),
+            presence: None,
         };
         let task = self.tasks.spawn(follow.run(control));
         let remote = Arc::new(remote);

@@ -105,12 +105,14 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {
 fn write_beside(path: &Path, content: &[u8]) -> io::Result<tempfile::NamedTempFile> {
     let dir = parent_of(path);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let mut file = tempfile::Builder::new()
+    let file = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
         .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(dir)?;
+        .tempfile_in(dir)
+        // Without the temporary file's name, which means nothing to anybody.
+        .map_err(|error| io::Error::from(error.kind()))?;
     keep_owner(file.as_file(), dir);
-    file.write_all(content)?;
+    file.as_file().write_all(content)?;
     file.as_file().sync_all()?;
     Ok(file)
 }

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::sync::Once;
 
 use nix::ifaddrs::{InterfaceAddress, getifaddrs};
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 use nix::sys::socket::SockaddrStorage;
+use tracing::warn;
 
-/// Most links used. A machine with many containers has hundreds of interfaces; the physical ones, made at boot, have
-/// the lowest numbers and come first.
-const MAX_LINKS: usize = 64;
+/// Most links used, each a socket and a small task; those with the lowest interface numbers, the oldest. Far above what a
+/// person plugs into a machine, and below what makes a process run out of file descriptors (often 1024).
+const MAX_LINKS: usize = 128;
 /// Most source addresses of one IPv4 link that beacons are sent from: one for each subnet on that wire.
 const MAX_SOURCES: usize = 4;
 
@@ -47,18 +50,23 @@ struct Subnet {
 
 /// The links that can carry multicast now: up, with a carrier, and with an address of the family.
 ///
-/// Linux does not set the flag `MULTICAST` on the loopback interface, which carries it nevertheless.
+/// Linux does not set the flag `MULTICAST` on the loopback interface. It carries IPv4 multicast nevertheless; for IPv6
+/// it has no route (`ENETUNREACH`). Nodes that share a machine without a network find each other by the former.
 pub(super) fn links() -> io::Result<BTreeMap<Link, Segment>> {
     let mut indices = BTreeMap::new();
     let mut links = BTreeMap::<Link, Segment>::new();
     for entry in getifaddrs()? {
         let flags = entry.flags;
-        let carries = flags.intersects(InterfaceFlags::IFF_MULTICAST | InterfaceFlags::IFF_LOOPBACK);
+        let Some(subnet) = Subnet::of(&entry) else { continue };
+        let loopback = flags.contains(InterfaceFlags::IFF_LOOPBACK) && subnet.address.is_ipv4();
+        let carries = loopback || flags.contains(InterfaceFlags::IFF_MULTICAST);
         if !carries || !flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING) {
             continue;
         }
-        let Some(subnet) = Subnet::of(&entry) else { continue };
         let name = entry.interface_name;
+        if is_bridge_port(&name) {
+            continue;
+        }
         // An interface that goes away while the list is read has no index any more.
         let index = *indices.entry(name.clone()).or_insert_with(|| if_nametoindex(name.as_str()).unwrap_or(0));
         if index != 0 {
@@ -67,10 +75,20 @@ pub(super) fn links() -> io::Result<BTreeMap<Link, Segment>> {
             segment.subnets.push(subnet);
         }
     }
+    if links.len() > MAX_LINKS {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| warn!(links = links.len(), used = MAX_LINKS, "too many network interfaces to use all"));
+    }
     while links.len() > MAX_LINKS {
         links.pop_last();
     }
     Ok(links)
+}
+
+/// What arrives at a port of a bridge belongs to the bridge, which is an interface of its own. A machine with containers
+/// has a port for each of them.
+fn is_bridge_port(name: &str) -> bool {
+    cfg!(target_os = "linux") && Path::new("/sys/class/net").join(name).join("brport").exists()
 }
 
 // === impl Family ===

@@ -124,8 +124,10 @@ impl Machine {
         self.handle_timeout(now);
     }
 
-    /// A link is gone. Those heard over it are left to expire: they may be reachable by another way.
+    /// A link is gone. Those heard over it are left to expire (they may be reachable by another way), and are news if
+    /// they are heard again.
     pub(super) fn handle_link_down(&mut self, link: Link) {
+        self.known.renew(link);
         self.links.remove(&link);
         self.transmits.retain(|transmit| transmit.link != link);
     }

@@ -265,14 +265,16 @@ fn heartbeats_wake_nobody_but_now_and_then_and_after_a_gap() {
 fn after_a_change_of_the_link_the_next_beacon_is_news() {
     let (mut machine, start) = settled();
     let announce = beacon(1, BeaconKind::Announce).encode();
-    let hear = |machine: &mut Machine| {
-        machine.handle_datagram(start, LINK, ip(1), &announce).unwrap();
+    let hear_by = |machine: &mut Machine, link| {
+        machine.handle_datagram(start, link, ip(1), &announce).unwrap();
         kinds(machine).len()
     };
-    assert_eq!([hear(&mut machine), hear(&mut machine)], [1, 0]);
-    machine.handle_link_down(LINK);
+    assert_eq!([hear_by(&mut machine, LINK), hear_by(&mut machine, LINK)], [1, 0]);
     machine.handle_link_up(start, LINK);
-    assert_eq!([hear(&mut machine), hear(&mut machine)], [1, 0]);
+    assert_eq!([hear_by(&mut machine, LINK), hear_by(&mut machine, LINK)], [1, 0], "another address of ours");
+    machine.handle_link_down(LINK);
+    machine.handle_link_up(start, OTHER);
+    assert_eq!([hear_by(&mut machine, OTHER), hear_by(&mut machine, OTHER)], [1, 0], "another interface");
 }
 
 #[test]

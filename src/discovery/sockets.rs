@@ -11,7 +11,7 @@ use nix::libc;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -150,20 +150,20 @@ impl Sockets {
     /// address that is still being checked for duplicates, a firewall.
     pub(super) fn send(&self, link: Link, payload: &[u8]) -> io::Result<()> {
         let open = self.open.get(&link).ok_or(io::ErrorKind::NotConnected)?;
+        // Straight to the kernel: Tokio would first wait to be told that the socket is writable, and a datagram that
+        // finds the buffer full is better sent anew later than waited for.
         match link.family {
             // The kernel chooses the source, the link-local address: every IPv6 machine on the link can dial that.
             Family::V6 => {
                 let group = SocketAddrV6::new(GROUP_V6, self.port, 0, link.interface);
-                open.socket.try_send_to(payload, group.into()).map(drop)
+                SockRef::from(&*open.socket).send_to(payload, &group.into()).map(drop)
             }
             Family::V4 => {
                 let group = SocketAddrV4::new(GROUP_V4, self.port);
                 let mut outcome = Err(io::ErrorKind::AddrNotAvailable.into());
                 for source in open.segment.sources() {
                     if let IpAddr::V4(source) = source {
-                        let sent = open.socket.try_io(Interest::WRITABLE, || {
-                            send_from(&open.socket, source, link.interface, group, payload)
-                        });
+                        let sent = send_from(&open.socket, source, link.interface, group, payload);
                         outcome = if outcome.is_ok() { outcome } else { sent };
                     }
                 }
@@ -207,7 +207,11 @@ impl Datagram {
 /// On Linux it is bound to the group's own address, so unicast does not even reach it, and with `IP_MULTICAST_ALL` off
 /// (IPv6: bound with the scope of the interface) neither does what other sockets of the machine joined elsewhere.
 /// Other systems send from the address that a socket is bound to, so there it is bound to the unspecified one, and
-/// [`Datagram::check`] sorts out. Several nodes on one machine share the port: each of their sockets gets every datagram.
+/// [`Datagram::check`] sorts out.
+///
+/// Several nodes on one machine share the port, and each gets every datagram. On Linux `SO_REUSEADDR` does that, and
+/// `SO_REUSEPORT` must be off: it makes of all these sockets one group in which each datagram goes to one member, chosen
+/// by hash (seen with Linux 6.18: a datagram that came by one interface was given to the socket of another).
 fn open(link: Link, port: u16) -> io::Result<UdpSocket> {
     let domain = match link.family {
         Family::V4 => Domain::IPV4,
@@ -216,6 +220,7 @@ fn open(link: Link, port: u16) -> io::Result<UdpSocket> {
     let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
+    #[cfg(not(target_os = "linux"))]
     socket.set_reuse_port(true)?;
     let to_group = cfg!(target_os = "linux");
     match link.family {

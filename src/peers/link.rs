@@ -10,7 +10,7 @@ use crate::exchange::{Health, Report};
 use crate::id::Id;
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::{CloseCode, Closed, Connection, Transport};
-use crate::trust::{Book, Direction, Met, Trust};
+use crate::trust::{Book, Direction, Met, Presence, Trust};
 use crate::wire::control::{Hello, Message, Refused};
 
 use super::machine::{Failed, LinkId};
@@ -94,11 +94,13 @@ pub struct Follow {
     pub health: Arc<watch::Sender<Health>>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
+    /// Keeps the pin from being given up for another's as long as the connection lasts.
+    pub presence: Option<Presence>,
 }
 
 impl Follow {
     /// Reads the control stream until the connection is over.
-    pub async fn run(self, mut control: Control) {
+    pub async fn run(mut self, mut control: Control) {
         let lost = loop {
             let received = tokio::select! {
                 received = tokio::time::timeout(SILENCE, control.receive()) => received,
@@ -137,7 +139,7 @@ impl Follow {
     }
 
     /// Takes a report in. A provider is pinned before anyone sees that it provides.
-    async fn take(&self, report: Report) {
+    async fn take(&mut self, report: Report) {
         let provides = |report: &Report| report.provider;
         if provides(&report) && !provides(&self.report.borrow()) {
             let met = Met {
@@ -146,8 +148,9 @@ impl Follow {
                 address: Some(self.connection.address().to_string()),
                 direction: Direction::Outbound { provider: true },
             };
-            if let Err(error) = self.book.meet(met).await {
-                tracing::error!(peer = %self.hello.name, %error, "cannot pin it, so it is not used");
+            match self.book.meet(met).await {
+                Ok(encounter) => self.presence = Some(encounter.presence),
+                Err(error) => tracing::error!(peer = %self.hello.name, %error, "cannot pin it, so it is not used"),
             }
         }
         let report = Arc::new(report);

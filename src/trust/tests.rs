@@ -168,6 +168,7 @@ async fn a_damaged_book_is_refused_with_its_reason_and_left_as_it_is() {
         (String::new(), "version"),
         (good[..good.len() / 2].to_owned(), "line"),
         (good.replace("scope", "scop"), "scop"),
+        (good.replace("[[peer]]", "[[peers]]"), "peers"),
         (good.replace("infer", "manage"), "first use never gives manage"),
         (good.replace("\"first-use\"", "\"none\""), "a peer's trust is"),
         (format!("{good}\n[[peer]]{peer}"), "twice"),
