@@ -241,19 +241,14 @@ async fn say(
     let slot = slot(&shared, &known.name).await;
     let load_ns = u64::try_from(slot.load.as_nanos()).unwrap_or(u64::MAX);
     pause(settings.prompt).await;
-    let finish = Finish {
-        reason,
-        tokens: count,
-        text: super::expected(&known.name, &prompt, count),
-        load_ns,
-        usage: wants_usage(object),
-    };
+    let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage: wants_usage(object) };
     if !object.get("stream").and_then(Value::as_bool).unwrap_or(dialect.streams()) {
         for _ in 0..count {
             pause(settings.pace).await;
             shared.counts.send_modify(|counts| counts.tokens += 1);
         }
         job.finish();
+        finish.text = super::expected(&known.name, &prompt, count);
         let body = dialect.whole(&model, &finish);
         return if dialect.is_v1() { v1_answer(200, body) } else { json_answer(200, body) };
     }
@@ -316,6 +311,7 @@ impl Words {
                 }
                 if words.said == words.finish.tokens {
                     words.job.finish();
+                    words.finish.text = super::expected(&words.known, &words.prompt, words.said);
                     let closing = words.dialect.closing(&words.model, &words.finish);
                     return Some((closing.into_iter().map(|chunk| Ok(Bytes::from(chunk))).collect(), None));
                 }
