@@ -1,1 +1,310 @@
-//! To be written.
+//! The only wiring: a [`Config`] becomes an [`App`], which runs until it is told to stop, and then drains.
+//!
+//! Everything that can fail for a reason that a person has to mend fails in [`App::build`], before the node says that it
+//! serves: the state directory, the key, the trust book, each port.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::{StreamExt as _, stream};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tower::discover::Change;
+
+use crate::balance::{GRACE, Router, RouterSettings};
+use crate::catalog::Catalog;
+use crate::config::{Config, Mode, Status};
+use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
+use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
+use crate::gate::Gate;
+use crate::id::Instance;
+use crate::identity::{Identity, IdentityError};
+use crate::inbound::Inbound;
+use crate::listener::{Listener, ListenerSettings};
+use crate::ollama::Ollama;
+use crate::peers::{self, Peers};
+use crate::transport::{Transport, TransportError};
+use crate::trust::{Book, TrustError};
+use crate::web::{self, WebError};
+use crate::wire::control::Hello;
+
+mod roles;
+mod view;
+
+pub use roles::RoleError;
+use view::View;
+
+/// Sightings that wait for the actor of the peers: a burst of a lab's beacons. More are dropped, and come again.
+const SIGHTINGS: usize = 256;
+/// Callers that wait for it.
+const CALLERS: usize = 64;
+
+/// A node that has all it needs.
+pub struct App {
+    config: Config,
+    state: StateDir,
+    control: control::Server,
+    page: Option<StdListener>,
+    book: Book,
+    mesh: Arc<View>,
+    gate: Arc<Gate>,
+    listener: Option<(TcpListener, Listener)>,
+    transport: Transport,
+    inbound: Inbound,
+    discovery: Option<Discovery>,
+    /// What lives as long as the node.
+    _running: Running,
+}
+
+struct Running {
+    _ollama: Option<AbortOnDropHandle<()>>,
+    _lend: AbortOnDropHandle<()>,
+    _peers: Peers,
+}
+
+// === impl App ===
+
+impl App {
+    /// Takes the state directory and every port, and starts all that can run before the first request.
+    ///
+    /// # Errors
+    /// If something that the node cannot do without is not to be had; the error says what to do.
+    pub async fn build(config: Config) -> Result<Self, AppError> {
+        let state = StateDir::take(&config.state_dir)?;
+        let control = control::Server::bind(&state)?;
+        let identity = Identity::load_or_create(state.path())?;
+        let book = Book::open(&state.trust(), config.trust.clone())?;
+        let listen = roles::bind_listener(&config).await?;
+        let transport = Transport::new(&identity, roles::bind_mesh(&config.mesh)?)?;
+        let mesh_addr = transport.local_addr()?;
+        let page = match config.status {
+            Status::Off => None,
+            Status::At { addr, explicit } => web::bind(addr, explicit)?,
+        };
+
+        let me = identity.id();
+        let instance = Instance::random();
+        let hello = Hello::of(config.name.clone(), instance);
+        let lends = roles::may_lend(&config, listen.as_ref());
+        let (lend, lend_seen) = watch::channel(lends);
+        let (ollama, ollama_task) = match lends {
+            true => {
+                let (ollama, task) = Ollama::spawn(&config.ollama.url);
+                (ollama, Some(task))
+            }
+            false => (Ollama::absent(&config.ollama.url), None),
+        };
+        let gate = Gate::new(ollama.clone(), lend_seen.clone());
+
+        let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
+        let (callers, callers_seen) = mpsc::channel(CALLERS);
+        let fixed = FixedPeers::spawn(config.peers.clone(), sightings.clone());
+        let discovery = match config.discovery {
+            true => Some(Discovery::spawn(
+                DiscoverySettings {
+                    id: me,
+                    instance,
+                    name: config.name.clone(),
+                    quic_port: mesh_addr.port(),
+                    group_port: GROUP_PORT,
+                },
+                sightings,
+            )?),
+            false => None,
+        };
+        let peers = Peers::spawn(peers::Settings {
+            me,
+            hello: hello.clone(),
+            transport: transport.clone(),
+            book: book.clone(),
+            sightings: sightings_seen,
+            callers: callers_seen,
+            look_again: Box::new(move || fixed.ask()),
+        });
+        let inbound =
+            Inbound { me, hello, transport: transport.clone(), book: book.clone(), gate: Arc::clone(&gate), callers };
+
+        let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
+        let endpoints = stream::iter(own).chain(peers.directory().endpoints());
+        let router = Router::spawn(RouterSettings { name: config.name.clone(), grace: GRACE }, endpoints);
+        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let listener = match listen {
+            Some(tcp) => {
+                let settings = ListenerSettings {
+                    name: config.name.clone(),
+                    origins: config.origins.clone(),
+                    open: config.listen.open,
+                    drain: config.drain,
+                };
+                let catalog = Catalog::new(router.clone());
+                Some((TcpListener::from_std(tcp)?, Listener::new(settings, router, catalog)))
+            }
+            None => None,
+        };
+        let info = Info {
+            name: config.name.clone(),
+            id: me,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: config.mode.as_str().to_owned(),
+            listen: listen_addr,
+            mesh: mesh_addr,
+            status_page: page.as_ref().and_then(|page| page.local_addr().ok()),
+            state_dir: config.state_dir.clone(),
+            uptime_s: 0,
+        };
+        let mesh = Arc::new(View {
+            info,
+            started: Instant::now(),
+            ollama: lends.then(|| ollama.state()),
+            ollama_url: config.ollama.url.clone(),
+            why_not_lent: roles::why_not_lent(&config, listen_addr),
+            report: gate.report(),
+            directory: peers.directory(),
+            clone_seen: peers.clone_seen(),
+        });
+        let running = Running {
+            _ollama: ollama_task,
+            _lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
+            _peers: peers,
+        };
+        Ok(Self {
+            config,
+            state,
+            control,
+            page,
+            book,
+            mesh,
+            gate,
+            listener,
+            transport,
+            inbound,
+            discovery,
+            _running: running,
+        })
+    }
+
+    /// What is worth saying once the node serves.
+    pub fn ready(&self) -> Info {
+        self.mesh.info()
+    }
+
+    /// Who is seen and what they have, for whoever holds the app rather than the socket.
+    pub fn mesh(&self) -> Arc<dyn Mesh> {
+        self.mesh.clone()
+    }
+
+    /// Serves until `shutdown`; then takes nothing new, says goodbye, lets running answers finish for as long as the
+    /// configuration says, and ends.
+    ///
+    /// # Errors
+    /// If something breaks that the node cannot do without.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+        self.announce();
+        let ended = CancellationToken::new();
+        let _end_all = ended.clone().drop_guard();
+        let handles = Handles {
+            mesh: self.mesh.clone(),
+            book: self.book.clone(),
+            policy: self.config.trust.clone(),
+            stop: shutdown.clone(),
+            drain: self.config.drain,
+        };
+        let control = AbortOnDropHandle::new(tokio::spawn(self.control.serve(handles, ended.clone())));
+        let page = self.page.map(|page| {
+            let mesh: Arc<dyn Mesh> = self.mesh.clone();
+            AbortOnDropHandle::new(tokio::spawn(web::serve(page, mesh, ended.clone())))
+        });
+        let inbound = AbortOnDropHandle::new(tokio::spawn(self.inbound.run()));
+        let listener = self
+            .listener
+            .map(|(tcp, listener)| AbortOnDropHandle::new(tokio::spawn(listener.serve(tcp, shutdown.clone()))));
+
+        shutdown.cancelled().await;
+        tracing::info!("stopping: nothing new is taken");
+        self.gate.drain();
+        if let Some(discovery) = self.discovery {
+            discovery.goodbye().await;
+        }
+        let drained = async {
+            if let Some(listener) = listener {
+                let _ = listener.await;
+            }
+            self.gate.idle().await;
+        };
+        if tokio::time::timeout(self.config.drain, drained).await.is_err() {
+            tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
+        }
+        self.transport.close().await;
+        drop((inbound, page));
+        ended.cancel();
+        if let Ok(Err(error)) = control.await {
+            tracing::debug!(%error, "control socket");
+        }
+        drop(self.state);
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// What a person wants to know beyond what `serve` says of the ports.
+    fn announce(&self) {
+        match &self.mesh.why_not_lent {
+            Some(why) if self.config.mode == Mode::Server => {
+                tracing::warn!(
+                    "this node does nothing: with --mode server it only lends, and there is nothing to lend: {why}"
+                );
+            }
+            Some(why) => tracing::info!("no Ollama is lent here: {why}"),
+            None => tracing::info!("the Ollama at {} is lent whenever it answers", self.config.ollama.url),
+        }
+    }
+}
+
+/// Two nodes with one key cannot both lend: their users could not tell whom they trust.
+async fn lend_unless_cloned(
+    lends: bool,
+    lend: watch::Sender<bool>,
+    mut clone_seen: watch::Receiver<Option<SocketAddr>>,
+) {
+    loop {
+        let cloned = clone_seen.borrow_and_update().is_some();
+        lend.send_if_modified(|lent| std::mem::replace(lent, lends && !cloned) != (lends && !cloned));
+        if clone_seen.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Why a node cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The socket of the command line.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The trust book.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The status page.
+    #[error(transparent)]
+    Web(#[from] WebError),
+    /// The ports that applications and peers use.
+    #[error(transparent)]
+    Role(#[from] RoleError),
+    /// QUIC.
+    #[error("cannot start QUIC: {0}")]
+    Transport(#[from] TransportError),
+    /// Multicast.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// A socket that was bound cannot be used.
+    #[error("cannot use a socket: {0}")]
+    Socket(#[from] std::io::Error),
+}

@@ -1,1 +1,230 @@
-//! To be written.
+//! How the command line drives a running node: HTTP and JSON over a Unix socket in the state directory.
+//!
+//! Whoever may open the socket is the owner: the file is 0600 from the moment it has its name, and the kernel's word on
+//! who connects is asked as well. What the socket shows are snapshots ([`Mesh`]); what it changes it asks of the one that
+//! owns the state (the trust [`Book`], the token that ends the node).
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /status`, `/peers`, `/models`, `/id` | [`StatusView`], [`PeerView`]s, [`ModelView`]s, [`IdView`] |
+//! | `POST /resolve`, [`PeerRequest`] | [`Candidate`]: which peer a text means |
+//! | `POST /trust`, [`TrustRequest`] | [`Changed`] |
+//! | `POST /revoke`, [`PeerRequest`] | [`Changed`] |
+//! | `POST /stop` | [`Stopping`]; the node drains and its process ends |
+//!
+//! An error is `{"error": "…"}`, for an ambiguous peer with its `candidates`.
+
+mod client;
+mod models;
+mod resolve;
+mod server;
+mod state;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+pub use client::{Client, ClientError};
+pub use models::{Catalog, ModelNode, ModelView, merge};
+pub use resolve::{Candidate, Unresolved, candidates, resolve};
+pub use server::{ControlError, Server};
+pub use state::{StateDir, StateError};
+
+use crate::id::{Id, NodeName, Scope};
+use crate::peers::{PeerState, PeerView};
+use crate::trust::{Book, TrustPolicy};
+
+/// The name of the socket in the state directory.
+pub const SOCKET: &str = "ollana.sock";
+
+/// What may be seen of a running node: snapshots, taken when somebody asks.
+pub trait Mesh: Send + Sync + 'static {
+    /// The node itself.
+    fn info(&self) -> Info;
+
+    /// Its Ollama.
+    fn ollama(&self) -> OllamaView;
+
+    /// The nodes it knows of.
+    fn peers(&self) -> Vec<PeerView>;
+
+    /// Who has which models, this node included if it lends its own.
+    fn catalogs(&self) -> Vec<Catalog>;
+
+    /// What stands against each other in the mesh and needs a person, a sentence each: two nodes with one name, a cloned
+    /// key, a known name with another key.
+    fn conflicts(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// What the socket needs of the node.
+#[derive(Clone)]
+pub struct Handles {
+    /// Snapshots of it.
+    pub mesh: Arc<dyn Mesh>,
+    /// Who may do what.
+    pub book: Book,
+    /// What the book believes of new keys; `revoke` words its advice by it.
+    pub policy: TrustPolicy,
+    /// Ends the node.
+    pub stop: CancellationToken,
+    /// How long it will let answers run on, which `stop` tells.
+    pub drain: Duration,
+}
+
+/// What does not change, or seldom, while a node runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Info {
+    /// The node's name.
+    pub name: NodeName,
+    /// Its key's ID.
+    pub id: Id,
+    /// Ollana's version.
+    pub version: String,
+    /// `auto`, `client` or `server`.
+    pub mode: String,
+    /// Where applications find it, if it has a listener.
+    pub listen: Option<SocketAddr>,
+    /// Where other nodes find it.
+    pub mesh: SocketAddr,
+    /// Where the status page is, if there is one.
+    pub status_page: Option<SocketAddr>,
+    /// Where its state is.
+    pub state_dir: PathBuf,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+}
+
+/// The local Ollama as `status` shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OllamaView {
+    /// Where it is, or would be.
+    pub url: String,
+    /// Whether it answers as an Ollama.
+    pub healthy: bool,
+    /// Which version it says it is.
+    pub version: Option<String>,
+    /// Whether it is lent to the mesh at this moment.
+    #[serde(default)]
+    pub lent: bool,
+    /// What is wrong with it, if something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// `ollana status --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusView {
+    /// The node itself.
+    #[serde(flatten)]
+    pub info: Info,
+    /// Its Ollama.
+    pub ollama: OllamaView,
+    /// How many peers are connected.
+    pub peers: usize,
+    /// How many are known at all.
+    pub peers_known: usize,
+    /// The node's process.
+    pub pid: u32,
+    /// See [`Mesh::conflicts`].
+    pub conflicts: Vec<String>,
+}
+
+impl StatusView {
+    /// A snapshot.
+    pub fn of(mesh: &dyn Mesh) -> Self {
+        let peers = mesh.peers();
+        Self {
+            info: mesh.info(),
+            ollama: mesh.ollama(),
+            peers: peers.iter().filter(|peer| peer.state == PeerState::Connected).count(),
+            peers_known: peers.len(),
+            pid: std::process::id(),
+            conflicts: mesh.conflicts(),
+        }
+    }
+}
+
+/// `ollana id --json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IdView {
+    /// The key's ID.
+    pub id: Id,
+    /// The node's name.
+    pub name: NodeName,
+}
+
+/// Names a peer: by name, ID, beginning of an ID, or address.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerRequest {
+    /// What was typed.
+    pub peer: String,
+}
+
+/// What `ollana trust` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrustRequest {
+    /// Which peer, as in [`PeerRequest`].
+    pub peer: String,
+    /// What it may do here.
+    pub scope: Scope,
+    /// Whether prompts are sent there.
+    #[serde(rename = "use")]
+    pub use_: bool,
+}
+
+/// What became of a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Changed {
+    /// The peer as it stands now.
+    #[serde(flatten)]
+    pub peer: Candidate,
+    /// What a person should know about the consequences, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advice: Option<String>,
+}
+
+/// The answer to `POST /stop`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stopping {
+    /// The process that is going to end.
+    pub pid: u32,
+    /// How long it lets running answers go on.
+    pub drain_s: u64,
+}
+
+/// What an error looks like on the socket.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ErrorView {
+    /// A sentence: what, why, what to do.
+    pub error: String,
+    /// Whom an ambiguous text could mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Candidate>,
+}
+
+/// What to say when a key is revoked: its owner may make a new one, which first use would let in again (DESIGN §4).
+pub fn revoke_advice(policy: &TrustPolicy) -> Option<String> {
+    let open = policy.inbound == crate::trust::Policy::FirstUse;
+    open.then(|| {
+        "whoever held this key can come back with a new one, since this node lets in keys it meets for the first time; \
+         to stop that, `ollana config set trust.inbound paired` and restart"
+            .to_owned()
+    })
+}
+
+/// Seconds as people say them: `42s`, `5m 10s`, `3h 12m`, `9d 4h`.
+pub fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}

@@ -171,6 +171,12 @@ impl NodeName {
         if name.is_empty() { Self("node".to_owned()) } else { Self(name) }
     }
 
+    /// `name-SUFFIX`, the name cut as short as it must be.
+    pub fn with_suffix(&self, suffix: &str) -> Self {
+        let room = MAX_NAME.saturating_sub(suffix.len() + 1);
+        Self::lossy(&format!("{}-{suffix}", self.0.chars().take(room).collect::<String>()))
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

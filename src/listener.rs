@@ -1,1 +1,116 @@
-//! To be written.
+//! The plain-HTTP listener that local applications use: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
+//!
+//! A connection ([`connection`]) is served by hyper; what stands around it makes a node as forgiving as the server it
+//! stands for ([`upload`], [`socket`]). A request walks [`answer`]: guard (Host, Origin, CORS) → who is chosen → headers
+//! that end here → what kind of request is it → the listener itself, the catalog or the balancer.
+
+mod answer;
+mod connection;
+mod guard;
+mod socket;
+mod upload;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::answer::Answerer;
+use self::connection::Protocols;
+use self::guard::Guard;
+use crate::balance::Router;
+use crate::catalog::Catalog;
+use crate::id::NodeName;
+
+/// Connections served at once; more wait in the kernel's backlog. Enough for every load test a person types, and
+/// a bound on memory: an idle connection costs some 20 KB.
+const MAX_CONNECTIONS: usize = 4096;
+/// After `accept` failed, for want of file descriptors mostly: until some of them are closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the listener has to know.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// The node's own name, for [`PEER_HEADER`](crate::exchange::PEER_HEADER) on what the listener answers by itself.
+    pub name: NodeName,
+    /// Origins allowed beside Ollama's own: the parts of `OLLAMA_ORIGINS`.
+    pub origins: Vec<String>,
+    /// Whether others than this machine may connect (`--listen-open`): then it carries no `manage`.
+    pub open: bool,
+    /// How long running answers may take to finish once it shuts down.
+    pub drain: Duration,
+}
+
+/// The listener, before it has a socket.
+#[derive(Debug)]
+pub struct Listener {
+    settings: ListenerSettings,
+    router: Router,
+    catalog: Catalog,
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Routes requests by `router`, lists by `catalog`.
+    pub fn new(settings: ListenerSettings, router: Router, catalog: Catalog) -> Self {
+        Self { settings, router, catalog }
+    }
+
+    /// Serves `tcp` until `shutdown`; then accepts nothing more and resolves once all running answers are finished, or
+    /// broken off when the time for that is over. Dropping the future ends everything at once.
+    pub async fn serve(self, tcp: TcpListener, shutdown: CancellationToken) {
+        let Self { settings, router, catalog } = self;
+        let address = tcp.local_addr().ok();
+        let guard = Guard::new(&settings.origins, address);
+        let answerer = Arc::new(Answerer::new(settings.name, settings.open, guard, router, catalog));
+        let protocols = Arc::new(Protocols::new(settings.open));
+        // Aborts its tasks when it is dropped.
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(ended) = connections.join_next(), if !connections.is_empty() => log_panic(ended),
+                accepted = tcp.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                    Ok((stream, from)) => {
+                        prepare(&stream, from);
+                        let task = connection::serve(stream, protocols.clone(), answerer.clone(), shutdown.clone());
+                        connections.spawn(task);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection of an application could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(tcp);
+        let finished = tokio::time::timeout(settings.drain, async {
+            while let Some(ended) = connections.join_next().await {
+                log_panic(ended);
+            }
+        });
+        if finished.await.is_err() {
+            tracing::warn!(connections = connections.len(), "answers that still run are broken off");
+            connections.shutdown().await;
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream, from: SocketAddr) {
+    // A token is a small packet that must not wait for the next one.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%from, %error, "TCP_NODELAY");
+    }
+}
+
+fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a connection's task panicked; this is a bug");
+    }
+}

@@ -61,6 +61,12 @@ impl Ollama {
         (Self { client, state, nudge }, AbortOnDropHandle::new(task))
     }
 
+    /// A handle for a node that lends nothing: never healthy, and nobody is asked.
+    pub fn absent(target: &Uri) -> Self {
+        let (_, state) = watch::channel(Arc::new(State::default()));
+        Self { client: Client::new(target), state, nudge: Arc::default() }
+    }
+
     /// What is known of it, always the latest.
     pub fn state(&self) -> watch::Receiver<Arc<State>> {
         self.state.clone()

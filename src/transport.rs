@@ -1,1 +1,227 @@
-//! To be written.
+//! The only user of quinn: one UDP socket, connections whose two ends have proved their keys, and what goes over them.
+//!
+//! - here: the endpoint; [`Transport::dial`] and [`Transport::accept`].
+//! - [`connection`]: one connection, its control stream, its exchanges.
+//! - [`stream`]: frames over a QUIC stream, and bodies over frames.
+//! - [`remote`]: the user's side of exchanges; a remote peer is an [`Endpoint`](crate::exchange::Endpoint).
+//! - [`incoming`]: the provider's side of an exchange.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::identity::Identity;
+use crate::tls::{self, AuthenticatedPeer, TlsError};
+
+pub mod connection;
+pub mod incoming;
+pub mod remote;
+pub mod stream;
+
+pub use connection::{CloseCode, Closed, Connection};
+pub use incoming::Incoming;
+pub use remote::Remote;
+
+/// A running answer ends after this much silence. Long enough for a laptop to change its Wi-Fi.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Keeps paths and NAT entries alive while nothing is said; the provider's heartbeat speaks more often than this.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A LAN answers within this; quinn's 333 ms, meant for the internet, would pace the first packets and slow the first
+/// retransmission. A longer path corrects it with the first sample.
+const INITIAL_RTT: Duration = Duration::from_millis(10);
+/// Exchanges one peer may have open. Above it a dialler waits, and what it waits for is a queue with a bound of its own.
+const MAX_STREAMS: u32 = 1024;
+/// What one exchange may have in flight before its reader has taken it: 1 MiB is the bandwidth-delay product of
+/// 10 Gbit/s at 0.8 ms. Also the bound on what a slow reader makes us hold.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// What all exchanges of one connection may have in flight: many stalled readers must not stop the others, and a
+/// peer must not make us hold more than this.
+const CONNECTION_WINDOW: u32 = 48 * 1024 * 1024;
+/// What we hold for one connection until it is acknowledged.
+const SEND_WINDOW: u64 = 8 * 1024 * 1024;
+/// Socket buffers of several MB take 64 concurrent requests from 7.5 k/s to 18.8 k/s; the kernel caps what it will not
+/// give (`net.core.rmem_max`), which `ollana doctor` shows.
+const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
+/// Handshakes that may wait to be looked at before further ones are refused.
+const MAX_WAITING_HANDSHAKES: usize = 256;
+/// How long a handshake may take. A LAN needs milliseconds; a lossy one some retransmissions.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The node's end of all its QUIC connections.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    endpoint: quinn::Endpoint,
+    client: quinn::ClientConfig,
+}
+
+/// Why there is no transport.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The socket.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The keys or the cipher suites.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The cipher suites do not serve for QUIC.
+    #[error("TLS does not fit QUIC: {0}")]
+    Suite(#[from] quinn::crypto::rustls::NoInitialCipherSuite),
+}
+
+/// Why a connection did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address cannot be dialled at all.
+    #[error("cannot dial it: {0}")]
+    Address(#[from] quinn::ConnectError),
+    /// The handshake failed.
+    #[error("{}", connection::Closed::from(.0.clone()))]
+    Handshake(#[from] quinn::ConnectionError),
+    /// Nobody answered.
+    #[error("no answer within {} s", HANDSHAKE_TIMEOUT.as_secs())]
+    TimedOut,
+    /// The certificate is not one of ours.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// A UDP socket for [`Transport::new`], with buffers for a LAN. An IPv6 address takes IPv4 as well where the system can.
+///
+/// # Errors
+/// As the system says, above all that the address is taken.
+pub fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // The kernel gives what it may; less is slower, not wrong.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.bind(&address.into())?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Transport {
+    /// Starts QUIC on `socket`. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`TransportError`], only if the machine or the build is at fault.
+    pub fn new(identity: &Identity, socket: UdpSocket) -> Result<Self, TransportError> {
+        let transport = Arc::new(transport_config());
+        let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls::client_config(identity)?)?));
+        client.transport_config(Arc::clone(&transport));
+        let mut server =
+            quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls::server_config(identity)?)?));
+        server.transport_config(transport).max_incoming(MAX_WAITING_HANDSHAKES);
+
+        // A node that was killed and comes back can tell its peers that their connections are over (RFC 9000 §10.3),
+        // since the key of that message does not change with the run.
+        let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &identity.reset_key());
+        let config = EndpointConfig::new(Arc::new(reset_key));
+        let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
+        Ok(Self { endpoint, client })
+    }
+
+    /// Where the socket is bound.
+    ///
+    /// # Errors
+    /// As the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Dials an address; who answers there is known when it has proved its key, not before.
+    ///
+    /// # Errors
+    /// [`ConnectError`]. Dropping the future gives up.
+    pub async fn dial(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
+        // The name is a formality: no verifier looks at names, and it keeps real ones off the wire.
+        let connecting = self.endpoint.connect_with(self.client.clone(), address, "ollana")?;
+        finish(connecting).await
+    }
+
+    /// The next stranger at the door, or `None` once the transport is closed.
+    pub async fn accept(&self) -> Option<Stranger> {
+        self.endpoint.accept().await.map(Stranger)
+    }
+
+    /// Says goodbye on every connection and waits, bounded, until the peers have heard it.
+    pub async fn close(&self) {
+        self.endpoint.close(CloseCode::Goodbye.into(), b"this node stops");
+        let _ = tokio::time::timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// Someone who sent a first packet: from an address that may be forged, with a key that is not known.
+#[derive(Debug)]
+pub struct Stranger(quinn::Incoming);
+
+impl Stranger {
+    /// Where the packet says that it comes from.
+    pub fn address(&self) -> SocketAddr {
+        canonical(self.0.remote_address())
+    }
+
+    /// Lets the handshake go on until the key is proved.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn shake_hands(self) -> Result<Connection, ConnectError> {
+        finish(self.0.accept()?).await
+    }
+
+    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory; `false` if it was given already.
+    pub fn prove_address(self) -> Result<(), Self> {
+        self.0.retry().map_err(|refused| Self(refused.into_incoming()))
+    }
+
+    /// Turns it away in one packet.
+    pub fn refuse(self) {
+        self.0.refuse();
+    }
+}
+
+async fn finish(connecting: quinn::Connecting) -> Result<Connection, ConnectError> {
+    let quic = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await.map_err(|_| ConnectError::TimedOut)??;
+    let certificates =
+        quic.peer_identity().and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'_>>>().ok());
+    let peer = AuthenticatedPeer::from_handshake(certificates.as_deref().map_or(&[], Vec::as_slice))?;
+    Ok(Connection::new(quic, peer))
+}
+
+fn transport_config() -> TransportConfig {
+    let mut config = TransportConfig::default();
+    config
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
+            u32::try_from(IDLE_TIMEOUT.as_millis()).unwrap_or(u32::MAX),
+        ))))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_rtt(INITIAL_RTT)
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        // Nothing uses them.
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .datagram_receive_buffer_size(None)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW);
+    let mut acks = AckFrequencyConfig::default();
+    // Fewer acknowledgements on a network that loses little: measured at 10 (DESIGN.md §4).
+    acks.ack_eliciting_threshold(VarInt::from_u32(10));
+    config.ack_frequency_config(Some(acks));
+    config
+}
+
+/// An address as people write it: IPv4 inside an IPv6 socket is IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().map_or(address, |v4| SocketAddr::from((v4, v6.port()))),
+        SocketAddr::V4(_) => address,
+    }
+}

@@ -1,3 +1,11 @@
-//! What crosses the network between nodes: bounded, pure codecs. No I/O here.
+//! What crosses the network between nodes: bounded, pure codecs. No I/O and no clock here, so all of it can be fuzzed.
+//!
+//! - [`beacon`]: one UDP datagram of discovery.
+//! - [`frame`]: how a QUIC stream is cut into frames, on exchanges and on the control stream alike.
+//! - [`head`]: the head of a request, the head of a response, trailers.
+//! - [`control`]: what the frames of the control stream hold.
 
 pub mod beacon;
+pub mod control;
+pub mod frame;
+pub mod head;

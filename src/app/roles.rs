@@ -1,0 +1,221 @@
+//! Which part this node plays: who holds port 11434, where peers come in, and whether there is an Ollama to lend.
+//!
+//! Port 11434 is Ollama's before it is ours (DESIGN.md §1). A node takes it only at its start and only if nothing holds
+//! it; where an Ollama is set to start with the machine, the node waits for it first.
+
+use std::io::{self, ErrorKind};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+
+use crate::config::{Config, MeshAddr, Mode};
+use crate::ollama::{Found, probe};
+use crate::transport;
+
+/// Where applications find the mesh if an Ollama, or anything else, holds 11434.
+pub const FALLBACK_PORT: u16 = 11433;
+/// How long to wait for an Ollama that the service manager is set to start.
+const BOOT_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a port cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// The listener's address, which somebody chose.
+    #[error(
+        "cannot listen for applications at {addr}: {reason}; choose another address with --listen, or end what holds it"
+    )]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What is there, or what the system says.
+        reason: String,
+    },
+    /// The default port and the one beside it.
+    #[error(
+        "cannot listen for applications: {first} is taken ({reason}) and so is {second}; choose an address with --listen, \
+         or run with --mode server if this machine only lends"
+    )]
+    BothTaken {
+        /// Port 11434.
+        first: SocketAddr,
+        /// Port 11433.
+        second: SocketAddr,
+        /// What holds the first.
+        reason: String,
+    },
+    /// The UDP port of the mesh.
+    #[error("cannot take UDP {addr} for the mesh: {source}; choose another address with --mesh, or end what holds it")]
+    Mesh {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// Binds the listener for applications, if this node has one.
+pub(super) async fn bind_listener(config: &Config) -> Result<Option<TcpListener>, RoleError> {
+    let addr = config.listen.addr;
+    if config.mode == Mode::Server {
+        return Ok(None);
+    }
+    if !config.listen.explicit && ollama_starts_at_boot() {
+        wait_for_ollama(addr).await;
+    }
+    let error = match bind(addr) {
+        Ok(listener) => return Ok(Some(listener)),
+        Err(error) => error,
+    };
+    let reason = match error.kind() {
+        ErrorKind::AddrInUse => who_holds(addr).await,
+        _ => error.to_string(),
+    };
+    if config.listen.explicit || error.kind() != ErrorKind::AddrInUse {
+        return Err(RoleError::Listen { addr, reason });
+    }
+    let second = SocketAddr::new(addr.ip(), FALLBACK_PORT);
+    match bind(second) {
+        Ok(listener) => {
+            tracing::warn!(
+                "{addr} is taken: {reason}. Applications find the mesh at http://{second} instead (OLLAMA_HOST={second})"
+            );
+            Ok(Some(listener))
+        }
+        Err(_) => Err(RoleError::BothTaken { first: addr, second, reason }),
+    }
+}
+
+/// Binds the UDP socket of the mesh. Without IPv6 on the machine it does with IPv4; where nobody chose the port and it is
+/// taken, with another one, which the beacons announce.
+pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
+    let any_family = |addr: SocketAddr| match transport::bind(addr) {
+        Err(error) if !mesh.explicit && addr.is_ipv6() && error.kind() != ErrorKind::AddrInUse => {
+            tracing::debug!(%error, "no IPv6 for the mesh");
+            transport::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())))
+        }
+        bound => bound,
+    };
+    match any_family(mesh.addr) {
+        Err(error) if !mesh.explicit && error.kind() == ErrorKind::AddrInUse => {
+            let socket = any_family(SocketAddr::new(mesh.addr.ip(), 0))
+                .map_err(|source| RoleError::Mesh { addr: mesh.addr, source })?;
+            let port = socket.local_addr().map_or(0, |addr| addr.port());
+            tracing::warn!(
+                "UDP {} is taken (another ollana on this machine?): the mesh uses UDP {port}. Multicast announces it; who \
+                 names this node with --peer has to add :{port}",
+                mesh.addr
+            );
+            Ok(socket)
+        }
+        bound => bound.map_err(|source| RoleError::Mesh { addr: mesh.addr, source }),
+    }
+}
+
+/// Whether there can be an Ollama to lend.
+pub(super) fn may_lend(config: &Config, listener: Option<&TcpListener>) -> bool {
+    why_not_lent(config, listener.and_then(|listener| listener.local_addr().ok())).is_none()
+}
+
+/// Why there cannot, for people.
+pub(super) fn why_not_lent(config: &Config, listen: Option<SocketAddr>) -> Option<String> {
+    if config.mode == Mode::Client {
+        return Some("--mode client".to_owned());
+    }
+    if !config.ollama.may_be_lent() {
+        return Some(format!(
+            "OLLAMA_HOST names {}, which is not on this machine; if it is yours to lend, say --ollama {0}",
+            config.ollama.url
+        ));
+    }
+    if listen.is_some_and(|listen| is_at(&config.ollama.url, listen)) {
+        return Some(format!(
+            "this node itself holds {}; to lend an Ollama of this machine, start it at another port and say --ollama, or \
+             use --mode server",
+            config.ollama.url.authority().map_or_else(String::new, ToString::to_string)
+        ));
+    }
+    None
+}
+
+/// Whether `url` leads to our own listener.
+fn is_at(url: &Uri, listen: SocketAddr) -> bool {
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let same_host = match host.parse::<std::net::IpAddr>() {
+        Ok(ip) => ip == listen.ip() || listen.ip().is_unspecified() || ip.is_unspecified(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    };
+    same_host && url.port_u16().unwrap_or(80) == listen.port()
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(addr)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn who_holds(addr: SocketAddr) -> String {
+    let Ok(url) = format!("http://{addr}").parse::<Uri>() else { return "by something".to_owned() };
+    match probe(&url).await {
+        Found::Ollama { version } => format!("an Ollama {version} is there"),
+        Found::Ollana => "another ollana is there".to_owned(),
+        Found::Other | Found::Nothing => "some program is there that is no Ollama".to_owned(),
+    }
+}
+
+async fn wait_for_ollama(addr: SocketAddr) {
+    tracing::info!("an Ollama is set to start on this machine: waiting up to {} s for it", BOOT_WAIT.as_secs());
+    let there = async {
+        while tokio::net::TcpStream::connect(addr).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    if tokio::time::timeout(BOOT_WAIT, there).await.is_err() {
+        tracing::warn!(
+            "no Ollama came to {addr}; this node takes the port, so that an Ollama that starts later cannot"
+        );
+    }
+}
+
+/// Whether systemd or launchd is set to start an Ollama: what `systemctl enable` and the macOS application leave behind.
+fn ollama_starts_at_boot() -> bool {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let booted_by_systemd = PathBuf::from("/run/systemd/system").exists();
+    let systemd = [
+        PathBuf::from("/etc/systemd/system/default.target.wants/ollama.service"),
+        PathBuf::from("/etc/systemd/system/multi-user.target.wants/ollama.service"),
+        home.join(".config/systemd/user/default.target.wants/ollama.service"),
+    ];
+    let launchd = [
+        home.join("Library/LaunchAgents/com.ollama.ollama.plist"),
+        home.join("Library/LaunchAgents/homebrew.mxcl.ollama.plist"),
+    ];
+    (booted_by_systemd && systemd.iter().any(|unit| unit.is_symlink())) || launchd.iter().any(|job| job.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_listener_is_never_our_ollama() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 11434));
+        for own in ["http://127.0.0.1:11434", "http://localhost:11434", "http://0.0.0.0:11434/x"] {
+            assert!(is_at(&own.parse().unwrap(), listen), "{own}");
+        }
+        for other in ["http://127.0.0.1:11435", "http://10.0.0.1:11434", "http://127.0.0.2:11434"] {
+            assert!(!is_at(&other.parse().unwrap(), listen), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_taken_default_mesh_port_is_replaced_and_a_chosen_one_is_an_error() {
+        let holder = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let addr = holder.local_addr().unwrap();
+        let other = bind_mesh(&MeshAddr { addr, explicit: false }).unwrap().local_addr().unwrap();
+        assert_ne!(other.port(), addr.port());
+        let error = bind_mesh(&MeshAddr { addr, explicit: true }).unwrap_err();
+        assert!(error.to_string().contains("--mesh"), "{error}");
+    }
+}

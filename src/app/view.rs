@@ -1,0 +1,71 @@
+//! What may be seen of the node from outside: snapshots for the socket and the status page.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::Uri;
+use tokio::sync::watch;
+
+use crate::control::{Catalog, Info, Mesh, OllamaView};
+use crate::exchange::Report;
+use crate::ollama::State;
+use crate::peers::{Directory, PeerState, PeerView};
+
+pub(super) struct View {
+    pub(super) info: Info,
+    pub(super) started: Instant,
+    /// Nothing if this node lends none.
+    pub(super) ollama: Option<watch::Receiver<Arc<State>>>,
+    pub(super) ollama_url: Uri,
+    pub(super) why_not_lent: Option<String>,
+    pub(super) report: watch::Receiver<Arc<Report>>,
+    pub(super) directory: Directory,
+    pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
+}
+
+impl Mesh for View {
+    fn info(&self) -> Info {
+        Info { uptime_s: self.started.elapsed().as_secs(), ..self.info.clone() }
+    }
+
+    fn ollama(&self) -> OllamaView {
+        let state = self.ollama.as_ref().map(|state| state.borrow().clone()).unwrap_or_default();
+        OllamaView {
+            url: self.ollama_url.to_string(),
+            healthy: state.healthy,
+            version: (!state.version.is_empty()).then(|| state.version.clone()),
+            lent: self.report.borrow().provider,
+            problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
+        }
+    }
+
+    fn peers(&self) -> Vec<PeerView> {
+        self.directory.views()
+    }
+
+    fn catalogs(&self) -> Vec<Catalog> {
+        let report = self.report.borrow().clone();
+        let own = report.provider.then(|| Catalog {
+            name: self.info.name.clone(),
+            id: self.info.id,
+            local: true,
+            models: report.models.clone(),
+        });
+        let peers = self.directory.reports().into_iter();
+        let peers = peers.map(|(name, id, report)| Catalog { name, id, local: false, models: report.models.clone() });
+        own.into_iter().chain(peers).collect()
+    }
+
+    fn conflicts(&self) -> Vec<String> {
+        let clone = self.clone_seen.borrow().map(|address| {
+            format!(
+                "a copy of this node runs at {address} with the same key, so neither lends: on one of them stop ollana, \
+                 delete identity.key from its state directory and start it again"
+            )
+        });
+        let connected = |peer: &PeerView| peer.state == PeerState::Connected || peer.state == PeerState::Refused;
+        let peers = self.directory.views().into_iter().filter(connected);
+        clone.into_iter().chain(peers.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.problem?)))).collect()
+    }
+}

@@ -1,0 +1,241 @@
+//! Whom the balancer knows: the endpoints that the `Discover` stream brought, what they report, and how much of ours
+//! they carry. One task writes the set, everybody reads the latest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tower::discover::Change;
+
+use super::choose::Candidate;
+use crate::exchange::{Endpoint, Health, Report};
+use crate::id::{Id, NodeName, Scope, Use};
+use crate::route::ModelName;
+
+/// How long a server that failed comes after all others: longer than one quick failure takes, short enough that a
+/// server which is well again has its share within the 5 s that issue 4 wants.
+const STUMBLE: Duration = Duration::from_secs(1);
+
+/// All members, in the order of their IDs.
+pub(super) type Members = Arc<BTreeMap<Id, Arc<Member>>>;
+
+/// One endpoint and what is counted of it.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) endpoint: Arc<dyn Endpoint>,
+    report: watch::Receiver<Arc<Report>>,
+    health: watch::Receiver<Health>,
+    view: Mutex<Arc<View>>,
+    load: Arc<Load>,
+}
+
+/// A report, made ready to be asked.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub(super) report: Arc<Report>,
+    /// The digest of each model, by its name as Ollama compares names.
+    models: HashMap<ModelName, String>,
+}
+
+/// What this node has running at one other. Outlives a connection: a peer that is dialled again still has it.
+#[derive(Debug, Default)]
+struct Load {
+    own: AtomicU32,
+    /// What the latest report counted beyond our own at the time.
+    others: AtomicU32,
+    stumbled: Mutex<Option<Instant>>,
+}
+
+/// One request in flight at a member, counted until this is dropped: at the end of the answer's body.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Load>);
+
+/// Why a member cannot take a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The connection is over.
+    Gone,
+    /// It does not answer at the moment.
+    Suspect,
+    /// A person has to say `ollana trust` here.
+    Pending,
+    /// A person said no.
+    NotUsed,
+    /// It does not lend to us: a person has to say `ollana trust` there.
+    NotLentToUs,
+    /// It has no healthy Ollama to lend.
+    NoOllama,
+    /// It is about to stop.
+    Draining,
+}
+
+// === impl Member ===
+
+impl Member {
+    fn new(endpoint: Arc<dyn Endpoint>, load: Arc<Load>) -> Self {
+        let (report, health) = (endpoint.report(), endpoint.health());
+        Self { endpoint, report, health, view: Mutex::default(), load }
+    }
+
+    pub(super) fn id(&self) -> Id {
+        self.endpoint.id()
+    }
+
+    pub(super) fn label(&self) -> NodeName {
+        self.endpoint.label()
+    }
+
+    pub(super) fn is_local(&self) -> bool {
+        self.endpoint.is_local()
+    }
+
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+
+    /// The latest report. The first to see a new one indexes it, and counts what it says beyond our own requests.
+    pub(super) fn view(&self) -> Arc<View> {
+        let report = self.report.borrow().clone();
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&view.report, &report) {
+            let others = report.inflight.saturating_sub(self.load.own.load(Ordering::Relaxed));
+            self.load.others.store(others, Ordering::Relaxed);
+            *view = Arc::new(View::new(report));
+        }
+        view.clone()
+    }
+
+    /// What keeps it from taking any request at all. Whether it has the model is asked apart.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        let view = self.view();
+        let report = &view.report;
+        match (*self.health.borrow(), self.endpoint.use_()) {
+            (Health::Gone, _) => return Some(Obstacle::Gone),
+            (_, Use::Pending) if !self.is_local() => return Some(Obstacle::Pending),
+            (_, Use::No) if !self.is_local() => return Some(Obstacle::NotUsed),
+            (Health::Suspect, _) => return Some(Obstacle::Suspect),
+            _ => {}
+        }
+        if !report.provider {
+            Some(Obstacle::NoOllama)
+        } else if !self.is_local() && report.scope < Scope::Infer {
+            Some(Obstacle::NotLentToUs)
+        } else if report.draining {
+            Some(Obstacle::Draining)
+        } else {
+            None
+        }
+    }
+
+    /// Whether we may change models there. Our own gate serves its owner.
+    pub(super) fn lets_manage(&self) -> bool {
+        self.is_local() || self.view().report.scope >= Scope::Manage
+    }
+
+    pub(super) fn candidate(&self) -> Candidate {
+        let load = &self.load;
+        let stumbled = *load.stumbled.lock().unwrap_or_else(PoisonError::into_inner);
+        Candidate {
+            load: load.own.load(Ordering::Relaxed).saturating_add(load.others.load(Ordering::Relaxed)),
+            local: self.is_local(),
+            stumbled: stumbled.is_some_and(|at| at.elapsed() < STUMBLE),
+        }
+    }
+
+    /// Counts one more request, until the guard is dropped.
+    pub(super) fn begin(&self) -> InFlight {
+        self.load.own.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.load.clone())
+    }
+
+    /// It failed: for a moment the others come first.
+    pub(super) fn stumbled(&self) {
+        *self.load.stumbled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
+// === impl View ===
+
+impl View {
+    fn new(report: Arc<Report>) -> Self {
+        let models = report.models.iter().map(|(name, info)| (ModelName::new(name), info.digest.clone())).collect();
+        Self { models, report }
+    }
+
+    /// The digest of a model it has; empty if it did not say.
+    pub(super) fn digest(&self, model: &ModelName) -> Option<&str> {
+        self.models.get(model).map(String::as_str)
+    }
+}
+
+// === impl InFlight ===
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.own.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps the set up to date with `discover`, until that ends and for as long as it is polled. Readers of `members` are
+/// also woken when a member's report or health changes.
+pub(super) async fn follow<D>(discover: D, members: watch::Sender<Members>)
+where
+    D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send,
+{
+    let mut discover = std::pin::pin!(discover.fuse());
+    let mut changes = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            Some(change) = discover.next() => match change {
+                Ok(Change::Insert(id, endpoint)) => {
+                    let load = members.borrow().get(&id).map(|member| member.load.clone()).unwrap_or_default();
+                    let member = Arc::new(Member::new(endpoint, load));
+                    tracing::debug!(peer = %member.label(), %id, "may be balanced over");
+                    changes.push(changed(Arc::downgrade(&member), member.report.clone(), member.health.clone()));
+                    members.send_modify(|members| {
+                        Arc::make_mut(members).insert(id, member);
+                    });
+                }
+                Ok(Change::Remove(id)) => {
+                    tracing::debug!(%id, "is no longer balanced over");
+                    members.send_modify(|members| {
+                        Arc::make_mut(members).remove(&id);
+                    });
+                }
+                Err(never) => match never {},
+            },
+            Some(seen) = changes.next(), if !changes.is_empty() => {
+                if let Some((member, report, health)) = seen
+                    && let Some(strong) = Weak::upgrade(&member)
+                {
+                    // Counted now, while our own requests are those that the report was about.
+                    strong.view();
+                    changes.push(changed(member, report, health));
+                    members.send_modify(|_| {});
+                }
+            }
+            else => std::future::pending().await,
+        }
+    }
+}
+
+type Watched = (Weak<Member>, watch::Receiver<Arc<Report>>, watch::Receiver<Health>);
+
+/// Resolves once the member's report or health has changed; to nothing once it is no more.
+async fn changed(
+    member: Weak<Member>,
+    mut report: watch::Receiver<Arc<Report>>,
+    mut health: watch::Receiver<Health>,
+) -> Option<Watched> {
+    let over = tokio::select! {
+        changed = report.changed() => changed.is_err(),
+        changed = health.changed() => changed.is_err(),
+    };
+    (!over).then_some((member, report, health))
+}

@@ -1,0 +1,81 @@
+//! `ollana peers`.
+
+use super::output::{Table, print, print_json, shown};
+use super::{Failure, Place, block_on};
+use crate::peers::PeerView;
+
+/// Lists the other nodes.
+pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
+    let peers: Vec<PeerView> = block_on(async { Ok(place.client().await?.get("/peers").await?) })?;
+    if json { print_json(&peers) } else { print(&render(&peers)) }
+}
+
+fn render(peers: &[PeerView]) -> String {
+    if peers.is_empty() {
+        return "no other node was seen yet; `ollana doctor` looks for reasons\n".to_owned();
+    }
+    let mut table = Table::new(&["NAME", "STATE", "TRUST", "USE", "SCOPE", ">MODELS", ">INFLIGHT", ">RTT", "ADDRESS"]);
+    for peer in peers {
+        let twice = peers.iter().filter(|other| other.name.is(peer.name.as_str())).count() > 1;
+        let rtt = match peer.rtt_us {
+            0 => String::new(),
+            us => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
+        };
+        table.row([
+            // A name that two bear says nothing; with the beginning of the ID it can be typed.
+            if twice { format!("{} ({})", peer.name, peer.id.short()) } else { peer.name.to_string() },
+            peer.state.to_string(),
+            peer.trust.to_string(),
+            peer.use_.to_string(),
+            peer.scope.to_string(),
+            if peer.provider { peer.models.len().to_string() } else { String::new() },
+            if peer.provider { peer.inflight.to_string() } else { String::new() },
+            rtt,
+            peer.address.map(|address| address.to_string()).unwrap_or_default(),
+        ]);
+    }
+    let mut text = table.render();
+    for peer in peers {
+        if let Some(problem) = &peer.problem {
+            text += &format!("! {}: {}\n", peer.name, shown(problem));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Id, NodeName, Scope, Use};
+    use crate::peers::PeerState;
+    use crate::trust::Trust;
+
+    #[test]
+    fn peers_are_a_table_and_a_name_that_two_bear_has_its_id() {
+        let peer = |key: &[u8], name: &str| PeerView {
+            name: NodeName::lossy(name),
+            id: Id::of_spki(key),
+            address: Some("10.0.0.2:11435".parse().unwrap()),
+            state: PeerState::Connected,
+            trust: Trust::FirstUse,
+            use_: Use::Yes,
+            scope: Scope::Infer,
+            provider: true,
+            models: vec!["a".to_owned(), "b".to_owned()],
+            loaded: Vec::new(),
+            inflight: 1,
+            rtt_us: 312,
+            problem: None,
+            version: String::new(),
+            digests: Default::default(),
+        };
+        let text = render(&[peer(b"1", "gpu1")]);
+        assert_eq!(
+            text,
+            "NAME  STATE      TRUST      USE  SCOPE  MODELS  INFLIGHT      RTT  ADDRESS\n\
+             gpu1  connected  first-use  yes  infer       2         1  0.31 ms  10.0.0.2:11435\n"
+        );
+        let text = render(&[peer(b"1", "gpu1"), peer(b"2", "GPU1")]);
+        assert!(text.contains(&Id::of_spki(b"2").short()));
+    }
+}

@@ -1,0 +1,215 @@
+//! `ollana serve`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Failure, Place, daemon, log};
+use crate::app::App;
+use crate::config::{Config, Key, Layer, Status};
+use crate::control::Info;
+
+const EXAMPLES: &str = "\
+Every flag has an environment variable and a key in config.toml (see `ollana config show`); a flag goes over a variable, a \
+variable over the file. RUST_LOG takes error, warn, info, debug or trace (default: info), or tracing's directives.
+
+Where a local Ollama holds port 11434, applications find the node at 127.0.0.1:11433. To give the node port 11434, let \
+Ollama stand elsewhere and say where: OLLAMA_HOST=127.0.0.1:11500 for both `ollama serve` and `ollana serve`. If the \
+default port of the status page is taken, the page is left out. A port that somebody names must be free.
+
+Examples:
+  ollana serve                            find the others, use them, lend the local Ollama
+  ollana serve -d                         the same in the background
+  ollana serve --mode client              use the others and lend nothing
+  ollana serve --peer gpu1.example.org    where multicast does not reach
+  ollana serve --state-dir /tmp/two --listen 21434 --mesh 21435 --status off
+                                          a second node on one machine";
+
+/// Flags of `serve`. All of them are texts here; `Config` parses what flags, variables and file say in one place.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Go on in the background: return once the node serves, write ollana.pid and ollana.log in the state directory
+    /// [env: OLLANA_DAEMON]
+    #[arg(short = 'd', long)]
+    daemon: bool,
+
+    /// What the node may be: auto (what fits what runs here), client (lends nothing), server (no listener)
+    /// [env: OLLANA_MODE] [default: auto]
+    #[arg(long, hide_possible_values = true, value_parser = PossibleValuesParser::new(["auto", "client", "server"]))]
+    mode: Option<String>,
+
+    /// Where applications find it [env: OLLANA_LISTEN] [default: 127.0.0.1:11434, or 11433 if an Ollama holds that]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+
+    /// Allow --listen beyond loopback: whoever reaches it uses the mesh without a key [env: OLLANA_LISTEN_OPEN]
+    #[arg(long)]
+    listen_open: bool,
+
+    /// The Ollama to lend [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on loopback, else
+    /// http://127.0.0.1:11434]
+    #[arg(long, value_name = "URL")]
+    ollama: Option<String>,
+
+    /// UDP address for other nodes [env: OLLANA_MESH] [default: [::]:11435, which is IPv4 and IPv6]
+    #[arg(long, value_name = "ADDR")]
+    mesh: Option<String>,
+
+    /// A node to dial where multicast does not reach; an address, not trust. May be repeated [env: OLLANA_PEER, with
+    /// commas]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    peer: Vec<String>,
+
+    /// What people call this node [env: OLLANA_NAME] [default: the host name]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Where the read-only status page is, on loopback [env: OLLANA_STATUS] [default: 127.0.0.1:11437]
+    #[arg(long, value_name = "ADDR|off")]
+    status: Option<String>,
+
+    /// What the log looks like: text or json [env: OLLANA_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT", hide_possible_values = true, value_parser = PossibleValuesParser::new(["text", "json"]))]
+    log_format: Option<String>,
+
+    /// Set by `serve -d` for the process that goes on.
+    #[arg(long, hide = true)]
+    in_background: bool,
+}
+
+impl Args {
+    fn layer(&self) -> Layer {
+        let mut layer = Layer::default();
+        layer.switch(Key::Daemon, self.daemon);
+        layer.set(Key::Mode, self.mode.clone());
+        layer.set(Key::Listen, self.listen.clone());
+        layer.switch(Key::ListenOpen, self.listen_open);
+        layer.set(Key::Ollama, self.ollama.clone());
+        layer.set(Key::Mesh, self.mesh.clone());
+        layer.list(Key::Peer, self.peer.clone());
+        layer.set(Key::Name, self.name.clone());
+        layer.set(Key::Status, self.status.clone());
+        layer.set(Key::LogFormat, self.log_format.clone());
+        layer
+    }
+}
+
+/// Runs a node, here or in the background.
+pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
+    let config = || place.load(args.layer());
+    if args.in_background {
+        return daemon::go_on(config, |config, log, ready| {
+            log::start(config.log_format, &place.environment, Some(log));
+            node(config, ready)
+        });
+    }
+    let config = config()?;
+    if config.daemon {
+        return daemon::start(&config.state_dir);
+    }
+    log::start(config.log_format, &place.environment, None);
+    node(config, |_| Ok(()))
+}
+
+/// A node from start to end. `ready` is called once it serves.
+fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+    let ended = runtime.block_on(live(config, ready));
+    // A look-up of a name may still block a thread; nothing waits for its answer.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
+    let in_background = config.daemon;
+    let wanted = config.clone();
+    let mut signals =
+        Signals::new(in_background).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
+    let app = tokio::select! {
+        app = App::build(config) => app?,
+        name = signals.next() => {
+            info!("{name} before the node served");
+            return Ok(());
+        }
+    };
+    let serves = app.ready();
+    let line = serving(&serves, &wanted);
+    info!(id = %serves.id, version = %serves.version, "{line}");
+    ready(&line).map_err(|_| Failure::new("whoever started the node has gone before it served"))?;
+
+    let shutdown = CancellationToken::new();
+    let running = app.run(shutdown.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        ended = &mut running => {
+            // Told so on the socket, or something broke.
+            return Ok(ended?);
+        }
+        name = signals.next() => info!("{name}: letting running answers finish; again ends at once"),
+    }
+    shutdown.cancel();
+    tokio::select! {
+        ended = running => Ok(ended?),
+        name = signals.next() => {
+            warn!("{name} again: ending at once");
+            Err(Failure::new("ended at once, running answers were broken off"))
+        }
+    }
+}
+
+/// What a person is told once it serves, a fallback that was taken included: in the background nobody sees the log.
+fn serving(serves: &Info, wanted: &Config) -> String {
+    let instead = |got: SocketAddr, port: u16| {
+        let other = port != 0 && got.port() != port;
+        if other { format!(" (port {port} is taken)") } else { String::new() }
+    };
+    let listen = match serves.listen {
+        Some(at) => format!("for applications at http://{at}{}", instead(at, wanted.listen.addr.port())),
+        None => "without a listener for applications".to_owned(),
+    };
+    let mesh = format!("UDP {}{}", serves.mesh, instead(serves.mesh, wanted.mesh.addr.port()));
+    let page = match (wanted.status, serves.status_page) {
+        (Status::At { addr, .. }, None) => format!("; no status page ({addr} is taken)"),
+        _ => String::new(),
+    };
+    format!("{} serves {listen}, for other nodes at {mesh}{page}", serves.name)
+}
+
+/// The signals that end a node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+    /// A daemon has no terminal that could hang up; what sends it this means something that it does not know.
+    ignore_hang_up: bool,
+}
+
+impl Signals {
+    fn new(ignore_hang_up: bool) -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+            ignore_hang_up,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hang_up.recv() => if !self.ignore_hang_up { return "SIGHUP" },
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! `ollana status`.
+
+use super::output::{Table, print, print_json, shown};
+use super::{Failure, Place, block_on};
+use crate::control::{StatusView, span};
+
+/// Shows what the node is and does.
+pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
+    let status: StatusView = block_on(async { Ok(place.client().await?.get("/status").await?) })?;
+    if json { print_json(&status) } else { print(&render(&status)) }
+}
+
+fn render(status: &StatusView) -> String {
+    let info = &status.info;
+    let ollama = &status.ollama;
+    let health = match (ollama.healthy, ollama.lent) {
+        (true, true) => "lent",
+        (true, false) => "there, not lent",
+        (false, _) => "none",
+    };
+    let version = ollama.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    let mut table = Table::plain();
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    row("name", info.name.to_string());
+    row("id", info.id.to_string());
+    row("version", format!("{}, mode {}, process {}, up {}", info.version, info.mode, status.pid, span(info.uptime_s)));
+    row("applications", info.listen.map_or("no listener".to_owned(), |at| format!("http://{at}")));
+    row("mesh", format!("UDP {}", info.mesh));
+    row("ollama", format!("{health}{version} ({})", ollama.url));
+    if let Some(problem) = &ollama.problem {
+        row("", problem.clone());
+    }
+    row("peers", format!("{} connected, {} known", status.peers, status.peers_known));
+    row("status page", info.status_page.map_or("off".to_owned(), |at| format!("http://{at}")));
+    row("state", info.state_dir.display().to_string());
+    let mut text = table.render();
+    for conflict in &status.conflicts {
+        text += &format!("! {}\n", shown(conflict));
+    }
+    text
+}

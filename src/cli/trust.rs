@@ -1,0 +1,192 @@
+//! `ollana trust`, and what it shares with `revoke`.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use clap::ValueEnum;
+use http::StatusCode;
+
+use super::output::print;
+use super::{Failure, Place, block_on};
+use crate::config::Layer;
+use crate::control::{
+    Candidate, Changed, Client, ClientError, PeerRequest, StateDir, TrustRequest, Unresolved, candidates, resolve,
+    revoke_advice,
+};
+use crate::id::{Id, Scope};
+use crate::trust::{Book, Trust};
+
+const EXAMPLES: &str = "\
+<PEER> is a name, an ID, at least 8 characters of an ID, or an address. Before anything changes, name, whole \
+ID and address are shown; compare the ID with what `ollana id` says on that machine.
+
+Examples:
+  ollana trust gpu1                      use gpu1, and let it use this node's Ollama
+  ollana trust gpu1 --scope manage       let it also pull and delete models here
+  ollana trust laptop --no-use           let it use this node, and send it nothing
+  ollana trust <ID> --yes                from a script, with the whole ID";
+
+/// Flags of `trust`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Which peer
+    peer: String,
+
+    /// What it may do here: nothing, run and look at models, or also change them
+    #[arg(long, value_enum, default_value = "infer")]
+    scope: ScopeArg,
+
+    /// Send it no prompts
+    #[arg(long)]
+    no_use: bool,
+
+    /// Ask nothing; <PEER> has to be a whole ID then
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ScopeArg {
+    None,
+    Infer,
+    Manage,
+}
+
+impl From<ScopeArg> for Scope {
+    fn from(arg: ScopeArg) -> Self {
+        match arg {
+            ScopeArg::None => Self::None,
+            ScopeArg::Infer => Self::Infer,
+            ScopeArg::Manage => Self::Manage,
+        }
+    }
+}
+
+/// Shows who is meant, asks, and writes it down.
+pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
+    if args.yes && args.peer.parse::<Id>().is_err() {
+        return Err(Failure::usage(
+            "--yes wants the whole ID of the peer, as `ollana peers --json` or `ollana id` on that machine shows it",
+        ));
+    }
+    if !args.yes && !io::stdin().is_terminal() {
+        return Err(Failure::usage("there is no terminal to ask on; add --yes and give the peer's whole ID"));
+    }
+    block_on(async {
+        let book = open(place).await?;
+        let peer = book.find(&args.peer).await?;
+        let scope = Scope::from(args.scope);
+        if !args.yes && !confirm(&peer, scope, !args.no_use)? {
+            return Err(Failure::new("nothing was changed"));
+        }
+        let changed = book.trust(peer, scope, !args.no_use).await?;
+        print(&describe(&changed))
+    })
+}
+
+fn confirm(peer: &Candidate, scope: Scope, use_: bool) -> Result<bool, Failure> {
+    let may = match scope {
+        Scope::None => "may do nothing here",
+        Scope::Infer => "may run the models of this node",
+        Scope::Manage => "may run, pull and delete the models of this node",
+    };
+    let gets = if use_ { "is sent prompts" } else { "is sent nothing" };
+    let revoked = if peer.trust == Trust::Revoked { "\n  This key was revoked." } else { "" };
+    let question = format!(
+        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}, and {gets}.\nTrust it? [y/N] ",
+        peer.name,
+        peer.id,
+        peer.address.as_deref().map_or("never seen".to_owned(), super::output::shown),
+    );
+    let mut answer = String::new();
+    let asked = io::stderr().write_all(question.as_bytes()).and_then(|()| io::stdin().lock().read_line(&mut answer));
+    asked.map_err(|error| Failure::new(format!("cannot ask on the terminal: {error}")))?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// What a person reads after a change.
+pub(super) fn describe(changed: &Changed) -> String {
+    let peer = &changed.peer;
+    let advice = changed.advice.as_ref().map(|advice| format!("note: {advice}\n")).unwrap_or_default();
+    format!("{} ({}): trust {}, use {}, scope {}\n{advice}", peer.name, peer.id, peer.trust, peer.use_, peer.scope)
+}
+
+/// The book of a node that runs, or the file of one that does not.
+pub(super) enum Access {
+    Node(Client),
+    // The directory is held until the change is written, so that no node starts meanwhile.
+    File { book: Book, advice: Option<String>, _held: StateDir },
+}
+
+/// Finds the node, or takes its files.
+pub(super) async fn open(place: &Place) -> Result<Access, Failure> {
+    match Client::find(&place.state_dirs()?).await {
+        Ok(client) => return Ok(Access::Node(client)),
+        Err(ClientError::NotRunning(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let dir = place.own_state_dir()?;
+    StateDir::make(&dir)?;
+    let held = StateDir::lock(&dir)?;
+    let policy = place.load(Layer::default())?.trust;
+    let advice = revoke_advice(&policy);
+    let book = Book::open(&held.trust(), policy).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(Access::File { book, advice, _held: held })
+}
+
+impl Access {
+    /// Whom a text means. A whole ID may be of a key that was never met.
+    pub(super) async fn find(&self, text: &str) -> Result<Candidate, Failure> {
+        match self {
+            Self::Node(client) => match client.post("/resolve", &PeerRequest { peer: text.to_owned() }).await {
+                Err(ClientError::Refused { status: StatusCode::NOT_FOUND, view }) => {
+                    text.parse().map(Candidate::stranger).map_err(|_| Failure::new(view.error))
+                }
+                found => Ok(found?),
+            },
+            Self::File { book, .. } => {
+                let known = candidates(&[], book.snapshot().pins());
+                match resolve(text, &known) {
+                    Err(Unresolved::UnknownId(id)) => Ok(Candidate::stranger(id)),
+                    Err(Unresolved::Unknown(_)) => Err(Failure::new(format!(
+                        "no peer {text:?} is in the trust book, and no node runs that could have seen it; give its whole \
+                         ID, or start the node with `ollana serve -d`"
+                    ))),
+                    found => found.map_err(|error| Failure::new(error.to_string())),
+                }
+            }
+        }
+    }
+
+    async fn trust(&self, peer: Candidate, scope: Scope, use_: bool) -> Result<Changed, Failure> {
+        match self {
+            Self::Node(client) => {
+                // By its ID: who bears the name may have changed while the question stood there.
+                let request = TrustRequest { peer: peer.id.to_string(), scope, use_ };
+                Ok(client.post("/trust", &request).await?)
+            }
+            Self::File { book, .. } => {
+                let written = book.trust(peer.id, peer.plain_name(), peer.address.clone(), scope, use_).await;
+                written.map_err(|error| Failure::new(error.to_string()))?;
+                Ok(Changed { peer: standing(book, peer), advice: None })
+            }
+        }
+    }
+
+    /// Revokes a peer's key.
+    pub(super) async fn revoke(&self, peer: Candidate) -> Result<Changed, Failure> {
+        match self {
+            Self::Node(client) => Ok(client.post("/revoke", &PeerRequest { peer: peer.id.to_string() }).await?),
+            Self::File { book, advice, .. } => {
+                book.revoke(peer.id).await.map_err(|error| Failure::new(error.to_string()))?;
+                Ok(Changed { peer: standing(book, peer), advice: advice.clone() })
+            }
+        }
+    }
+}
+
+/// The peer as the book has it now.
+fn standing(book: &Book, peer: Candidate) -> Candidate {
+    let known = candidates(&[], book.snapshot().pins());
+    known.into_iter().find(|known| known.id == peer.id).unwrap_or(peer)
+}

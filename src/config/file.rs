@@ -1,0 +1,266 @@
+//! `config.toml`: read with the line of every value, edited with its comments kept.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Array, Document, DocumentMut, Item, TableLike, Value, value};
+
+use super::key::{Shape, split};
+use super::{Key, Raw, Source};
+
+/// The settings of one file.
+#[derive(Debug, Clone)]
+pub struct File {
+    path: PathBuf,
+    text: String,
+    values: BTreeMap<Key, Raw>,
+}
+
+// === impl File ===
+
+impl File {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, or has a key or a kind of value that does not belong there.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let text = fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, text)
+    }
+
+    /// Reads a file, or finds that it is not there.
+    ///
+    /// # Errors
+    /// As [`File::read`].
+    pub fn read_if_there(path: &Path) -> Result<Option<Self>, FileError> {
+        match Self::read(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(FileError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A file that is not there yet.
+    pub fn empty(path: &Path) -> Self {
+        Self { path: path.to_owned(), text: String::new(), values: BTreeMap::new() }
+    }
+
+    fn parse(path: &Path, text: String) -> Result<Self, FileError> {
+        let mut reader = Reader { path, text: &text, values: BTreeMap::new() };
+        let document = Document::parse(text.as_str()).map_err(|error| {
+            reader.error(error.span(), error.message().lines().next().unwrap_or_default().to_owned())
+        })?;
+        reader.table(document.as_table(), "")?;
+        let values = reader.values;
+        Ok(Self { path: path.to_owned(), values, text })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn value(&self, key: Key) -> Option<Raw> {
+        self.values.get(&key).cloned()
+    }
+
+    /// The file with a setting made or changed; nothing is written yet.
+    ///
+    /// # Errors
+    /// If the file as it stands cannot take it.
+    pub fn with(&self, key: Key, values: &[String]) -> Result<Self, FileError> {
+        let mut document = self.document()?;
+        let (table, leaf) = place(&mut document, key);
+        let Some(table) = table else { return Err(self.no_table(key)) };
+        let mut new = to_value(key, values);
+        if let Some(old) = table.get(leaf).and_then(Item::as_value) {
+            *new.decor_mut() = old.decor().clone();
+        }
+        match table.get_mut(leaf) {
+            Some(item) => *item = Item::Value(new),
+            None => {
+                table.insert(leaf, value(new));
+            }
+        }
+        Self::parse(&self.path, document.to_string())
+    }
+
+    /// The file without a setting, or nothing if it has none; nothing is written yet.
+    ///
+    /// # Errors
+    /// As [`File::with`].
+    pub fn without(&self, key: Key) -> Result<Option<Self>, FileError> {
+        if !self.values.contains_key(&key) {
+            return Ok(None);
+        }
+        let mut document = self.document()?;
+        let (table, leaf) = place(&mut document, key);
+        let Some(table) = table else { return Ok(None) };
+        // What stands above the key, a head line of the file perhaps, stays where it is.
+        let above = table.key(leaf).and_then(|key| key.leaf_decor().prefix()?.as_str().map(str::to_owned));
+        let next = table.iter().skip_while(|(name, _)| *name != leaf).nth(1).map(|(name, _)| name.to_owned());
+        table.remove(leaf);
+        let above = above.unwrap_or_default();
+        match next.as_deref().and_then(|next| table.key_mut(next)) {
+            Some(mut next) => {
+                let own = next.leaf_decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default().to_owned();
+                next.leaf_decor_mut().set_prefix(format!("{above}{own}"));
+            }
+            None if !above.trim().is_empty() => {
+                let own = document.trailing().as_str().unwrap_or_default().to_owned();
+                document.set_trailing(format!("{above}{own}"));
+            }
+            None => {}
+        }
+        Ok(Some(Self::parse(&self.path, document.to_string())?))
+    }
+
+    /// Writes the file in one step: a reader sees the old one or the new one. What a link points to is what changes.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self) -> Result<(), FileError> {
+        let write = || -> io::Result<()> {
+            let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            fs::create_dir_all(dir)?;
+            let mut new = tempfile::NamedTempFile::new_in(dir)?;
+            new.write_all(self.text.as_bytes())?;
+            let mode = fs::metadata(&path).map(|old| old.permissions());
+            new.as_file().set_permissions(mode.unwrap_or(std::os::unix::fs::PermissionsExt::from_mode(0o644)))?;
+            new.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|source| FileError::Write { path: self.path.clone(), source })
+    }
+
+    fn document(&self) -> Result<DocumentMut, FileError> {
+        self.text.parse().map_err(|_| self.no_table(Key::Name))
+    }
+
+    fn no_table(&self, key: Key) -> FileError {
+        let problem = format!("there is no place for {} in it", key.name());
+        FileError::Content { path: self.path.clone(), line: 1, problem }
+    }
+}
+
+/// The table that holds a key, made if need be, and the key's name in it.
+fn place(document: &mut DocumentMut, key: Key) -> (Option<&mut dyn TableLike>, &'static str) {
+    match key.name().split_once('.') {
+        Some((outer, leaf)) => {
+            let item = document.as_table_mut().entry(outer).or_insert_with(toml_edit::table);
+            (item.as_table_like_mut(), leaf)
+        }
+        None => (Some(document.as_table_mut()), key.name()),
+    }
+}
+
+fn to_value(key: Key, values: &[String]) -> Value {
+    let text = values.first().map_or("", String::as_str);
+    match key.shape() {
+        Shape::Text => text.into(),
+        Shape::Boolean => super::value::boolean(text).map_or_else(|_| text.into(), Value::from),
+        Shape::List => values.iter().flat_map(|text| split(text)).collect::<Array>().into(),
+    }
+}
+
+/// Walks a parsed document, and knows the lines.
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    values: BTreeMap<Key, Raw>,
+}
+
+impl Reader<'_> {
+    fn table(&mut self, table: &dyn TableLike, prefix: &str) -> Result<(), FileError> {
+        for (name, item) in table.iter() {
+            let span = table.key(name).and_then(|key| key.span()).or_else(|| item.span());
+            let full = format!("{prefix}{name}");
+            let known = Key::ALL.into_iter().find(|key| key.name() == full);
+            let inside = format!("{full}.");
+            match (known, item.as_table_like()) {
+                (Some(key), _) => {
+                    let values = texts(key, item).ok_or_else(|| self.error(span.clone(), wrong_kind(key)))?;
+                    let source = Source::File { path: self.path.to_owned(), line: self.line(span) };
+                    self.values.insert(key, Raw { values, source });
+                }
+                (None, Some(inner)) if Key::ALL.iter().any(|key| key.name().starts_with(&inside)) => {
+                    self.table(inner, &inside)?;
+                }
+                (None, _) => {
+                    let problem = match Key::nearest(&full) {
+                        Some(near) => format!("there is no key {full:?}; did you mean {:?}?", near.name()),
+                        None => format!("there is no key {full:?}; `ollana config show` lists those there are"),
+                    };
+                    return Err(self.error(span, problem));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, span: Option<std::ops::Range<usize>>, problem: String) -> FileError {
+        FileError::Content { path: self.path.to_owned(), line: self.line(span), problem }
+    }
+
+    fn line(&self, span: Option<std::ops::Range<usize>>) -> usize {
+        let start = span.map_or(0, |span| span.start);
+        1 + self.text.bytes().take(start).filter(|byte| *byte == b'\n').count()
+    }
+}
+
+/// What a value says, as the text that a flag would give.
+fn texts(key: Key, item: &Item) -> Option<Vec<String>> {
+    let one = |value: &Value| match value {
+        Value::String(text) => Some(text.value().clone()),
+        Value::Integer(number) => Some(number.value().to_string()),
+        Value::Boolean(boolean) => Some(boolean.value().to_string()),
+        _ => None,
+    };
+    match item.as_value()? {
+        Value::Array(array) if key.shape() == Shape::List => array.iter().map(one).collect(),
+        value => one(value).map(|text| vec![text]),
+    }
+}
+
+fn wrong_kind(key: Key) -> String {
+    let wanted = match key.shape() {
+        Shape::Text => "a text in quotes",
+        Shape::Boolean => "true or false",
+        Shape::List => "a list of texts",
+    };
+    format!("{} takes {wanted}", key.name())
+}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What is in it is wrong.
+    #[error("{}:{line}: {problem}", path.display())]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
+}

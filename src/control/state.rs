@@ -1,0 +1,175 @@
+//! The state directory: made if absent, held by one process at a time.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// Held for as long as a node lives. A file of its own, since the pid file is removed at the end, and a lock on a file
+/// that somebody else has just removed and made anew protects nothing.
+const LOCK: &str = "ollana.lock";
+
+/// A state directory that this process, and no other, uses. Dropping it gives it free.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    lock: File,
+}
+
+impl StateDir {
+    /// Makes the directory with mode 0700 if it is absent, and its parents.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn make(path: &Path) -> Result<(), StateError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|source| StateError::Make { path: path.to_owned(), source })
+    }
+
+    /// Makes the directory if need be and takes it for this process, whose pid it notes in the pid file.
+    ///
+    /// # Errors
+    /// If it cannot be made or written, or another process holds it.
+    pub fn take(path: &Path) -> Result<Self, StateError> {
+        Self::make(path)?;
+        let mut state = Self::lock(path)?;
+        state.note_pid().map_err(|source| StateError::Write { path: path.to_owned(), source })?;
+        Ok(state)
+    }
+
+    /// Takes a directory that must be there, without noting a pid: for a command that is over in a moment.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or another process holds it.
+    pub fn lock(path: &Path) -> Result<Self, StateError> {
+        let write_error = |source| StateError::Write { path: path.to_owned(), source };
+        let mut lock = open_lock(path).map_err(write_error)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                // Only for the message: a process that takes the lock at this moment has not written yet.
+                let _ = lock.read_to_string(&mut pid);
+                Err(StateError::Held { path: path.to_owned(), pid: pid.trim().parse().ok() })
+            }
+            Err(TryLockError::Error(source)) => Err(write_error(source)),
+        }
+    }
+
+    /// Waits until nobody holds the directory. Blocks the thread.
+    ///
+    /// # Errors
+    /// If the lock file cannot be opened.
+    pub fn wait_until_free(path: &Path) -> io::Result<()> {
+        open_lock(path)?.lock()
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the socket is.
+    pub fn socket(&self) -> PathBuf {
+        self.path.join(super::SOCKET)
+    }
+
+    /// Where the trust book is.
+    pub fn trust(&self) -> PathBuf {
+        self.path.join(crate::trust::TRUST_FILE)
+    }
+
+    /// Where the pid file of a directory is.
+    pub fn pid_file(path: &Path) -> PathBuf {
+        path.join("ollana.pid")
+    }
+
+    /// Where the log file of a directory is, if the node writes one.
+    pub fn log_file(path: &Path) -> PathBuf {
+        path.join("ollana.log")
+    }
+
+    fn note_pid(&mut self) -> io::Result<()> {
+        let pid = format!("{}\n", std::process::id());
+        self.lock.set_len(0)?;
+        self.lock.rewind()?;
+        self.lock.write_all(pid.as_bytes())?;
+        fs::write(Self::pid_file(&self.path), pid)
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // A pid file names a process that lives. That of another one is not ours to remove.
+        let ours = std::process::id().to_string();
+        let pid_file = Self::pid_file(&self.path);
+        if fs::read_to_string(&pid_file).is_ok_and(|pid| pid.trim() == ours) {
+            let _ = fs::remove_file(pid_file);
+        }
+    }
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK))
+}
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be made.
+    #[error("cannot make the state directory {}: {source}; choose another with --state-dir", path.display())]
+    Make {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It cannot be written.
+    #[error("cannot write in the state directory {}: {source}; mend its permissions or choose another with --state-dir", path.display())]
+    Write {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process holds it.
+    #[error("another ollana{} already runs on the state directory {}; end it with `ollana stop`, or choose another with --state-dir", pid_text(*pid), path.display())]
+    Held {
+        /// Which directory.
+        path: PathBuf,
+        /// Which process, where it can be told.
+        pid: Option<u32>,
+    },
+}
+
+fn pid_text(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_directory_is_made_private_and_held_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        let state = StateDir::take(&path).unwrap();
+        for made in [&path, path.parent().unwrap()] {
+            assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        let pid = std::process::id();
+        assert!(matches!(StateDir::take(&path), Err(StateError::Held { pid: Some(holder), .. }) if holder == pid));
+        assert_eq!(fs::read_to_string(StateDir::pid_file(&path)).unwrap().trim(), pid.to_string());
+        drop(state);
+        assert!(!StateDir::pid_file(&path).exists());
+        StateDir::take(&path).unwrap();
+    }
+
+    #[test]
+    fn where_no_directory_can_be_made_the_error_says_what_to_do() {
+        let error = StateDir::take(Path::new("/dev/null/state")).unwrap_err().to_string();
+        assert!(error.contains("/dev/null/state") && error.contains("--state-dir"), "{error}");
+    }
+}

@@ -1,0 +1,256 @@
+//! What a request walks through, and what its answer comes back through.
+
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tower::Service as _;
+
+use super::connection::Signals;
+use super::guard::{Guard, Verdict};
+use crate::balance::Router;
+use crate::catalog::{Catalog, List};
+use crate::exchange::{self, Body, PEER_HEADER, REFUSAL_HEADER, Refusal};
+use crate::id::NodeName;
+use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
+use crate::route::{self, Kind, OwnerRoute, Route};
+
+/// Answers the requests of all connections.
+#[derive(Debug)]
+pub(super) struct Answerer {
+    name: HeaderValue,
+    open: bool,
+    guard: Guard,
+    router: Router,
+    catalog: Catalog,
+}
+
+// === impl Answerer ===
+
+impl Answerer {
+    pub(super) fn new(name: NodeName, open: bool, guard: Guard, router: Router, catalog: Catalog) -> Self {
+        // A node's name holds nothing that a header may not.
+        let name = HeaderValue::from_str(name.as_str()).unwrap_or(HeaderValue::from_static("node"));
+        Self { name, open, guard, router, catalog }
+    }
+
+    /// The answer to one request of an application.
+    pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let body = signals.rests.guard(&parts, body);
+        let (version, head) = (parts.version, parts.method == Method::HEAD);
+        let (mut response, cors) = match self.guard.check(&parts) {
+            // The guard's own CORS headers are in its answer: nothing of it came from a server.
+            Verdict::Answer(response) => return self.sign(response),
+            Verdict::Pass(cors) => (self.pass(parts, body).await, cors),
+        };
+        if head && !response.headers().contains_key(PEER_HEADER) {
+            response = without_body(response);
+        }
+        let headers = response.headers_mut();
+        drop_hop_by_hop(headers);
+        drop_cors(headers);
+        headers.remove(REFUSAL_HEADER);
+        for (name, value) in cors.iter() {
+            headers.append(name, value.clone());
+        }
+        if version < Version::HTTP_11 && !headers.contains_key(CONTENT_LENGTH) {
+            // Here the close is what ends the body, so a break has to look different from it.
+            let broke = signals.broke.clone();
+            response = response.map(|body| {
+                body.map_err(move |error| {
+                    broke.store(true, Ordering::Relaxed);
+                    error
+                })
+                .boxed_unsync()
+            });
+        }
+        self.sign(response)
+    }
+
+    async fn pass(&self, mut parts: Parts, body: Body) -> Response<Body> {
+        let looped = parts.headers.contains_key(HOP_HEADER);
+        take_prefix(&mut parts);
+        let Route { kind, api } = route::classify(&parts.method, parts.uri.path());
+        if looped {
+            return route::render(api, &loops());
+        }
+        if parts.method == Method::CONNECT {
+            // A node is no proxy to elsewhere; and the target is no path.
+            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "405 method not allowed");
+        }
+        end_here(&mut parts.headers);
+        let request = Request::from_parts(parts, body);
+        let list = match kind {
+            Kind::Tags => List::Tags,
+            Kind::Ps => List::Ps,
+            Kind::V1Models => List::V1Models,
+            Kind::Root => {
+                return text(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running");
+            }
+            Kind::Owner(OwnerRoute::Me) => return route::unauthorized(),
+            Kind::Owner(OwnerRoute::Status) => return route::cloud_off(),
+            Kind::Owner(OwnerRoute::Forbidden) => return route::render(api, &owner_only()),
+            Kind::Manage if self.open => return route::render(api, &open_listener()),
+            Kind::Manage | Kind::BodyModel | Kind::PathModel(_) | Kind::Any => {
+                let Ok::<_, Infallible>(response) = self.router.clone().call(request).await;
+                return response;
+            }
+        };
+        self.catalog.answer(list, request).await
+    }
+
+    /// Says who answered, if it was nobody else.
+    fn sign(&self, mut response: Response<Body>) -> Response<Body> {
+        response.headers_mut().entry(PEER_HEADER).or_insert_with(|| self.name.clone());
+        response
+    }
+}
+
+/// Takes `/@name` off the path, and the scheme and authority off the target: what is left is what Ollama would see. The
+/// name becomes the choice, unless a header chooses already: that is the more particular of the two.
+fn take_prefix(parts: &mut Parts) {
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let named = target.strip_prefix("/@").or_else(|| target.strip_prefix("/%40"));
+    let (choice, rest) = match named {
+        Some(named) => {
+            let end = named.find(['/', '?']).unwrap_or(named.len());
+            let (name, rest) = named.split_at(end);
+            (Some(name), rest)
+        }
+        None => (None, target),
+    };
+    let rest = if rest.starts_with('/') || rest == "*" { rest.to_owned() } else { format!("/{rest}") };
+    let choice =
+        choice.filter(|_| !parts.headers.contains_key(PEER_HEADER)).and_then(|c| HeaderValue::from_str(c).ok());
+    if let Some(choice) = choice {
+        parts.headers.insert(PEER_HEADER, choice);
+    }
+    // It was a part of a valid target.
+    parts.uri = rest.parse::<PathAndQuery>().map_or_else(|_| Uri::from_static("/"), Uri::from);
+}
+
+/// Takes off what concerns this connection, or the browser on it.
+fn end_here(headers: &mut HeaderMap) {
+    // gRPC insists on being told that trailers are welcome, as they are here (RFC 9110 §10.1.4).
+    let wants_trailers = headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|te| te.to_str().ok())
+        .flat_map(|te| te.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+    drop_hop_by_hop(headers);
+    drop_browser(headers);
+    // hyper has said "continue", or will when the body is read.
+    headers.remove(EXPECT);
+    headers.remove(REFUSAL_HEADER);
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn text(status: StatusCode, content_type: &'static str, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(exchange::full(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+    response
+}
+
+/// What the mesh itself says to `HEAD`: the length of the body and not the body, which HTTP/2 would send.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let length = http_body::Body::size_hint(response.body()).exact().filter(|length| *length > 0);
+    if let Some(length) = length {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    response.map(|_| exchange::empty())
+}
+
+fn loops() -> Refusal {
+    Refusal {
+        status: StatusCode::LOOP_DETECTED,
+        code: "loop",
+        message: "this is an Ollana listener and no Ollama: `--ollama` or OLLAMA_HOST of the node that asks must point at an \
+                  Ollama server"
+            .to_owned(),
+        retry_after: None,
+    }
+}
+
+fn owner_only() -> Refusal {
+    Refusal {
+        status: StatusCode::FORBIDDEN,
+        code: "owner-only",
+        message: "this acts on the account of an Ollama's owner and never crosses the mesh: ask the Ollama on its own \
+                  machine directly"
+            .to_owned(),
+        retry_after: None,
+    }
+}
+
+fn open_listener() -> Refusal {
+    Refusal {
+        status: StatusCode::FORBIDDEN,
+        code: "scope",
+        message:
+            "this listener is open to other machines (--listen-open) and so does not change models: ask a node that \
+                  listens on its own machine only"
+                .to_owned(),
+        retry_after: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(target: &str) -> (String, Option<String>) {
+        let (mut parts, ()) = Request::builder().uri(target).body(()).unwrap().into_parts();
+        take_prefix(&mut parts);
+        let choice = parts.headers.get(PEER_HEADER).map(|choice| choice.to_str().unwrap().to_owned());
+        (parts.uri.to_string(), choice)
+    }
+
+    #[test]
+    fn the_prefix_chooses_and_disappears() {
+        let gpu1 = Some("gpu1".to_owned());
+        assert_eq!(taken("/@gpu1/api/pull?x=1"), ("/api/pull?x=1".to_owned(), gpu1.clone()));
+        assert_eq!(taken("/%40gpu1/api/tags"), ("/api/tags".to_owned(), gpu1.clone()));
+        assert_eq!(taken("http://h:1/@gpu1"), ("/".to_owned(), gpu1.clone()));
+        assert_eq!(taken("/@gpu1/"), ("/".to_owned(), gpu1.clone()));
+        assert_eq!(taken("/@gpu1?q"), ("/?q".to_owned(), gpu1));
+        assert_eq!(taken("/api/@gpu1/x"), ("/api/@gpu1/x".to_owned(), None));
+        assert_eq!(taken("http://h:1//api/tags"), ("//api/tags".to_owned(), None));
+        assert_eq!(taken("*"), ("*".to_owned(), None));
+    }
+
+    #[test]
+    fn a_header_chooses_before_the_prefix() {
+        let request = Request::builder().uri("/@gpu1/api/tags").header(PEER_HEADER, "gpu2").body(()).unwrap();
+        let (mut parts, ()) = request.into_parts();
+        take_prefix(&mut parts);
+        assert_eq!(parts.headers[PEER_HEADER], "gpu2");
+        assert_eq!(parts.uri, "/api/tags");
+    }
+
+    #[test]
+    fn of_the_hop_only_the_wish_for_trailers_goes_on() {
+        let mut headers = HeaderMap::new();
+        headers.insert(TE, HeaderValue::from_static("deflate, Trailers"));
+        headers.insert("connection", HeaderValue::from_static("te, upgrade"));
+        headers.insert("upgrade", HeaderValue::from_static("h2c"));
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+        headers.insert("cookie", HeaderValue::from_static("a=b"));
+        headers.insert("x-mine", HeaderValue::from_static("1"));
+        end_here(&mut headers);
+        let mut expected = HeaderMap::new();
+        expected.insert("x-mine", HeaderValue::from_static("1"));
+        expected.insert(TE, HeaderValue::from_static("trailers"));
+        assert_eq!(headers, expected);
+    }
+}

@@ -1,0 +1,245 @@
+//! What others read: the peers as people see them, and the endpoints as the balancer does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_core::Stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tower::discover::Change;
+
+use crate::exchange::{Endpoint, Health, Report};
+use crate::id::{Id, NodeName, Scope, Use};
+use crate::transport::{Connection, Remote};
+use crate::trust::{Snapshot, Trust};
+
+use super::machine::Peer;
+
+/// One peer as `ollana peers --json` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerView {
+    /// The name it gives itself, with a piece of its ID where another node bears the same.
+    pub name: NodeName,
+    /// Its key's ID.
+    pub id: Id,
+    /// Where it was last reached or seen.
+    pub address: Option<SocketAddr>,
+    /// Whether it can be reached.
+    pub state: PeerState,
+    /// How its key came to be known.
+    pub trust: Trust,
+    /// Whether we send it prompts.
+    #[serde(rename = "use")]
+    pub use_: Use,
+    /// What it may do at our gate.
+    pub scope: Scope,
+    /// Whether it lends an Ollama.
+    pub provider: bool,
+    /// The models on its disk.
+    pub models: Vec<String>,
+    /// Those of them in memory.
+    pub loaded: Vec<String>,
+    /// Requests at its gate, everyone's.
+    pub inflight: u32,
+    /// Round-trip time in microseconds, 0 while not connected.
+    pub rtt_us: u64,
+    /// What is wrong, if something is: a refusal's reason, a conflict of names or keys, the last error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Its program's version, if it said one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub version: String,
+    /// The digest of each model on its disk, which tells two models of one name apart.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
+}
+
+/// Whether a peer can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// Its hello came back.
+    Connected,
+    /// It is being dialled.
+    Connecting,
+    /// It does not answer.
+    Unreachable,
+    /// It refuses us, or we refuse it.
+    Refused,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connected => "connected",
+            Self::Connecting => "connecting",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// A proved peer and, if there is one, the connection that stands for it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) peer: Peer,
+    pub(super) label: NodeName,
+    pub(super) live: Option<Live>,
+}
+
+/// The live half of an entry.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) connection: Connection,
+    pub(super) remote: Arc<Remote>,
+    pub(super) report: watch::Receiver<Arc<Report>>,
+    pub(super) health: watch::Receiver<Health>,
+}
+
+pub(super) type Entries = Arc<BTreeMap<Id, Entry>>;
+
+/// Who there is. Clones see the same.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    pub(super) entries: watch::Receiver<Entries>,
+    pub(super) trust: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Directory {
+    /// All peers that are pinned or have proved a key since the start, by name.
+    pub fn views(&self) -> Vec<PeerView> {
+        let trust = self.trust.borrow().clone();
+        let entries = self.entries.borrow().clone();
+        let mut views: Vec<PeerView> = entries.iter().map(|(id, entry)| entry.view(*id, &trust)).collect();
+        views.extend(trust.pins().filter(|pin| !entries.contains_key(&pin.id)).map(|pin| PeerView {
+            name: pin.name.clone(),
+            id: pin.id,
+            address: pin.address.as_deref().and_then(|address| address.parse().ok()),
+            state: if pin.trust == Trust::Revoked { PeerState::Refused } else { PeerState::Unreachable },
+            trust: pin.trust,
+            use_: pin.use_,
+            scope: pin.scope,
+            provider: false,
+            models: Vec::new(),
+            loaded: Vec::new(),
+            inflight: 0,
+            rtt_us: 0,
+            problem: None,
+            version: String::new(),
+            digests: BTreeMap::new(),
+        }));
+        views.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+        views
+    }
+
+    /// What each connected peer that lends has: its label, its ID and its report.
+    pub fn reports(&self) -> Vec<(NodeName, Id, Arc<Report>)> {
+        let entries = self.entries.borrow().clone();
+        let report = |entry: &Entry| entry.live.as_ref().map(|live| live.report.borrow().clone());
+        entries
+            .iter()
+            .filter(|(_, entry)| entry.is_connected())
+            .filter_map(|(id, entry)| Some((entry.label.clone(), *id, report(entry)?)))
+            .filter(|(_, _, report)| report.provider)
+            .collect()
+    }
+
+    /// How many peers are connected.
+    pub fn connected(&self) -> usize {
+        self.entries.borrow().values().filter(|entry| entry.is_connected()).count()
+    }
+
+    /// The connected peers as endpoints, as they come and go.
+    pub fn endpoints(&self) -> impl Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + use<> {
+        let state = (self.entries.clone(), BTreeMap::<Id, Arc<Remote>>::new(), VecDeque::new(), true);
+        futures_util::stream::unfold(state, |(mut entries, mut known, mut changes, mut fresh)| async move {
+            loop {
+                if let Some(change) = changes.pop_front() {
+                    return Some((Ok(change), (entries, known, changes, fresh)));
+                }
+                if !fresh && entries.changed().await.is_err() {
+                    return None;
+                }
+                fresh = false;
+                let now = live(&entries.borrow_and_update());
+                changes.extend(known.keys().filter(|id| !now.contains_key(id)).map(|id| Change::Remove(*id)));
+                for (id, remote) in &now {
+                    if known.get(id).is_none_or(|before| !Arc::ptr_eq(before, remote)) {
+                        changes.push_back(Change::Insert(*id, Arc::clone(remote) as Arc<dyn Endpoint>));
+                    }
+                }
+                known = now;
+            }
+        })
+    }
+}
+
+fn live(entries: &Entries) -> BTreeMap<Id, Arc<Remote>> {
+    entries.iter().filter_map(|(id, entry)| Some((*id, Arc::clone(&entry.live.as_ref()?.remote)))).collect()
+}
+
+impl Entry {
+    fn is_connected(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| *live.health.borrow() != Health::Gone)
+    }
+
+    fn view(&self, id: Id, trust: &Snapshot) -> PeerView {
+        let standing = trust.standing(&id);
+        let report = self.live.as_ref().map(|live| live.report.borrow().clone()).unwrap_or_default();
+        let connected = self.is_connected();
+        PeerView {
+            name: self.label.clone(),
+            id,
+            address: Some(self.live.as_ref().map_or(self.peer.address, |live| live.connection.address())),
+            state: match connected {
+                true => PeerState::Connected,
+                false if self.peer.refused || standing.trust == Trust::Revoked => PeerState::Refused,
+                false => PeerState::Unreachable,
+            },
+            trust: standing.trust,
+            use_: standing.use_,
+            scope: standing.scope,
+            provider: report.provider,
+            models: report.models.keys().cloned().collect(),
+            loaded: report.models.iter().filter(|(_, model)| model.loaded).map(|(name, _)| name.clone()).collect(),
+            inflight: report.inflight,
+            rtt_us: match (&self.live, connected) {
+                (Some(live), true) => u64::try_from(live.connection.rtt().as_micros()).unwrap_or(u64::MAX),
+                _ => 0,
+            },
+            problem: self.problem(id, trust),
+            version: self.peer.version.clone(),
+            digests: report.models.iter().map(|(name, model)| (name.clone(), model.digest.clone())).collect(),
+        }
+    }
+
+    fn problem(&self, id: Id, trust: &Snapshot) -> Option<String> {
+        if self.peer.cloned {
+            return Some(
+                "two live nodes use this key (a copied disk?): on one of them stop ollana, delete identity.key from its \
+                 state directory and start it again"
+                    .to_owned(),
+            );
+        }
+        if trust.standing(&id).trust == Trust::None
+            && let Some(pin) =
+                trust.pins().find(|pin| pin.id != id && pin.trust != Trust::Revoked && pin.name == self.peer.name)
+        {
+            return Some(format!(
+                "it bears the name of a known node, {}, but has another key: it is not used and may do nothing here. If it is \
+                 the same machine with a new key: ollana trust {id}, and ollana revoke {} for the old one",
+                pin.name, pin.id
+            ));
+        }
+        if self.label != self.peer.name {
+            return Some(format!(
+                "another live node is called {} too: give one of them another --name",
+                self.peer.name
+            ));
+        }
+        self.peer.problem.clone()
+    }
+}

@@ -1,0 +1,217 @@
+//! One connection between two nodes that have proved their keys.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quinn::{ConnectionError, VarInt};
+
+use super::canonical;
+use super::incoming::Incoming;
+use super::stream::{Reader, StreamError, Writer};
+use crate::id::Id;
+use crate::tls::AuthenticatedPeer;
+use crate::wire::control::{Message, MessageError, printable};
+use crate::wire::frame::Event;
+
+/// A connection. Clones are handles to the same one; it ends when it is closed or when the last handle is gone.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    pub(super) quic: quinn::Connection,
+    peer: AuthenticatedPeer,
+}
+
+impl Connection {
+    pub(super) fn new(quic: quinn::Connection, peer: AuthenticatedPeer) -> Self {
+        Self { quic, peer }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &AuthenticatedPeer {
+        &self.peer
+    }
+
+    /// The ID of who is at the other end.
+    pub fn id(&self) -> Id {
+        self.peer.id()
+    }
+
+    /// Where it is now; a peer may change its address.
+    pub fn address(&self) -> SocketAddr {
+        canonical(self.quic.remote_address())
+    }
+
+    /// The smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.quic.rtt()
+    }
+
+    /// Ends the connection and all that runs over it, at once.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.quic.close(code.into(), reason.as_bytes());
+    }
+
+    /// Resolves when the connection is over, and why.
+    pub async fn closed(&self) -> Closed {
+        self.quic.closed().await.into()
+    }
+
+    /// Opens the control stream: the dialler's first stream.
+    ///
+    /// # Errors
+    /// [`StreamError::Lost`].
+    pub async fn open_control(&self) -> Result<Control, StreamError> {
+        let (send, recv) = self.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into()))?;
+        Ok(Control { writer: Writer::new(send), reader: Reader::new(recv) })
+    }
+
+    /// Waits for the control stream that the dialler opens.
+    ///
+    /// # Errors
+    /// [`StreamError::Lost`].
+    pub async fn accept_control(&self) -> Result<Control, StreamError> {
+        let (send, recv) = self.quic.accept_bi().await.map_err(|error| StreamError::Lost(error.into()))?;
+        Ok(Control { writer: Writer::new(send), reader: Reader::new(recv) })
+    }
+
+    /// Waits for the next exchange that the dialler opens.
+    ///
+    /// # Errors
+    /// Why the connection is over.
+    pub async fn accept_exchange(&self) -> Result<Incoming, Closed> {
+        let (send, recv) = self.quic.accept_bi().await?;
+        Ok(Incoming::new(Writer::new(send), Reader::new(recv)))
+    }
+}
+
+/// The control stream.
+#[derive(Debug)]
+pub struct Control {
+    writer: Writer,
+    reader: Reader,
+}
+
+/// Why the control stream came to no good end.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The stream.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// What came over it.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// It ended, which a living peer never does.
+    #[error("it ended the control stream")]
+    Ended,
+}
+
+impl Control {
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn send(&mut self, message: &Message) -> Result<(), ControlError> {
+        Ok(self.writer.frame(message.encode()?).await?)
+    }
+
+    /// The next message. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn receive(&mut self) -> Result<Message, ControlError> {
+        match self.reader.next().await? {
+            Some(Event::Frame(kind, payload)) => Ok(Message::decode(kind, &payload)?),
+            Some(Event::Data(_)) => Err(StreamError::Unexpected(crate::wire::frame::Kind::Data).into()),
+            None => Err(ControlError::Ended),
+        }
+    }
+
+    /// Ends our side and waits, bounded, until the peer has all that was sent.
+    pub async fn finish(mut self) {
+        let heard = self.writer.stopped();
+        self.writer.finish();
+        let _ = tokio::time::timeout(Duration::from_secs(1), heard).await;
+    }
+}
+
+/// Why a node ends a connection, as it stands on the wire (QUIC application error codes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseCode {
+    /// The node stops.
+    Goodbye,
+    /// The key is revoked there.
+    Revoked,
+    /// No common version of the protocol.
+    Version,
+    /// What came was not the protocol.
+    Protocol,
+    /// A node dialled itself, or a copy of itself.
+    SameKey,
+    /// A newer connection took this one's place.
+    Replaced,
+    /// Too many connections.
+    Busy,
+}
+
+impl From<CloseCode> for VarInt {
+    fn from(code: CloseCode) -> Self {
+        Self::from_u32(match code {
+            CloseCode::Goodbye => 0,
+            CloseCode::Revoked => 1,
+            CloseCode::Version => 2,
+            CloseCode::Protocol => 3,
+            CloseCode::SameKey => 4,
+            CloseCode::Replaced => 5,
+            CloseCode::Busy => 6,
+        })
+    }
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closed {
+    /// The peer closed it: its code and its words, made harmless.
+    ByPeer(u64, String),
+    /// We closed it.
+    ByUs,
+    /// Nothing was heard for so long that it counts as dead.
+    Silent,
+    /// The peer does not know of it: it was started anew.
+    Restarted,
+    /// TLS or QUIC failed.
+    Failed(String),
+}
+
+impl Closed {
+    /// Whether the peer closed it with this code.
+    pub fn is(&self, code: CloseCode) -> bool {
+        matches!(self, Self::ByPeer(theirs, _) if *theirs == VarInt::from(code).into_inner())
+    }
+}
+
+impl From<ConnectionError> for Closed {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::ApplicationClosed(close) => {
+                Self::ByPeer(close.error_code.into_inner(), printable(&String::from_utf8_lossy(&close.reason)))
+            }
+            ConnectionError::LocallyClosed => Self::ByUs,
+            ConnectionError::TimedOut => Self::Silent,
+            ConnectionError::Reset => Self::Restarted,
+            other => Self::Failed(printable(&other.to_string())),
+        }
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByPeer(_, reason) if reason.is_empty() => f.write_str("it closed the connection"),
+            Self::ByPeer(_, reason) => write!(f, "it closed the connection: {reason}"),
+            Self::ByUs => f.write_str("this node closed the connection"),
+            Self::Silent => f.write_str("it fell silent"),
+            Self::Restarted => f.write_str("it was restarted"),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}

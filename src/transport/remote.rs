@@ -1,0 +1,184 @@
+//! The user's side of exchanges: a connected peer as an [`Endpoint`].
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Connection;
+use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
+use crate::exchange::{Answer, Body, Endpoint, ExchangeError, Health, Report};
+use crate::id::{Id, NodeName, Use};
+use crate::wire::frame::{Event, FrameError, Kind};
+use crate::wire::head;
+
+/// A gate acknowledges a head within a round trip. After this long without, the peer is suspect (DESIGN.md §4).
+const ACK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What others decided about a peer: the name to show for it, and whether it gets prompts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Face {
+    /// The name to show, made unique.
+    pub label: NodeName,
+    /// Whether it gets prompts.
+    pub use_: Use,
+}
+
+/// A connected peer.
+pub struct Remote {
+    connection: Connection,
+    face: watch::Receiver<Face>,
+    report: watch::Receiver<Arc<Report>>,
+    health: Arc<watch::Sender<Health>>,
+}
+
+impl Remote {
+    /// The peer at the other end of `connection`. Whoever reads the control stream feeds the channels; exchanges only
+    /// ever turn `health` from healthy to suspect and back.
+    pub fn new(
+        connection: Connection,
+        face: watch::Receiver<Face>,
+        report: watch::Receiver<Arc<Report>>,
+        health: Arc<watch::Sender<Health>>,
+    ) -> Self {
+        Self { connection, face, report, health }
+    }
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.label(), self.id())
+    }
+}
+
+impl Endpoint for Remote {
+    fn id(&self) -> Id {
+        self.connection.id()
+    }
+
+    fn label(&self) -> NodeName {
+        self.face.borrow().label.clone()
+    }
+
+    fn use_(&self) -> Use {
+        self.face.borrow().use_
+    }
+
+    fn report(&self) -> watch::Receiver<Arc<Report>> {
+        self.report.clone()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
+    fn exchange(&self, request: Request<Body>) -> Answer {
+        Box::pin(exchange(self.connection.clone(), self.label(), Arc::clone(&self.health), request))
+    }
+}
+
+async fn exchange(
+    connection: Connection,
+    peer: NodeName,
+    health: Arc<watch::Sender<Health>>,
+    request: Request<Body>,
+) -> Result<Response<Body>, ExchangeError> {
+    let opened = until_gone(&health, &peer, connection.quic.open_bi()).await?;
+    let (send, recv) = opened.map_err(|error| StreamError::Lost(error.into()).into_exchange(&peer))?;
+    let mut reader = Reader::new(recv);
+    let upload = send_request(Writer::new(send), request).await.map_err(|error| error.into_exchange(&peer))?;
+    let head = until_gone(&health, &peer, read_head(&mut reader, &health)).await?;
+    let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
+    let body = if has_body {
+        RecvBody::new(reader, peer, head.headers()).with_other_half(upload).boxed_unsync()
+    } else {
+        // Nothing more comes. What is still being sent, nobody waits for.
+        crate::exchange::empty()
+    };
+    Ok(head.map(|()| body))
+}
+
+/// Runs `future` unless the peer counts as gone first: the QUIC connection itself is given up much later, for the sake
+/// of answers that run, but what has no byte yet can go elsewhere.
+async fn until_gone<T>(
+    health: &watch::Sender<Health>,
+    peer: &NodeName,
+    future: impl Future<Output = T>,
+) -> Result<T, ExchangeError> {
+    let mut watch = health.subscribe();
+    tokio::select! {
+        biased;
+        done = future => Ok(done),
+        _ = watch.wait_for(|health| *health == Health::Gone) => Err(ExchangeError::Unreachable(peer.clone())),
+    }
+}
+
+/// Sends the head, and as much of the body as is there already. What is not goes on in a task, since the answer may come
+/// first: from an Ollama that has read enough, or from a service that speaks in both directions at once.
+async fn send_request(
+    mut writer: Writer,
+    request: Request<Body>,
+) -> Result<Option<AbortOnDropHandle<()>>, StreamError> {
+    let (head, body) = request.into_parts();
+    if !has_body(&body) {
+        writer.frame(head::encode_request(&head, false)?).await?;
+        writer.finish();
+        return Ok(None);
+    }
+    writer.frame(head::encode_request(&head, true)?).await?;
+    let mut upload: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+        match writer.pump(body).await {
+            // Stopped: the answer came without the rest.
+            Ok(()) | Err(PumpError::Stream(StreamError::Stopped(_))) => {}
+            // The writer is dropped with this task, which resets the stream.
+            Err(error) => tracing::debug!(%error, "a request's body did not get across"),
+        }
+    });
+    match poll_fn(|cx| Poll::Ready(upload.as_mut().poll(cx))).await {
+        Poll::Ready(()) => Ok(None),
+        Poll::Pending => Ok(Some(AbortOnDropHandle::new(tokio::spawn(upload)))),
+    }
+}
+
+/// Waits for the acknowledgement, then, as long as it takes, for the response's head.
+async fn read_head(reader: &mut Reader, health: &watch::Sender<Health>) -> Result<(Response<()>, bool), StreamError> {
+    let first = match tokio::time::timeout(ACK_TIMEOUT, reader.next()).await {
+        Ok(event) => event?,
+        Err(_) => {
+            health.send_if_modified(|health| turn(health, Health::Healthy, Health::Suspect));
+            reader.next().await?
+        }
+    };
+    match first {
+        Some(Event::Frame(Kind::Ack, _)) => {}
+        other => return Err(unexpected(other)),
+    }
+    health.send_if_modified(|health| turn(health, Health::Suspect, Health::Healthy));
+    match reader.next().await? {
+        Some(Event::Frame(Kind::Response, payload)) => Ok(head::decode_response(payload)?),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn unexpected(event: Option<Event>) -> StreamError {
+    match event {
+        Some(Event::Frame(kind, _)) => StreamError::Unexpected(kind),
+        Some(Event::Data(_)) => StreamError::Unexpected(Kind::Data),
+        None => FrameError::Truncated.into(),
+    }
+}
+
+fn turn(health: &mut Health, from: Health, to: Health) -> bool {
+    let turns = *health == from;
+    if turns {
+        *health = to;
+    }
+    turns
+}

@@ -1,0 +1,352 @@
+//! Frames over a QUIC stream, and bodies over frames.
+//!
+//! Dropping a quinn stream ends it as if all had been said. A [`Writer`] that is dropped before its end resets the stream
+//! instead, and a [`Reader`] that is dropped before its end asks the other side to stop.
+
+use std::fmt;
+use std::future::Future as _;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::connection::Closed;
+use crate::exchange::{Body, ExchangeError, ResetCode};
+use crate::id::NodeName;
+use crate::wire::frame::{self, Decoder, Event, FrameError, Kind};
+use crate::wire::head::{self, HeadError};
+
+/// Asked of quinn at once: more than any packet, so that whatever lies there comes in one piece.
+const MAX_CHUNK: usize = 64 * 1024;
+/// Up to this size a piece of a body is copied behind its frame's header (one write, one allocation); above it both are
+/// handed over as they are. A token is some 150 bytes.
+const COPY_BELOW: usize = 1024;
+/// Scratch space is taken from the allocator in pieces of this size.
+const SCRATCH: usize = 8 * 1024;
+
+/// Why a stream came to no good end.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The connection is over.
+    #[error("{0}")]
+    Lost(Closed),
+    /// The other side will say no more.
+    #[error("{0}")]
+    Reset(ResetCode),
+    /// The other side will hear no more.
+    #[error("{0}")]
+    Stopped(ResetCode),
+    /// The bytes are not frames.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame that does not belong here.
+    #[error("a {0:?} frame where none belongs")]
+    Unexpected(Kind),
+    /// The bytes of a head are not one.
+    #[error("a head that cannot be read: {0}")]
+    Head(#[from] HeadError),
+    /// Nothing came for too long.
+    #[error("nothing came within {0} s")]
+    Slow(u64),
+}
+
+impl StreamError {
+    /// What an exchange with the peer of this name makes of it.
+    pub fn into_exchange(self, peer: &NodeName) -> ExchangeError {
+        match self {
+            Self::Lost(_) => ExchangeError::Unreachable(peer.clone()),
+            Self::Reset(code) | Self::Stopped(code) => ExchangeError::Reset(peer.clone(), code),
+            other => ExchangeError::Protocol(peer.clone(), other.to_string()),
+        }
+    }
+}
+
+impl From<ReadError> for StreamError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Reset(code) => Self::Reset(ResetCode::from_wire(code.into_inner())),
+            ReadError::ConnectionLost(error) => Self::Lost(error.into()),
+            // The other kinds are misuse of quinn's interface or of 0-RTT, which is not there.
+            _ => Self::Reset(ResetCode::Cancelled),
+        }
+    }
+}
+
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stopped(code) => Self::Stopped(ResetCode::from_wire(code.into_inner())),
+            WriteError::ConnectionLost(error) => Self::Lost(error.into()),
+            _ => Self::Stopped(ResetCode::Cancelled),
+        }
+    }
+}
+
+fn wire_code(code: ResetCode) -> VarInt {
+    VarInt::from_u64(code.to_wire()).unwrap_or(VarInt::MAX)
+}
+
+/// The half of a stream that we read.
+pub struct Reader {
+    stream: RecvStream,
+    decoder: Decoder,
+    ended: bool,
+}
+
+impl Reader {
+    /// Reads frames from `stream`.
+    pub fn new(stream: RecvStream) -> Self {
+        Self { stream, decoder: Decoder::default(), ended: false }
+    }
+
+    /// The next event, or `None` where the stream ended between two frames.
+    ///
+    /// # Errors
+    /// [`StreamError`]; nothing more can be read after one.
+    pub async fn next(&mut self) -> Result<Option<Event>, StreamError> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The next event, polled.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, StreamError>> {
+        loop {
+            if let Some(event) = self.decoder.next()? {
+                return Poll::Ready(Ok(Some(event)));
+            }
+            // `read_chunk` keeps nothing in its future: quinn holds the waker, so a new future at each poll is sound.
+            match ready!(pin!(self.stream.read_chunk(MAX_CHUNK, true)).poll(cx)) {
+                Ok(Some(chunk)) => self.decoder.push(chunk.bytes),
+                Ok(None) => {
+                    self.ended = true;
+                    self.decoder.finish()?;
+                    return Poll::Ready(Ok(None));
+                }
+                Err(error) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(error.into()));
+                }
+            }
+        }
+    }
+
+    /// Asks the other side to say no more, and why.
+    pub fn stop(&mut self, code: ResetCode) {
+        if !self.ended {
+            self.ended = true;
+            let _ = self.stream.stop(wire_code(code));
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.stop(ResetCode::Cancelled);
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reader({})", self.stream.id())
+    }
+}
+
+/// The half of a stream that we write.
+pub struct Writer {
+    stream: SendStream,
+    scratch: BytesMut,
+    ended: bool,
+}
+
+impl Writer {
+    /// Writes frames to `stream`.
+    pub fn new(stream: SendStream) -> Self {
+        Self { stream, scratch: BytesMut::new(), ended: false }
+    }
+
+    /// Writes a whole frame.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn frame(&mut self, frame: Bytes) -> Result<(), StreamError> {
+        Ok(self.stream.write_chunk(frame).await?)
+    }
+
+    /// Writes a piece of a body, in as many data frames as it needs.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn data(&mut self, mut data: Bytes) -> Result<(), StreamError> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(frame::MAX_DATA));
+            self.scratch.reserve(if self.scratch.capacity() < frame::HEADER + COPY_BELOW { SCRATCH } else { 0 });
+            frame::put_header(&mut self.scratch, Kind::Data, piece.len())?;
+            if piece.len() <= COPY_BELOW {
+                self.scratch.put_slice(&piece);
+                self.stream.write_chunk(self.scratch.split().freeze()).await?;
+            } else {
+                self.stream.write_all_chunks(&mut [self.scratch.split().freeze(), piece]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the body's end and its trailers, and ends the stream.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn end(&mut self, trailers: &HeaderMap) -> Result<(), StreamError> {
+        self.frame(head::encode_end(trailers)?).await?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Ends the stream: all was said.
+    pub fn finish(&mut self) {
+        self.ended = true;
+        let _ = self.stream.finish();
+    }
+
+    /// Ends the stream as broken.
+    pub fn reset(&mut self, code: ResetCode) {
+        if !self.ended {
+            self.ended = true;
+            let _ = self.stream.reset(wire_code(code));
+        }
+    }
+
+    /// Resolves when the other side will hear no more, or has heard all.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.stream.stopped();
+        async move {
+            let _ = stopped.await;
+        }
+    }
+
+    /// Says, behind all that was written, that the body broke off here, and ends the stream.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn broken(&mut self) -> Result<(), StreamError> {
+        self.frame(frame::encode(Kind::Broken, &[])?).await?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Writes a whole body, its trailers and the end.
+    ///
+    /// # Errors
+    /// [`PumpError::Body`] if the body broke: the caller decides how to tell.
+    pub async fn pump(&mut self, mut body: Body) -> Result<(), PumpError> {
+        while let Some(frame) = body.frame().await {
+            match frame.map_err(PumpError::Body)?.into_data() {
+                Ok(data) => self.data(data).await?,
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return Ok(self.end(&trailers).await?);
+                }
+            }
+        }
+        Ok(self.end(&HeaderMap::new()).await?)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.reset(ResetCode::Cancelled);
+    }
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Writer({})", self.stream.id())
+    }
+}
+
+/// Why a body did not get across.
+#[derive(Debug, thiserror::Error)]
+pub enum PumpError {
+    /// The body itself broke.
+    #[error(transparent)]
+    Body(ExchangeError),
+    /// The stream did.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+/// A body that comes over a stream.
+#[derive(Debug)]
+pub struct RecvBody {
+    reader: Reader,
+    peer: NodeName,
+    /// What the head's `content-length` promised, so that hyper need not chunk.
+    length: Option<u64>,
+    done: bool,
+    /// The other direction, as long as anyone wants this one.
+    _other_half: Option<AbortOnDropHandle<()>>,
+}
+
+impl RecvBody {
+    /// The body behind a head that was just read from `reader`; `peer` for its errors.
+    pub fn new(reader: Reader, peer: NodeName, headers: &HeaderMap) -> Self {
+        let length = headers.get(http::header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        Self { reader, peer, length, done: false, _other_half: None }
+    }
+
+    /// Ties the task that sends the other direction to this body's life.
+    pub fn with_other_half(mut self, task: Option<AbortOnDropHandle<()>>) -> Self {
+        self._other_half = task;
+        self
+    }
+}
+
+impl http_body::Body for RecvBody {
+    type Data = Bytes;
+    type Error = ExchangeError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let event = ready!(self.reader.poll_next(cx));
+        let broken = match event {
+            Ok(Some(Event::Data(data))) => {
+                self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Ok(Some(Event::Frame(Kind::End, payload))) => {
+                self.done = true;
+                self.reader.ended = true;
+                match head::decode_fields(payload) {
+                    Ok(trailers) if trailers.is_empty() => return Poll::Ready(None),
+                    Ok(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+                    Err(error) => error.into(),
+                }
+            }
+            Ok(Some(Event::Frame(Kind::Broken, _))) => StreamError::Reset(ResetCode::Upstream),
+            Ok(Some(Event::Frame(kind, _))) => StreamError::Unexpected(kind),
+            Ok(None) => FrameError::Truncated.into(),
+            Err(error) => error,
+        };
+        self.done = true;
+        Poll::Ready(Some(Err(broken.into_exchange(&self.peer))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.done
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Whether there is a body to send at all.
+pub fn has_body(body: &Body) -> bool {
+    !body.is_end_stream()
+}

@@ -1,0 +1,239 @@
+//! The one writer: ledger, file and watch, kept in step.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use super::ledger::{Change, Ledger, Rules};
+use super::{Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, TrustError, TrustPolicy, file};
+use crate::id::{Id, NodeName, Scope};
+use crate::private_file::{self, FileError};
+
+/// New keys cost their maker nothing, and us a write and a place in the book. So this many may come at once, a /24
+/// network that is switched on together, and then one every `PIN_EVERY`: under attack 2 GB of writes a day, not
+/// as many as the disk can take, and nobody's pin is pushed out within the hour.
+pub(super) const PIN_BURST: u32 = 256;
+/// See `PIN_BURST`.
+const PIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Names, addresses and the time of the last meeting grant nothing. They are written with the next change that does, or
+/// this long after they were last written: a laptop's disk may sleep.
+const COSMETIC_EVERY: Duration = Duration::from_secs(60);
+
+/// Lines in the log that strangers can cause without being pinned: so many at once, then one every `LOUD_EVERY`; the
+/// rest at `debug`.
+const LOUD_BURST: u32 = 32;
+/// See `LOUD_BURST`.
+const LOUD_EVERY: Duration = Duration::from_secs(60);
+
+/// Ledger, file and watch, kept in step.
+pub(super) struct Writer {
+    path: PathBuf,
+    policy: TrustPolicy,
+    ledger: Ledger,
+    /// What the file held when it was last read or written by this writer.
+    on_disk: Option<Vec<u8>>,
+    /// How the file is replaced; a test puts a full disk here.
+    pub(super) replace: fn(&Path, &[u8]) -> Result<(), FileError>,
+    pins_left: Bucket,
+    loud_left: Bucket,
+    pub(super) present: HashMap<Id, Weak<()>>,
+    /// When the file was last written, or a write that only looks was last tried.
+    written: Option<Instant>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// See [`super::Book::open`].
+    pub(super) fn open(path: &Path, policy: TrustPolicy) -> Result<(Self, watch::Receiver<Arc<Snapshot>>), TrustError> {
+        let on_disk = private_file::read(path, file::LIMIT)?;
+        let ledger = match &on_disk {
+            Some(content) => file::parse(path, content)?,
+            None => Ledger::default(),
+        };
+        let (snapshots, receiver) = watch::channel(Arc::new(ledger.snapshot(&policy)));
+        let writer = Self {
+            path: path.to_owned(),
+            policy,
+            ledger,
+            on_disk,
+            replace: private_file::replace,
+            pins_left: Bucket::new(PIN_BURST, PIN_EVERY),
+            loud_left: Bucket::new(LOUD_BURST, LOUD_EVERY),
+            present: HashMap::new(),
+            written: None,
+            snapshots,
+        };
+        Ok((writer, receiver))
+    }
+
+    pub(super) fn meet(&mut self, met: &Met) -> Result<Encounter, TrustError> {
+        let clock = Instant::now();
+        let rules = Rules {
+            policy: &self.policy,
+            now: unix_now(),
+            may_pin: self.pins_left.holds(clock),
+            max_first_use: MAX_FIRST_USE,
+            present: &|id| self.present.get(id).is_some_and(|presence| presence.strong_count() > 0),
+        };
+        let mut next = self.ledger.clone();
+        let outcome = next.meet(met, &rules);
+        match outcome.change {
+            Change::None => {}
+            Change::Cosmetic => self.adopt_cosmetic(next, clock),
+            Change::Matters => self.adopt(next)?,
+        }
+        if outcome.pinned {
+            self.pins_left.take(clock);
+        }
+        self.tell(met, outcome.standing, outcome.news.as_ref(), clock);
+        let presence = self.presence(met.id);
+        Ok(Encounter { standing: outcome.standing, news: outcome.news, presence })
+    }
+
+    pub(super) fn trust(
+        &mut self,
+        id: Id,
+        name: NodeName,
+        address: Option<String>,
+        scope: Scope,
+        use_: bool,
+    ) -> Result<Standing, TrustError> {
+        let mut next = self.ledger.clone();
+        let former = next.trust(id, name, address, scope, use_, unix_now());
+        self.adopt(next)?;
+        tracing::info!(%id, %scope, use_, "trusted by hand");
+        Ok(former)
+    }
+
+    pub(super) fn revoke(&mut self, id: Id) -> Result<Standing, TrustError> {
+        let mut next = self.ledger.clone();
+        let former = next.revoke(id, unix_now());
+        match self.adopt(next.clone()) {
+            Ok(()) => {
+                tracing::info!(%id, "revoked by hand");
+                Ok(former)
+            }
+            Err(source) => {
+                // The one change that memory takes although the disk does not: it takes away, and must at once.
+                self.publish(next);
+                Err(TrustError::RevokedForNow { id, source: Box::new(source) })
+            }
+        }
+    }
+
+    /// Writes `next`, then lets it count.
+    fn adopt(&mut self, next: Ledger) -> Result<(), TrustError> {
+        if private_file::read(&self.path, file::LIMIT)? != self.on_disk {
+            return Err(TrustError::ChangedOnDisk(self.path.clone()));
+        }
+        let content = file::write(&self.path, &next)?.into_bytes();
+        (self.replace)(&self.path, &content)?;
+        self.on_disk = Some(content);
+        self.written = Some(Instant::now());
+        self.publish(next);
+        Ok(())
+    }
+
+    /// Lets `next` count, and writes it if that was not done lately. What cannot be written here grants nothing.
+    fn adopt_cosmetic(&mut self, next: Ledger, clock: Instant) {
+        if self.written.is_none_or(|at| clock.duration_since(at) >= COSMETIC_EVERY) {
+            self.written = Some(clock);
+            if let Err(error) = self.adopt(next.clone()) {
+                tracing::warn!("names and addresses of peers were not written: {error}");
+            }
+        }
+        self.publish(next);
+    }
+
+    fn publish(&mut self, next: Ledger) {
+        let snapshot = Arc::new(next.snapshot(&self.policy));
+        self.ledger = next;
+        self.snapshots.send_if_modified(|current| {
+            let changed = *current != snapshot;
+            *current = snapshot;
+            changed
+        });
+    }
+
+    fn presence(&mut self, id: Id) -> Presence {
+        if let Some(presence) = self.present.get(&id).and_then(Weak::upgrade) {
+            return Presence(presence);
+        }
+        // Amortised: each sweep is paid for by the entries that came since the last.
+        if self.present.len() == self.present.capacity() {
+            self.present.retain(|_, presence| presence.strong_count() > 0);
+        }
+        let presence = Arc::new(());
+        self.present.insert(id, Arc::downgrade(&presence));
+        Presence(presence)
+    }
+
+    fn tell(&mut self, met: &Met, standing: Standing, news: Option<&News>, clock: Instant) {
+        let Met { id, name, .. } = met;
+        let Standing { use_, scope, .. } = standing;
+        let Some(news) = news else { return };
+        if *news == News::FirstMet {
+            tracing::info!(%id, %scope, r#use = %use_, "met {name} for the first time");
+        } else if !self.loud_left.take(clock) {
+            tracing::debug!(%id, %name, ?news, "more of the same");
+        } else {
+            match news {
+                News::FirstMet => {}
+                News::Waiting => tracing::warn!(%id, "{name} waits to be trusted: ollana trust {name}"),
+                News::NameTaken { by } => tracing::error!(
+                    %id, %by,
+                    "{name} is the name of a peer with another key. Either that machine was set up anew (then: ollana \
+                     revoke the old key and trust the new one), or someone pretends to be it. The new key gets nothing"
+                ),
+                News::Renamed { from } => tracing::info!(%id, "{from} is now called {name}"),
+                News::Crowded => {
+                    tracing::warn!(%id, "{name} is not pinned, too many keys are new: will try again later")
+                }
+            }
+        }
+    }
+}
+
+/// A number of things at once, and then one every so often.
+pub(super) struct Bucket {
+    left: u32,
+    burst: u32,
+    every: Duration,
+    pub(super) filled: Instant,
+}
+
+// === impl Bucket ===
+
+impl Bucket {
+    pub(super) fn new(burst: u32, every: Duration) -> Self {
+        Self { left: burst, burst, every, filled: Instant::now() }
+    }
+
+    fn holds(&mut self, now: Instant) -> bool {
+        while self.left < self.burst && now.duration_since(self.filled) >= self.every {
+            self.left += 1;
+            self.filled += self.every;
+        }
+        if self.left == self.burst {
+            self.filled = now;
+        }
+        self.left > 0
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let holds = self.holds(now);
+        self.left -= u32::from(holds);
+        holds
+    }
+}
+
+/// A clock before 1970 counts as 1970.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,181 @@
+//! What the frames of the control stream hold: JSON, so that a later version can add fields.
+//!
+//! The node that dialled says [`Hello`]; the other answers with its own, or with [`Refused`] and the reason. After that
+//! the answering side sends a [`Report`] at once, on each change and as a heartbeat; nothing more comes from the dialler.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::frame::{self, FrameError, Kind};
+use crate::exchange::Report;
+use crate::id::{Instance, NodeName};
+
+/// The version of the protocol this program speaks.
+pub const PROTOCOL: u16 = 1;
+/// The oldest version it still understands.
+pub const OLDEST_PROTOCOL: u16 = 1;
+
+/// Who speaks, and which versions of the protocol it understands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The newest version of the protocol it speaks.
+    pub protocol: u16,
+    /// The oldest version it understands.
+    pub oldest_protocol: u16,
+    /// The name it wants to be called by.
+    pub name: NodeName,
+    /// Which run of the program it is.
+    pub instance: Instance,
+    /// The program's own version, for people.
+    pub version: String,
+}
+
+impl Hello {
+    /// What this program says.
+    pub fn of(name: NodeName, instance: Instance) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            oldest_protocol: OLDEST_PROTOCOL,
+            name,
+            instance,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The newest version that both understand.
+    ///
+    /// # Errors
+    /// A [`Refused`] that tells the other side what to do.
+    pub fn agree(&self) -> Result<u16, Refused> {
+        let version = self.protocol.min(PROTOCOL);
+        if version >= self.oldest_protocol.max(OLDEST_PROTOCOL) {
+            return Ok(version);
+        }
+        Err(Refused {
+            code: Refused::VERSION.to_owned(),
+            reason: format!(
+                "it speaks versions {} to {} of the protocol (ollana {}), this node {OLDEST_PROTOCOL} to {PROTOCOL} \
+                 (ollana {}); bring the older one up to date",
+                self.oldest_protocol,
+                self.protocol,
+                printable(&self.version),
+                env!("CARGO_PKG_VERSION"),
+            ),
+        })
+    }
+}
+
+/// Why there will be no conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// A word for programs: one of the constants below.
+    pub code: String,
+    /// A sentence for people.
+    pub reason: String,
+}
+
+impl Refused {
+    /// No common version of the protocol.
+    pub const VERSION: &'static str = "version";
+}
+
+/// A message of the control stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Who speaks.
+    Hello(Hello),
+    /// Why not.
+    Refused(Refused),
+    /// How things are.
+    Report(Report),
+}
+
+/// Why a frame is not a message.
+#[derive(Debug, thiserror::Error)]
+pub enum MessageError {
+    /// A frame that belongs on an exchange.
+    #[error("a {0:?} frame on the control stream")]
+    Kind(Kind),
+    /// The JSON does not say what it should.
+    #[error("a {0:?} frame that cannot be read: {1}")]
+    Json(Kind, #[source] serde_json::Error),
+    /// It does not fit into a frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+}
+
+impl Message {
+    /// The whole frame.
+    ///
+    /// # Errors
+    /// [`MessageError::Frame`] if it is too long, [`MessageError::Json`] never in practice.
+    pub fn encode(&self) -> Result<Bytes, MessageError> {
+        let (kind, json) = match self {
+            Self::Hello(hello) => (Kind::Hello, serde_json::to_vec(hello)),
+            Self::Refused(refused) => (Kind::Refused, serde_json::to_vec(refused)),
+            Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
+        };
+        Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e))?)?)
+    }
+
+    /// Reads a frame's payload.
+    ///
+    /// # Errors
+    /// [`MessageError`] if it is none of the control stream's messages.
+    pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, MessageError> {
+        let json = |e| MessageError::Json(kind, e);
+        Ok(match kind {
+            Kind::Hello => Self::Hello(serde_json::from_slice(payload).map_err(json)?),
+            Kind::Refused => {
+                let refused: Refused = serde_json::from_slice(payload).map_err(json)?;
+                Self::Refused(Refused { code: printable(&refused.code), reason: printable(&refused.reason) })
+            }
+            Kind::Report => Self::Report(serde_json::from_slice(payload).map_err(json)?),
+            other => return Err(MessageError::Kind(other)),
+        })
+    }
+}
+
+/// A stranger's text without what could act on a terminal or turn the line around, and not too long for a log line.
+pub fn printable(text: &str) -> String {
+    let harmless = |c: &char| {
+        !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().filter(harmless).take(400).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(oldest: u16, newest: u16) -> Hello {
+        Hello { protocol: newest, oldest_protocol: oldest, ..Hello::of(NodeName::lossy("a"), Instance(1)) }
+    }
+
+    #[test]
+    fn versions_agree_where_they_overlap_and_else_say_what_to_do() {
+        assert_eq!(hello(1, 1).agree(), Ok(1));
+        assert_eq!(hello(1, 9).agree(), Ok(1));
+        let refused = hello(2, 9).agree().unwrap_err();
+        assert_eq!(refused.code, Refused::VERSION);
+        assert!(refused.reason.contains("2 to 9") && refused.reason.contains("up to date"));
+    }
+
+    #[test]
+    fn a_message_survives_and_later_fields_are_no_error() {
+        for message in [Message::Hello(hello(1, 1)), Message::Report(Report { inflight: 3, ..Report::default() })] {
+            let frame = message.encode().unwrap();
+            let kind = if matches!(message, Message::Hello(_)) { Kind::Hello } else { Kind::Report };
+            assert_eq!(Message::decode(kind, &frame[frame::HEADER..]).unwrap(), message);
+        }
+        assert!(Message::decode(Kind::Report, br#"{"inflight":1,"later":{}}"#).is_ok());
+        assert!(Message::decode(Kind::Data, b"{}").is_err());
+    }
+
+    #[test]
+    fn a_refusals_reason_cannot_act_on_a_terminal() {
+        let json = serde_json::to_vec(&serde_json::json!({"code": "x", "reason": "a\u{1b}[2Jb\u{202e}c"})).unwrap();
+        let Message::Refused(refused) = Message::decode(Kind::Refused, &json).unwrap() else { panic!() };
+        assert_eq!(refused.reason, "a[2Jbc");
+    }
+}
