@@ -33,7 +33,12 @@ fn the_look_finds_the_model_that_go_finds() {
             }
             let complete = look.progress() == Progress::Complete;
             if complete != vector.valid {
-                wrong.push(format!("{:?}: {:?}, Go says {}", String::from_utf8_lossy(&body), look.progress(), vector.valid));
+                wrong.push(format!(
+                    "{:?}: {:?}, Go says {}",
+                    String::from_utf8_lossy(&body),
+                    look.progress(),
+                    vector.valid
+                ));
             }
             if !vector.read {
                 continue;
