@@ -5,8 +5,8 @@
 //! keeps the raw bytes of the few strings that matter (bounded), and has `serde_json` undo their escapes. What is not
 //! plainly part of a string or a run of digits goes to the parser, which is the only judge of the syntax.
 //!
-//! Memory: 4 KiB (`kept::MAX_STRING`) for the string under way, as much for each of `model` and `name`, and a byte a
-//! level of nesting up to `MAX_DEPTH`: some 24 KiB, whatever the body.
+//! Memory: 4 KiB (`kept::MAX_STRING`) for the string under way, as much for each of three names, and a byte a level of
+//! nesting up to `MAX_DEPTH`: some 28 KiB, whatever the body.
 
 mod kept;
 
@@ -39,6 +39,10 @@ pub enum Key {
     Options,
     /// `tools`
     Tools,
+    /// `from`: what a model is created from.
+    From,
+    /// `source`: what a model is copied from.
+    Source,
 }
 
 /// How far a [`Look`] has come.
@@ -72,7 +76,9 @@ pub struct Look {
     tool_type: bool,
     model: Option<String>,
     name: Option<String>,
-    seen: [u8; 5],
+    /// The last of `from` and `source`.
+    origin: Option<String>,
+    seen: [u8; 7],
     overlong: bool,
     web_search: bool,
 }
@@ -113,7 +119,8 @@ impl Look {
             tool_type: false,
             model: None,
             name: None,
-            seen: [0; 5],
+            origin: None,
+            seen: [0; 7],
             overlong: false,
             web_search: false,
         }
@@ -171,14 +178,17 @@ impl Look {
         self.model.as_deref().is_some_and(|model| !model.is_empty())
     }
 
-    /// Both of `model` and `name`, whichever are there and not empty: who must forbid looks at either.
+    /// Every name in it that is not empty: `model`, `name`, and what one is made from (`from`, `source`). Who must forbid
+    /// looks at all of them.
     pub fn names(&self) -> impl Iterator<Item = ModelName> + '_ {
-        [&self.model, &self.name].into_iter().flatten().filter(|name| !name.is_empty()).map(|name| ModelName::new(name))
+        let names = [&self.model, &self.name, &self.origin].into_iter().flatten();
+        names.filter(|name| !name.is_empty()).map(|name| ModelName::new(name))
     }
 
-    /// A key of the top level that came twice.
+    /// A key of the top level that decides what is run, and came twice.
     pub fn doubled(&self) -> Option<Key> {
-        Key::ALL.into_iter().find(|key| self.seen.get(*key as usize).is_some_and(|times| *times > 1))
+        let deciding = Key::ALL.into_iter().filter(|key| !matches!(key, Key::From | Key::Source));
+        deciding.into_iter().find(|key| self.seen.get(*key as usize).is_some_and(|times| *times > 1))
     }
 
     /// Whether `model` or `name` was longer than any name may be.
@@ -287,6 +297,7 @@ impl Look {
         let slot = match self.key {
             Some(Key::Model) => &mut self.model,
             Some(Key::Name) => &mut self.name,
+            Some(Key::From | Key::Source) => &mut self.origin,
             _ => return,
         };
         match self.kept.text() {
@@ -317,7 +328,8 @@ impl fmt::Debug for Look {
 // === impl Key ===
 
 impl Key {
-    const ALL: [Self; 5] = [Self::Model, Self::Name, Self::KeepAlive, Self::Options, Self::Tools];
+    const ALL: [Self; 7] =
+        [Self::Model, Self::Name, Self::KeepAlive, Self::Options, Self::Tools, Self::From, Self::Source];
 
     /// As it is usually written.
     pub const fn as_str(self) -> &'static str {
@@ -327,11 +339,13 @@ impl Key {
             Self::KeepAlive => "keep_alive",
             Self::Options => "options",
             Self::Tools => "tools",
+            Self::From => "from",
+            Self::Source => "source",
         }
     }
 
     fn matching(key: &str) -> Option<Self> {
-        // Five keys of at most ten characters, of at most three bytes each.
+        // Keys of at most ten characters, of at most three bytes each.
         if key.len() > 30 {
             return None;
         }

@@ -204,8 +204,24 @@ async fn cloud_models_never_cross_by_whatever_name() {
         let answer = provider.ask(peer(Scope::Manage), request("POST", "/api/pull", body)).await;
         assert_eq!(answer.refusal.as_deref(), Some("cloud"), "pull {body}");
     }
+    for (path, body) in [
+        ("/api/create", r#"{"model":"alias","from":"x:cloud"}"#),
+        ("/api/copy", r#"{"source":"mine","destination":"alias"}"#),
+        ("/api/copy", r#"{"source":"m","SOURCE":"x:cloud","destination":"alias"}"#),
+    ] {
+        provider.ollama.refresh();
+        provider.ollama.state().wait_for(|state| state.remote.len() == 2).await.unwrap();
+        let answer = provider.ask(peer(Scope::Manage), request("POST", path, body)).await;
+        assert_eq!(answer.refusal.as_deref(), Some("cloud"), "{path} {body}");
+    }
     for path in ["/v1/models/gpt-oss:120b-cloud", "/v1/models/x%3Acloud", "/v1/models/mine"] {
         let answer = provider.ask(peer(Scope::Infer), request("GET", path, "")).await;
+        assert_eq!(answer.refusal.as_deref(), Some("cloud"), "{path}");
+    }
+    // Called a blob's, so that nobody looks at its body.
+    let hidden = r#"{"model":"x:cloud","prompt":"x"}"#;
+    for path in ["/api/blobs/../generate", "/api/blobs/%2e%2e/generate", "/api/blobs/x/../../generate"] {
+        let answer = provider.ask(peer(Scope::Manage), request("POST", path, hidden)).await;
         assert_eq!(answer.refusal.as_deref(), Some("cloud"), "{path}");
     }
     let counts = provider.fake.counts();
