@@ -6,6 +6,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -147,13 +149,17 @@ impl Lab {
     fn spawn(&self, command: &mut Command) {
         let log = |path: &Path| std::fs::File::options().create(true).append(true).open(path).unwrap();
         let log = log(&self.home.path().join("log"));
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        // A group of its own, so that the runners that an Ollama starts end with it.
+        let child =
+            command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.children.lock().unwrap().push(child);
     }
 
     fn stop(&self) {
         for child in self.children.lock().unwrap().iter_mut().rev() {
-            let _ = child.kill();
+            if let Some(group) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
             let _ = child.wait();
         }
     }
