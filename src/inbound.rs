@@ -16,6 +16,7 @@ use crate::gate::{self, Gate};
 use crate::id::{Id, NodeName, Scope};
 use crate::peers::Caller;
 use crate::transport::connection::{Control, ControlError};
+use crate::transport::stream::StreamError;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot, Trust};
 use crate::wire::control::{Hello, Message};
@@ -115,7 +116,15 @@ impl Inbound {
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
         };
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
-        let reports = send_reports(control, self.gate.report(), self.book.watch(), id);
+        let reports = async {
+            let error = send_reports(control, self.gate.report(), self.book.watch(), id).await;
+            if lets_go(&error) {
+                // It has a newer connection, or none that it needs; answers that run over this one may still end well.
+                tracing::debug!(peer = %name, "a peer wants no more reports here");
+                std::future::pending::<()>().await;
+            }
+            error
+        };
         let exchanges = accept_exchanges(&connection, &self.gate, self.book.watch(), &name);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
@@ -178,6 +187,11 @@ impl Inbound {
             }
         }
     }
+}
+
+/// Whether the dialler has given the control stream up, rather than broken the protocol or been lost.
+fn lets_go(error: &ControlError) -> bool {
+    matches!(error, ControlError::Stream(StreamError::Reset(_) | StreamError::Stopped(_)))
 }
 
 /// Resolves when the key is revoked.
