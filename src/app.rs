@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
 
 use crate::balance::{GRACE, Router, RouterSettings};
@@ -124,8 +124,15 @@ impl App {
             callers: callers_seen,
             look_again: Box::new(move || fixed.ask()),
         });
-        let inbound =
-            Inbound { me, hello, transport: transport.clone(), book: book.clone(), gate: Arc::clone(&gate), callers };
+        let inbound = Inbound {
+            me,
+            hello,
+            transport: transport.clone(),
+            book: book.clone(),
+            gate: Arc::clone(&gate),
+            callers,
+            exchanges: TaskTracker::new(),
+        };
 
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
@@ -217,6 +224,7 @@ impl App {
             let mesh: Arc<dyn Mesh> = self.mesh.clone();
             AbortOnDropHandle::new(tokio::spawn(web::serve(page, mesh, ended.clone())))
         });
+        let exchanges = self.inbound.exchanges.clone();
         let inbound = AbortOnDropHandle::new(tokio::spawn(self.inbound.run()));
         let listener = self
             .listener
@@ -233,6 +241,9 @@ impl App {
                 let _ = listener.await;
             }
             self.gate.idle().await;
+            // What the gate has handed over may still be on its way.
+            exchanges.close();
+            exchanges.wait().await;
         };
         if tokio::time::timeout(self.config.drain, drained).await.is_err() {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::exchange::Report;
 use crate::gate::{self, Gate};
@@ -51,6 +52,8 @@ pub struct Inbound {
     pub gate: Arc<Gate>,
     /// Who is told who has called.
     pub callers: mpsc::Sender<Caller>,
+    /// The exchanges under way, until the peers have all of their answers.
+    pub exchanges: TaskTracker,
 }
 
 impl Inbound {
@@ -125,7 +128,7 @@ impl Inbound {
             }
             error
         };
-        let exchanges = accept_exchanges(&connection, &self.gate, self.book.watch(), &name);
+        let exchanges = accept_exchanges(&connection, &self.gate, &self.exchanges, self.book.watch(), &name);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
@@ -246,6 +249,7 @@ fn report_for(scope: Scope, report: &Report) -> Report {
 async fn accept_exchanges(
     connection: &Connection,
     gate: &Arc<Gate>,
+    tracker: &TaskTracker,
     trust: watch::Receiver<Arc<Snapshot>>,
     name: &NodeName,
 ) {
@@ -258,7 +262,7 @@ async fn accept_exchanges(
         };
         let Ok(incoming) = incoming else { return };
         let caller = gate::Caller::Peer { id, name: name.clone(), scope: trust.borrow().standing(&id).scope };
-        exchanges.spawn(serve_exchange(incoming, Arc::clone(gate), caller, name.clone()));
+        exchanges.spawn(tracker.track_future(serve_exchange(incoming, Arc::clone(gate), caller, name.clone())));
     }
 }
 
