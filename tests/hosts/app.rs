@@ -46,6 +46,8 @@ pub struct Chat {
     tokens: usize,
     lines: Receiver<Result<Bytes, String>>,
     unread: Vec<u8>,
+    /// The words so far.
+    text: String,
 }
 
 /// What comes next of an answer.
@@ -64,7 +66,6 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    pub peer: Option<String>,
     pub body: Bytes,
 }
 
@@ -174,7 +175,7 @@ impl App {
             }
         });
         let (status, peer) = headed.recv_timeout(PATIENCE).map_err(|_| "no answer, and nothing else".to_owned())??;
-        Ok(Chat { status, peer, prompt: prompt.to_owned(), tokens, lines, unread: Vec::new() })
+        Ok(Chat { status, peer, prompt: prompt.to_owned(), tokens, lines, unread: Vec::new(), text: String::new() })
     }
 
     /// A chat to its end, which must be right. The node that served it.
@@ -201,8 +202,8 @@ impl App {
         self.inside.run(async move {
             let asked = async {
                 let response = send(address, request).await.unwrap();
-                let (status, peer) = (response.status().as_u16(), peer_of(&response));
-                Answer { status, peer, body: response.into_body().collect().await.unwrap().to_bytes() }
+                let status = response.status().as_u16();
+                Answer { status, body: response.into_body().collect().await.unwrap().to_bytes() }
             };
             tokio::time::timeout(PATIENCE, asked).await.expect("an answer")
         })
@@ -257,7 +258,11 @@ impl Chat {
                 let line: Value = serde_json::from_slice(&line).unwrap();
                 return match line["done"].as_bool() {
                     Some(true) => Next::Done,
-                    _ => Next::Word(line["message"]["content"].as_str().expect("a word").to_owned()),
+                    _ => {
+                        let word = line["message"]["content"].as_str().expect("a word");
+                        self.text += word;
+                        Next::Word(word.to_owned())
+                    }
                 };
             }
             match self.lines.recv_timeout(limit) {
@@ -273,35 +278,34 @@ impl Chat {
 
     /// Reads to the end, which must be a break, however far it came. What came must be right.
     pub fn breaks_within(mut self, limit: Duration) {
-        let mut text = String::new();
+        let end = Instant::now() + limit;
         loop {
-            match self.next_within(limit) {
-                Next::Word(word) => text += &word,
+            match self.next_within(end.saturating_duration_since(Instant::now())) {
+                Next::Word(_) => {}
                 Next::Break => break,
                 end => panic!("{}: it ended as {end:?}, not as a break", self.prompt),
             }
         }
-        assert!(expected(MODEL, &self.prompt, self.tokens).starts_with(&text), "{}: wrong words", self.prompt);
+        assert!(self.expected().starts_with(&self.text), "{}: wrong words", self.prompt);
     }
 
     /// Reads to the end: every word must be right and all be there. The node that served it.
     pub fn is_right(mut self) -> String {
         assert_eq!(self.status, 200, "{}: {}", self.prompt, self.refusal());
-        let mut text = String::new();
         loop {
             match self.next() {
-                Next::Word(word) => text += &word,
+                Next::Word(_) => {}
                 Next::Done => break,
-                end => panic!("{}: it ended as {end:?} after {text:?}", self.prompt),
+                end => panic!("{}: it ended as {end:?} after {:?}", self.prompt, self.text),
             }
         }
         assert_eq!(self.next(), Next::End);
-        self.says(&text);
+        assert_eq!(self.text, self.expected(), "{}", self.prompt);
         self.peer.expect("an answer names its node")
     }
 
-    fn says(&self, text: &str) {
-        assert_eq!(text, expected(MODEL, &self.prompt, self.tokens), "{}", self.prompt);
+    fn expected(&self) -> String {
+        expected(MODEL, &self.prompt, self.tokens)
     }
 
     /// The error that it is, with its status.

@@ -1,7 +1,5 @@
 //! Who lends, and who holds which port.
 
-use std::time::Duration;
-
 use crate::app::{App, MODEL, Ollama};
 use crate::netns::Net;
 use crate::node::{Home, Node, OLLANA};
@@ -129,6 +127,4 @@ pub fn a_port_that_is_taken_is_a_clear_message_and_not_half_a_start() {
     // A start that failed leaves nothing in the way of the next.
     let third = Node::start(&host, &homes[2], &free);
     third.until_peer("first", CHANGE, |peer| peer.state == "connected");
-    drop(third);
-    let _ = Duration::ZERO;
 }

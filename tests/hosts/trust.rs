@@ -15,12 +15,16 @@ const ASKS_AGAIN: Duration = Duration::from_secs(30);
 pub fn an_impostor_with_a_known_name_gets_nothing_and_is_reported() {
     let (net, lan) = Net::new();
     let (real, laptop, evil) = (net.host("real", &lan), net.host("laptop", &lan), net.host("evil", &lan));
-    let ollamas = [Ollama::start(&real), Ollama::with(&evil, &[MODEL, "bait"], |_| {})];
+    let ollamas = [
+        Ollama::start(&real),
+        Ollama::with(&evil, &[MODEL, "bait"], |_| {}),
+        Ollama::at(&laptop, 11500, &["private"], |_| {}),
+    ];
     let homes = ["gpu", "laptop", "gpu"].map(Home::new);
     let gpu = Node::start(&real, &homes[0], &[]);
-    let user = Node::start(&laptop, &homes[1], &[]);
+    let user = Node::start(&laptop, &homes[1], &["--ollama", "http://127.0.0.1:11500"]);
     let known = user.until_used("gpu", CHANGE);
-    gpu.until_peer("laptop", CHANGE, |peer| peer.state == "connected");
+    let lender = gpu.until_used("laptop", CHANGE).id;
     let app = App::on(&laptop);
     assert_eq!(app.is_answered("before"), "gpu");
 
@@ -29,11 +33,12 @@ pub fn an_impostor_with_a_known_name_gets_nothing_and_is_reported() {
     let reported = until(CHANGE, "the impostor is shown", || {
         user.peers().into_iter().find(|peer| peer.id == its_id && peer.state == "connected" && peer.provider)
     });
-    assert_ne!(reported.use_, "yes");
+    assert_eq!(reported.use_, "pending");
+    assert_ne!(reported.name, "gpu", "the name is taken");
     assert_eq!((reported.scope.as_str(), reported.trust.as_str()), ("none", "none"));
     let problem = reported.problem.unwrap();
     assert!(problem.contains("another key") && problem.contains(&known.id), "{problem}");
-    user.logs(&["WARN", &its_id], ROLE);
+    user.logs(&["ERROR", "another key", &its_id], ROLE);
     assert!(user.ollana(&["peers"]).unwrap().contains("another key"));
     assert!(user.ollana(&["status"]).unwrap().contains("another key"));
 
@@ -44,19 +49,25 @@ pub fn an_impostor_with_a_known_name_gets_nothing_and_is_reported() {
         assert_eq!(app.is_answered(&format!("after {n}")), "gpu");
     }
     assert_eq!(app.chat_with(MODEL, "chosen", 4, Some("gpu")).unwrap().is_right(), "gpu");
-    assert_eq!(app.models(), [MODEL]);
+    assert_eq!(app.models(), ["private:latest", MODEL]);
     let bait = app.chat_with("bait", "secret", 1, None).unwrap();
-    assert!(matches!(bait.status, 404 | 503), "{}", bait.refusal());
+    assert_eq!(bait.status, 503);
+    let error = bait.refusal();
+    assert!(error.contains(&format!("ollana trust {}", reported.name)), "{error}");
     let counts = ollamas[1].counts();
     assert_eq!((counts.of("/api/chat"), counts.of("/api/generate")), (0, 0), "no prompt may come to it");
 
     // And it gets nothing from those who know the name.
-    let chats = ollamas[0].chats();
+    impostor.until_peer("laptop", CHANGE, |peer| peer.provider && peer.models.is_empty());
     let its_app = App::at(&evil, 11433);
-    let refused = its_app.chat_with(MODEL, "mine", 1, Some(&known.id)).unwrap();
-    assert!(matches!(refused.status, 403 | 503), "{}", refused.refusal());
-    assert!(refused.refusal().contains("trust"));
-    assert_eq!(ollamas[0].chats(), chats);
+    for peer in [None, Some(lender.as_str())] {
+        let refused = its_app.chat_with("private", "mine", 1, peer).unwrap();
+        assert!(matches!(refused.status, 403 | 404 | 503), "{}", refused.refusal());
+    }
+    assert_eq!(ollamas[2].chats(), 0);
+    // Whose name it bears sees it as someone else.
+    let twin = gpu.peers().into_iter().find(|peer| peer.id == its_id).unwrap();
+    assert!(twin.name != "gpu" && twin.problem.is_some(), "{twin:?}");
 }
 
 pub fn two_nodes_with_one_key_both_stop_lending_and_say_so_until_one_has_another_key() {

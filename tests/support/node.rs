@@ -22,7 +22,7 @@ pub const OLLANA: &str = env!("CARGO_BIN_EXE_ollana");
 const START: Duration = Duration::from_secs(10);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(20);
-/// Lines of a log that are shown when a test fails.
+/// Lines of a log that are shown when a test fails. All of it is shown if `OLLANA_TEST_LOG` says what to log.
 const TAIL: usize = 80;
 
 /// A machine's disk: its home directory, with the state directory at its usual place. Outlives the node's runs.
@@ -141,7 +141,9 @@ impl Node {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {
             command.env_remove(name);
         }
-        command.env("HOME", dir).env("RUST_LOG", "debug");
+        command
+            .env("HOME", dir)
+            .env("RUST_LOG", std::env::var("OLLANA_TEST_LOG").unwrap_or_else(|_| "debug".to_owned()));
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let running = Running::spawn(&mut command);
         Self { name: home.name.clone(), state_dir: home.state_dir(), log, running }
@@ -270,7 +272,8 @@ impl Drop for Node {
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<_> = log.lines().collect();
-            let tail = lines[lines.len().saturating_sub(TAIL)..].join("\n");
+            let tail = if std::env::var_os("OLLANA_TEST_LOG").is_some() { lines.len() } else { TAIL };
+            let tail = lines[lines.len().saturating_sub(tail)..].join("\n");
             eprintln!("--- the last of {} lines that {} logged:\n{tail}\n---", lines.len(), self.name);
         }
     }
