@@ -181,9 +181,9 @@ impl Stranger {
         finish(self.0.accept()?).await
     }
 
-    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory; `false` if it was given already.
-    pub fn prove_address(self) -> Result<(), Self> {
-        self.0.retry().map_err(|refused| Self(refused.into_incoming()))
+    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory. Gives back who has given it already.
+    pub fn prove_address(self) -> Option<Self> {
+        self.0.retry().err().map(|proved| Self(proved.into_incoming()))
     }
 
     /// Turns it away in one packet.
