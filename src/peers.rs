@@ -277,10 +277,12 @@ impl Actor {
                     }
                 }
                 Action::Drop(link, why) => {
-                    if let Some(link) = self.links.remove(&link)
-                        && why == Dropped::OwnKey
-                    {
-                        link.connection.close(CloseCode::SameKey, "this is my own key");
+                    let Some(link) = self.links.remove(&link) else { continue };
+                    match why {
+                        Dropped::OwnKey => link.connection.close(CloseCode::SameKey, "this is my own key"),
+                        // What still waits on it breaks now and not after 15 s of silence.
+                        Dropped::Restarted => link.connection.close(CloseCode::Replaced, "restarted"),
+                        Dropped::Duplicate => {}
                     }
                 }
                 Action::Cloned(Some(address)) => {

@@ -15,6 +15,7 @@ use aws_lc_rs::hmac;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::identity::Identity;
@@ -129,9 +130,12 @@ impl Transport {
         server.transport_config(transport).max_incoming(MAX_WAITING_HANDSHAKES);
 
         // A node that was killed and comes back can tell its peers that their connections are over (RFC 9000 §10.3),
-        // since the key of that message does not change with the run.
+        // since neither the key of that message nor the one that marks its connection IDs changes with the run.
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &identity.reset_key());
-        let config = EndpointConfig::new(Arc::new(reset_key));
+        let mark = hmac::sign(&reset_key, b"ollana connection ids");
+        let mark = mark.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mark)));
         let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
         Ok(Self { endpoint, client })
     }
@@ -184,9 +188,9 @@ impl Stranger {
         finish(self.0.accept()?).await
     }
 
-    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory; `false` if it was given already.
-    pub fn prove_address(self) -> Result<(), Self> {
-        self.0.retry().map_err(|refused| Self(refused.into_incoming()))
+    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory. Gives back who has given it already.
+    pub fn prove_address(self) -> Option<Self> {
+        self.0.retry().err().map(|proved| Self(proved.into_incoming()))
     }
 
     /// Turns it away in one packet.

@@ -51,8 +51,10 @@ pub enum Action {
 /// Why a connection is not wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// There is one already, or a newer one.
+    /// There is one already, or a newer one. Answers that run over it may finish.
     Duplicate,
+    /// The node it led to runs anew in the same place: nothing will come over it any more.
+    Restarted,
     /// The other end has our own key.
     OwnKey,
 }
@@ -227,7 +229,9 @@ impl Machine {
                 }
             }
             older => {
-                self.actions.extend(older.map(|older| Action::Drop(older, Dropped::Duplicate)));
+                let restarted = peer.address == address && peer.instance != hello.instance;
+                let why = if restarted { Dropped::Restarted } else { Dropped::Duplicate };
+                self.actions.extend(older.map(|older| Action::Drop(older, why)));
                 self.actions.push_back(Action::Adopt(peer.adopt(Rival { link, hello, address, since: now })));
             }
         }

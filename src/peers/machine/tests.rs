@@ -208,7 +208,7 @@ fn a_restart_at_the_same_address_takes_over_at_once() {
     let old = world.open(1, 1, 7);
     world.actions();
     let new = world.open(1, 1, 8);
-    assert_eq!(world.actions(), [Action::Drop(old, Dropped::Duplicate), Action::Adopt(new)]);
+    assert_eq!(world.actions(), [Action::Drop(old, Dropped::Restarted), Action::Adopt(new)]);
 }
 
 #[test]
