@@ -288,7 +288,10 @@ async fn a_node_that_was_killed_and_comes_back_tells_that_old_connections_are_ov
     let address = socket.local_addr().unwrap();
     // Killed: its runtime is gone in one step, and nothing is said.
     let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let provider = first_life.block_on(async { Transport::new(&identity, socket).unwrap() });
+    let provider = {
+        let _inside = first_life.enter();
+        Transport::new(&identity, socket).unwrap()
+    };
     let accepted = first_life.spawn(async move {
         let connection = provider.accept().await.unwrap().shake_hands().await.unwrap();
         connection.closed().await;
