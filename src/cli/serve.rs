@@ -62,7 +62,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     ollama: Option<String>,
 
-    /// UDP address for other nodes [env: OLLANA_MESH] [default: [::]:11435, which is IPv4 and IPv6]
+    /// UDP address for other nodes [env: OLLANA_MESH] [default: port 11435, IPv4 and IPv6]
     #[arg(long, value_name = "ADDR")]
     mesh: Option<String>,
 
