@@ -73,8 +73,8 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Waits for the answer and sends it, head, body and trailers. If the peer gives up first, `answer` or the body it
-    /// gave is dropped at once, which ends the work behind it.
+    /// Waits for the answer and sends it, head, body and trailers, until the peer has all of it. If the peer gives up
+    /// first, `answer` or the body it gave is dropped at once, which ends the work behind it.
     ///
     /// # Errors
     /// Why it did not get across; the stream is reset with it.
@@ -95,17 +95,32 @@ impl Responder {
             }
         };
         let has_body = has_body(&body);
-        self.writer.frame(head::encode_response(&head, has_body).map_err(StreamError::from)?).await?;
-        if !has_body {
-            self.writer.finish();
-            return Ok(());
-        }
-        let sent = tokio::select! {
-            sent = self.writer.pump(body) => sent,
-            () = given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
+        let head = head::encode_response(&head, has_body).map_err(|error| {
+            // Too long: the peer is told that it was the Ollama and not that somebody gave up.
+            self.writer.reset(ResetCode::Upstream);
+            StreamError::from(error)
+        })?;
+        let sending = async {
+            self.writer.frame(head).await?;
+            if !has_body {
+                self.writer.finish();
+                return Ok(());
+            }
+            match self.writer.pump(body).await {
+                Err(PumpError::Body(error)) => {
+                    self.writer.broken().await?;
+                    Err(PumpError::Body(error))
+                }
+                sent => sent,
+            }
         };
-        if let Err(PumpError::Body(_)) = &sent {
-            self.writer.broken().await?;
+        let sent = tokio::select! {
+            sent = sending => sent,
+            () = &mut given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
+        };
+        if !matches!(sent, Err(PumpError::Stream(_))) {
+            // What was said and not heard yet would be lost if the connection were closed now.
+            given_up.await;
         }
         sent
     }

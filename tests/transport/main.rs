@@ -35,6 +35,7 @@ async fn pair() -> Pair {
     let address = provider.local_addr().unwrap();
     let accept = async { provider.accept().await.unwrap().shake_hands().await.unwrap() };
     let (dialled, accepted) = tokio::join!(async { user.dial(address).await.unwrap() }, accept);
+    accepted.admit(true);
     let health = Arc::new(watch::Sender::new(Health::Healthy));
     let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
     let remote = Remote::new(dialled, face, watch::channel(Arc::default()).1, Arc::clone(&health));
