@@ -76,7 +76,7 @@ impl App {
         let state = StateDir::take(&config.state_dir)?;
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
-        let book = Book::open(&state.trust(), config.trust.clone())?;
+        let book = Book::open(&state.trust(), config.trust)?;
         let listen = roles::bind_listener(&config).await?;
         let transport = Transport::new(&identity, roles::bind_mesh(&config.mesh)?)?;
         let mesh_addr = transport.local_addr()?;
@@ -201,7 +201,7 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
-            policy: self.config.trust.clone(),
+            policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
         };

@@ -224,7 +224,7 @@ impl Inner {
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
             Outcome::Failed(_) => Verdict::ElsewhereWithinBudget,
             Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
-                Some(b"draining" | b"no-ollama") => Verdict::Elsewhere,
+                Some(b"draining" | b"not-lent" | b"no-ollama") => Verdict::Elsewhere,
                 Some(b"busy") => Verdict::ElsewhereWithinBudget,
                 Some(_) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => {

@@ -109,8 +109,8 @@ impl Inbound {
                     }
                     let stranger = if handshakes.len() >= PROVE_ADDRESS_ABOVE {
                         match stranger.prove_address() {
-                            Ok(()) => continue,
-                            Err(proved) => proved,
+                            Some(proved) => proved,
+                            None => continue,
                         }
                     } else {
                         stranger

@@ -13,10 +13,8 @@ use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TokioRuntime,
-    TransportConfig, VarInt,
-};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::identity::Identity;
@@ -35,7 +33,7 @@ pub use remote::Remote;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Asked after so much silence whether the other side is still there. The provider's heartbeat speaks more often, so it is
 /// sent only where something is wrong: QUIC counts the idle time from it, so answers end 15 to 17 s after the silence
-/// began, and a peer that was started anew can say so ([`AnyRun`]).
+/// began, and a peer that was started anew can say so.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A LAN answers within this; quinn's 333 ms, meant for the internet, would pace the first packets and slow the first
 /// retransmission. A longer path corrects it with the first sample.
@@ -61,8 +59,6 @@ const MAX_WAITING_HANDSHAKES: usize = 256;
 const WAITING_BYTES: u64 = 16 * 1024;
 /// See [`WAITING_BYTES`].
 const ALL_WAITING_BYTES: u64 = 1024 * 1024;
-/// Bytes of a connection ID: as many as quinn's own.
-const CONNECTION_ID: usize = 8;
 /// How long a handshake may take. A LAN needs milliseconds; a lossy one some retransmissions.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -140,10 +136,12 @@ impl Transport {
             .incoming_buffer_size_total(ALL_WAITING_BYTES);
 
         // A node that was killed and comes back can tell its peers that their connections are over (RFC 9000 §10.3),
-        // since the key of that message does not change with the run.
+        // since neither the key of that message nor the one that marks its connection IDs changes with the run.
         let reset_key = hmac::Key::new(hmac::HMAC_SHA256, &identity.reset_key());
+        let mark = hmac::sign(&reset_key, b"ollana connection ids");
+        let mark = mark.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
         let mut config = EndpointConfig::new(Arc::new(reset_key));
-        config.cid_generator(|| Box::new(AnyRun));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mark)));
         let endpoint = quinn::Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))?;
         Ok(Self { endpoint, client })
     }
@@ -196,9 +194,9 @@ impl Stranger {
         finish(self.0.accept()?).await
     }
 
-    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory; `false` if it was given already.
-    pub fn prove_address(self) -> Result<(), Self> {
-        self.0.retry().map_err(|refused| Self(refused.into_incoming()))
+    /// Asks for proof of the address first (RFC 9000 §8.1.2), which costs us no memory. Gives back who has given it already.
+    pub fn prove_address(self) -> Option<Self> {
+        self.0.retry().err().map(|proved| Self(proved.into_incoming()))
     }
 
     /// Turns it away in one packet.
@@ -213,25 +211,6 @@ async fn finish(connecting: quinn::Connecting) -> Result<Connection, ConnectErro
         quic.peer_identity().and_then(|any| any.downcast::<Vec<rustls::pki_types::CertificateDer<'_>>>().ok());
     let peer = AuthenticatedPeer::from_handshake(certificates.as_deref().map_or(&[], Vec::as_slice))?;
     Ok(Connection::new(quic, peer))
-}
-
-/// Makes connection IDs that tell nothing of the run of the program they were made in. quinn's default drops packets with
-/// IDs of an earlier run unanswered, so that no peer would ever be told of a restart.
-#[derive(Debug)]
-struct AnyRun;
-
-impl ConnectionIdGenerator for AnyRun {
-    fn generate_cid(&mut self) -> ConnectionId {
-        ConnectionId::new(&rand::random::<[u8; CONNECTION_ID]>())
-    }
-
-    fn cid_len(&self) -> usize {
-        CONNECTION_ID
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
 }
 
 /// Settings of connections on which the other side may open so many streams and have so much in flight.

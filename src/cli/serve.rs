@@ -154,16 +154,24 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
             // Told so on the socket, or something broke.
             return Ok(ended?);
         }
-        name = signals.next() => info!("{name}: letting running answers finish; again ends at once"),
+        name = signals.next() => {
+            // `ollana stop` may have come before it.
+            if shutdown.is_cancelled() {
+                return at_once(name);
+            }
+            info!("{name}: letting running answers finish; again ends at once");
+        }
     }
     shutdown.cancel();
     tokio::select! {
         ended = running => Ok(ended?),
-        name = signals.next() => {
-            warn!("{name} again: ending at once");
-            Err(Failure::new("ended at once, running answers were broken off"))
-        }
+        name = signals.next() => at_once(name),
     }
+}
+
+fn at_once(signal: &str) -> Result<(), Failure> {
+    warn!("{signal} while running answers finish: ending at once");
+    Err(Failure::new("ended at once; running answers broke off"))
 }
 
 /// What a person is told once it serves, a fallback that was taken included: in the background nobody sees the log.
