@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::stream;
 use http::Request;
-use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::BodyExt as _;
 use ollana::exchange;
 
 use super::fake_ollama::FakeOllama;
@@ -41,29 +38,26 @@ async fn a_head_that_lies_about_its_body_does_not_reach_the_ollama() {
             Err(_) => {}
         }
     }
-    assert_eq!(ollama.counts().finished, 0, "{:?}", ollama.counts());
+    let whole = ollama.counts().seen.into_iter().find(|seen| seen.target == "/fake/sink" && seen.complete);
+    assert!(whole.is_none(), "{whole:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_shorter_or_longer_than_it_says_is_a_break() {
+async fn an_answer_shorter_than_it_says_is_a_break() {
     let stranger = Stranger::new("liar");
     let user = node("laptop").dials(stranger.address).start().await;
     let mut met = within(stranger.accept_politely()).await;
     met.control.send(&lends("m")).await.unwrap();
     user.until_lent(stranger.id, "m").await;
-    for length in ["2", "4"] {
-        let body = prompt("m", 1);
-        let answered = async {
-            let incoming = met.connection.accept_exchange().await.unwrap();
-            let (_request, responder) = incoming.request(&stranger.name).await.unwrap();
-            let frames =
-                stream::iter([Ok(Frame::data(Bytes::from_static(b"ab"))), Ok(Frame::data(Bytes::from_static(b"c")))]);
-            let answer = http::Response::builder().header("content-length", length);
-            let _ = responder.answer(async { Ok(answer.body(StreamBody::new(frames).boxed_unsync()).unwrap()) }).await;
-        };
-        let (answer, ()) = within(async { tokio::join!(user.post("/api/generate", &body), answered) }).await;
-        within(answer.into_body().collect()).await.expect_err("never a silently complete answer");
-    }
+    let body = prompt("m", 1);
+    let answered = async {
+        let incoming = met.connection.accept_exchange().await.unwrap();
+        let (_request, responder) = incoming.request(&stranger.name).await.unwrap();
+        let answer = http::Response::builder().header("content-length", "4").body(exchange::full("abc")).unwrap();
+        let _ = responder.answer(async { Ok(answer) }).await;
+    };
+    let (answer, ()) = within(async { tokio::join!(user.post("/api/generate", &body), answered) }).await;
+    within(answer.into_body().collect()).await.expect_err("never a silently complete answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! A node as `ollana serve` runs it, and an application that asks it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +16,10 @@ use ollana::app::{App, AppError};
 use ollana::config::{Config, MeshAddr};
 use ollana::control::{Changed, Client, Mesh, PeerRequest, TrustRequest};
 use ollana::id::{Id, NodeName, Scope};
-use ollana::identity::Identity;
 use ollana::peers::{PeerState, PeerView};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fake_ollama::FakeOllama;
 
@@ -38,10 +37,10 @@ pub struct Node {
     pub listen: SocketAddr,
     pub mesh: SocketAddr,
     pub shutdown: CancellationToken,
-    pub running: JoinHandle<Result<(), AppError>>,
+    pub running: AbortOnDropHandle<Result<(), AppError>>,
     view: Arc<dyn Mesh>,
     dir: Option<TempDir>,
-    state_dir: PathBuf,
+    config: Config,
 }
 
 /// A node of this name with a state directory of its own.
@@ -76,19 +75,15 @@ impl Setup {
         self
     }
 
-    pub fn change(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        change(&mut self.config);
-        self
-    }
-
     pub async fn start(self) -> Node {
-        let state_dir = self.config.state_dir.clone();
-        let app = App::build(self.config).await.unwrap();
+        let Self { mut config, dir } = self;
+        let app = App::build(config.clone()).await.unwrap();
         let (info, view) = (app.ready(), app.mesh());
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(app.run(shutdown.clone()));
+        let running = AbortOnDropHandle::new(tokio::spawn(app.run(shutdown.clone())));
         let listen = info.listen.expect("a listener");
-        Node { listen, mesh: info.mesh, shutdown, running, view, dir: self.dir, state_dir }
+        config.mesh = MeshAddr { addr: info.mesh, explicit: true };
+        Node { listen, mesh: info.mesh, shutdown, running, view, dir, config }
     }
 }
 
@@ -105,7 +100,7 @@ impl Node {
     }
 
     pub fn state_dir(&self) -> &Path {
-        &self.state_dir
+        &self.config.state_dir
     }
 
     pub fn view(&self) -> &dyn Mesh {
@@ -127,13 +122,11 @@ impl Node {
         self.until_peer(id, |peer| peer.state == PeerState::Connected && has(peer)).await
     }
 
-    /// Ends it and waits; what it leaves can be started again.
+    /// Ends it and waits; it can be started again at the same address.
     pub async fn stop(self) -> Setup {
         self.shutdown.cancel();
-        tokio::time::timeout(PATIENCE, self.running).await.expect("it stops").unwrap().unwrap();
-        let mut config = Config::for_test(self.state_dir);
-        config.mesh = MeshAddr { addr: self.mesh, explicit: true };
-        Setup { config, dir: self.dir }
+        within(self.running).await.unwrap().unwrap();
+        Setup { config: self.config, dir: self.dir }
     }
 
     pub async fn get(&self, path: &str) -> Response<Incoming> {
@@ -164,19 +157,8 @@ impl Node {
     }
 
     async fn control(&self) -> Client {
-        Client::find(std::slice::from_ref(&self.state_dir)).await.unwrap()
+        Client::find(std::slice::from_ref(&self.config.state_dir)).await.unwrap()
     }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.running.abort();
-    }
-}
-
-/// The ID of the key in this directory.
-pub fn id_in(state_dir: &Path) -> Id {
-    Identity::load_or_create(state_dir).unwrap().id()
 }
 
 /// Looks again and again until there is something; what is looked at are snapshots that have no event.

@@ -13,6 +13,8 @@ use ollana::transport::{self, Connection, Remote, Transport};
 use ollana::wire::control::{Hello, Message};
 use tokio::sync::watch;
 
+use super::fake_ollama::Model;
+
 pub struct Stranger {
     pub transport: Transport,
     pub address: SocketAddr,
@@ -68,6 +70,7 @@ impl Stranger {
         let mut control = connection.accept_control().await.unwrap();
         assert!(matches!(control.receive().await.unwrap(), Message::Hello(_)));
         control.send(&Message::Hello(self.hello())).await.unwrap();
+        connection.admit(true);
         Met { connection, control }
     }
 }
@@ -92,6 +95,8 @@ impl Met {
 
 /// What a provider with this one model says of itself.
 pub fn lends(model: &str) -> Message {
-    let models = [(format!("{model}:latest"), ModelInfo { digest: "d".to_owned(), loaded: true })].into();
+    // The digest that a simulated Ollama gives it: else it would not be the same model.
+    let model = Model::new(model);
+    let models = [(model.name, ModelInfo { digest: model.digest, loaded: true })].into();
     Message::Report(Report { provider: true, scope: Scope::Infer, models, ..Report::default() })
 }

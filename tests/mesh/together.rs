@@ -29,7 +29,7 @@ async fn an_application_on_one_node_is_answered_by_the_ollama_of_another() {
         let line: serde_json::Value = serde_json::from_slice(&line).expect("a line at a time, as it was said");
         said.push_str(line["response"].as_str().unwrap());
     }
-    assert_eq!(said, expected("m", "why", 5));
+    assert_eq!(said, expected("m:latest", "why", 5));
 
     let (status, list) = read(user.get("/api/tags").await).await;
     assert!(status.is_success() && list.contains("m:latest"), "{list}");

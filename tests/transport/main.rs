@@ -153,6 +153,23 @@ async fn a_break_behind_the_gate_is_a_break_and_never_an_end() {
 }
 
 #[tokio::test]
+async fn a_body_of_another_length_than_its_head_says_is_a_break() {
+    let pair = pair().await;
+    for (length, pieces) in [("4", ["ab", "c"]), ("2", ["ab", "c"]), ("2", ["abc", "d"])] {
+        let served = serve(&pair.provider, async |_| {
+            let body = StreamBody::new(stream::iter(pieces.map(data))).boxed_unsync();
+            Ok(Response::builder().header("content-length", length).body(body).unwrap())
+        });
+        let asked = async {
+            let answer = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap()).await.unwrap();
+            let error = answer.into_body().collect().await.expect_err("a break");
+            assert!(matches!(error, ExchangeError::Protocol(..)), "{error}");
+        };
+        let _ = within(async { tokio::join!(served, asked) }).await;
+    }
+}
+
+#[tokio::test]
 async fn who_gives_up_ends_the_work_in_every_phase() {
     let pair = pair().await;
     // While the answer is awaited.
