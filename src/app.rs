@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
 
 use crate::balance::{GRACE, Router, RouterSettings};
@@ -22,7 +22,7 @@ use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers,
 use crate::gate::Gate;
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, InboundSettings};
 use crate::listener::{Listener, ListenerSettings};
 use crate::ollama::Ollama;
 use crate::peers::{self, Peers};
@@ -55,14 +55,14 @@ pub struct App {
     transport: Transport,
     inbound: Inbound,
     discovery: Option<Discovery>,
-    /// What lives as long as the node.
-    _running: Running,
+    running: Running,
 }
 
+/// What lives as long as the node.
 struct Running {
-    _ollama: Option<AbortOnDropHandle<()>>,
-    _lend: AbortOnDropHandle<()>,
-    _peers: Peers,
+    ollama: Option<AbortOnDropHandle<()>>,
+    lend: AbortOnDropHandle<()>,
+    peers: Peers,
 }
 
 // === impl App ===
@@ -124,15 +124,14 @@ impl App {
             callers: callers_seen,
             look_again: Box::new(move || fixed.ask()),
         });
-        let inbound = Inbound {
+        let inbound = Inbound::new(InboundSettings {
             me,
             hello,
             transport: transport.clone(),
             book: book.clone(),
             gate: Arc::clone(&gate),
             callers,
-            exchanges: TaskTracker::new(),
-        };
+        });
 
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
@@ -173,24 +172,11 @@ impl App {
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
-            _ollama: ollama_task,
-            _lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
-            _peers: peers,
+            ollama: ollama_task,
+            lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
+            peers,
         };
-        Ok(Self {
-            config,
-            state,
-            control,
-            page,
-            book,
-            mesh,
-            gate,
-            listener,
-            transport,
-            inbound,
-            discovery,
-            _running: running,
-        })
+        Ok(Self { config, state, control, page, book, mesh, gate, listener, transport, inbound, discovery, running })
     }
 
     /// What is worth saying once the node serves.
@@ -219,18 +205,34 @@ impl App {
             stop: shutdown.clone(),
             drain: self.config.drain,
         };
-        let control = AbortOnDropHandle::new(tokio::spawn(self.control.serve(handles, ended.clone())));
-        let page = self.page.map(|page| {
+        let mut control = AbortOnDropHandle::new(tokio::spawn(self.control.serve(handles, ended.clone())));
+        let mut page = self.page.map(|page| {
             let mesh: Arc<dyn Mesh> = self.mesh.clone();
             AbortOnDropHandle::new(tokio::spawn(web::serve(page, mesh, ended.clone())))
         });
-        let exchanges = self.inbound.exchanges.clone();
-        let inbound = AbortOnDropHandle::new(tokio::spawn(self.inbound.run()));
-        let listener = self
+        let mut inbound = AbortOnDropHandle::new(tokio::spawn(self.inbound.clone().run()));
+        let mut listener = self
             .listener
             .map(|(tcp, listener)| AbortOnDropHandle::new(tokio::spawn(listener.serve(tcp, shutdown.clone()))));
+        let mut running = self.running;
 
-        shutdown.cancelled().await;
+        // None of these ends by itself. A node that goes on without one would only seem to serve.
+        let died = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => None,
+            _ = &mut control => Some("the socket of the command line"),
+            () = over(&mut page) => Some("the status page"),
+            _ = &mut inbound => Some("the port for other nodes"),
+            () = over(&mut listener) => Some("the listener for applications"),
+            () = over(&mut running.ollama) => Some("the watch over Ollama"),
+            _ = &mut running.lend => Some("the decision to lend"),
+            () = running.peers.ended() => Some("the connections to other nodes"),
+        };
+        if let Some(what) = died {
+            shutdown.cancel();
+            self.transport.close().await;
+            return Err(AppError::Died(what));
+        }
         tracing::info!("stopping: nothing new is taken");
         self.gate.drain();
         if let Some(discovery) = self.discovery {
@@ -241,9 +243,8 @@ impl App {
                 let _ = listener.await;
             }
             self.gate.idle().await;
-            // What the gate has handed over may still be on its way.
-            exchanges.close();
-            exchanges.wait().await;
+            // What the gate has given may be on its way still, and would be lost with the connection.
+            self.inbound.idle().await;
         };
         if tokio::time::timeout(self.config.drain, drained).await.is_err() {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
@@ -270,6 +271,16 @@ impl App {
             Some(why) => tracing::info!("no Ollama is lent here: {why}"),
             None => tracing::info!("the Ollama at {} is lent whenever it answers", self.config.ollama.url),
         }
+    }
+}
+
+/// Resolves when the task is over; never without one.
+async fn over<T>(task: &mut Option<AbortOnDropHandle<T>>) {
+    match task {
+        Some(task) => {
+            let _ = task.await;
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -315,7 +326,29 @@ pub enum AppError {
     /// Multicast.
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
+    /// A part that lives as long as the node.
+    #[error("{0} broke, without which this node is no use; the log says why, and starting it again may help")]
+    Died(&'static str),
     /// A socket that was bound cannot be used.
     #[error("cannot use a socket: {0}")]
     Socket(#[from] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_node_that_loses_a_part_of_itself_ends_and_says_which() {
+        let dir = tempfile::tempdir().unwrap();
+        let app = App::build(Config::for_test(dir.path().join("state"))).await.unwrap();
+        let transport = app.transport.clone();
+        let shutdown = CancellationToken::new();
+        let running = tokio::spawn(app.run(shutdown.clone()));
+        transport.close().await;
+        let ended = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
+        assert!(matches!(ended, Err(AppError::Died("the port for other nodes"))), "{ended:?}");
+        assert!(shutdown.is_cancelled());
+    }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -15,9 +15,9 @@ use tokio_util::task::TaskTracker;
 use crate::exchange::Report;
 use crate::gate::{self, Gate};
 use crate::id::{Id, NodeName, Scope};
-use crate::peers::Caller;
+use crate::peers::backoff::Budget;
+use crate::peers::{Caller, until_revoked};
 use crate::transport::connection::{Control, ControlError};
-use crate::transport::stream::StreamError;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot, Trust};
 use crate::wire::control::{Hello, Message};
@@ -26,12 +26,21 @@ use crate::wire::control::{Hello, Message};
 const MAX_HANDSHAKES: usize = 128;
 /// From this many on, a stranger proves its address first: what comes from forged ones then costs nothing.
 const PROVE_ADDRESS_ABOVE: usize = 16;
-/// Connections in all.
+/// Connections in all, but for the keys that a person trusts.
 const MAX_CONNECTIONS: usize = 1024;
+/// Connections kept free for those: keys cost nothing, so strangers could hold all others.
+const RESERVED: usize = 256;
 /// Connections of one key: one, and a few more while old ones die.
 const MAX_CONNECTIONS_A_KEY: usize = 4;
 /// How long a stranger may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Exchanges of one connection whose head is still awaited. A peer sends it in one go; without a bound, heads that never
+/// end would be gathered on every stream there may be.
+const MAX_HEADS: usize = 32;
+/// Lines in the log at more than `debug` about peers that are turned away.
+const LOUD: usize = 30;
+/// See `LOUD`.
+const LOUD_WITHIN: Duration = Duration::from_secs(60);
 /// A report at least this often: three missed ones make this node unreachable for the peer.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Changes within this time go out as one report.
@@ -39,7 +48,7 @@ const COALESCE: Duration = Duration::from_millis(20);
 
 /// What accepting peers needs.
 #[derive(Debug, Clone)]
-pub struct Inbound {
+pub struct InboundSettings {
     /// Our own ID.
     pub me: Id,
     /// What we answer to a hello.
@@ -52,21 +61,48 @@ pub struct Inbound {
     pub gate: Arc<Gate>,
     /// Who is told who has called.
     pub callers: mpsc::Sender<Caller>,
-    /// The exchanges under way, until the peers have all of their answers.
-    pub exchanges: TaskTracker,
 }
 
+/// The side that accepts peers. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Inbound {
+    settings: Arc<InboundSettings>,
+    /// The exchanges that run.
+    exchanges: TaskTracker,
+    census: Census,
+    loud: Arc<Mutex<Budget>>,
+}
+
+// === impl Inbound ===
+
 impl Inbound {
+    /// Accepts nobody before it [runs](Self::run).
+    pub fn new(settings: InboundSettings) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            exchanges: TaskTracker::new(),
+            census: Census::default(),
+            loud: Arc::new(Mutex::new(Budget::new(LOUD, LOUD_WITHIN))),
+        }
+    }
+
+    /// Resolves when no exchange runs and all that was answered has arrived. New ones are taken all the while: whether
+    /// they get in is the gate's business.
+    pub async fn idle(&self) {
+        self.exchanges.close();
+        self.exchanges.wait().await;
+    }
+
     /// Accepts peers until the transport is closed. Dropping the future ends all their connections.
     pub async fn run(self) {
         let mut handshakes = JoinSet::new();
         let mut connections = JoinSet::new();
-        let census = Census::default();
+        let InboundSettings { transport, .. } = &*self.settings;
         loop {
             tokio::select! {
-                stranger = self.transport.accept() => {
+                stranger = transport.accept() => {
                     let Some(stranger) = stranger else { return };
-                    if handshakes.len() >= MAX_HANDSHAKES || connections.len() >= MAX_CONNECTIONS {
+                    if handshakes.len() >= MAX_HANDSHAKES || connections.len() >= MAX_CONNECTIONS + RESERVED {
                         tracing::debug!(address = %stranger.address(), "too many strangers at the door");
                         stranger.refuse();
                         continue;
@@ -81,33 +117,36 @@ impl Inbound {
                     };
                     handshakes.spawn(async move { (stranger.address(), stranger.shake_hands().await) });
                 }
-                Some(Ok((address, connection))) = handshakes.join_next() => match connection {
-                    Ok(connection) => {
-                        connections.spawn(self.clone().serve(connection, census.clone()));
+                Some(shaken) = handshakes.join_next() => match shaken {
+                    Ok((_, Ok(connection))) => {
+                        connections.spawn(self.clone().serve(connection));
                     }
-                    Err(error) => tracing::debug!(%address, %error, "no handshake"),
+                    Ok((address, Err(error))) => tracing::debug!(%address, %error, "no handshake"),
+                    Err(error) => log_panic(error),
                 },
-                Some(_) = connections.join_next() => {}
+                // A connection whose task panicked is over: its handles are gone.
+                Some(ended) = connections.join_next() => ended.unwrap_or_else(log_panic),
             }
         }
     }
 
     /// One connection, from the hello to its end.
-    async fn serve(self, connection: Connection, census: Census) {
+    async fn serve(self, connection: Connection) {
         let (id, address) = (connection.id(), connection.address());
-        let mut trust = self.book.watch();
-        if trust.borrow_and_update().standing(&id).trust == Trust::Revoked {
-            tracing::debug!(?id, %address, "a revoked key was turned away");
-            connection.close(CloseCode::Revoked, "this key is revoked here");
-            return;
-        }
-        let Some(_place) = census.enter(id) else {
-            connection.close(CloseCode::Busy, "too many connections of one key");
-            return;
+        let InboundSettings { book, gate, .. } = &*self.settings;
+        let standing = book.snapshot().standing(&id);
+        let reserved = if matches!(standing.trust, Trust::Trusted | Trust::Vouched) { RESERVED } else { 0 };
+        let Some(_place) = self.census.enter(id, MAX_CONNECTIONS + reserved) else {
+            return connection.close(CloseCode::Busy, "too many connections");
         };
+        let mut trust = book.watch();
         let welcomed = tokio::select! {
+            biased;
+            () = until_revoked(&mut trust, id) => {
+                tracing::debug!(?id, %address, "a revoked key was turned away");
+                return connection.close(CloseCode::Revoked, "this key is revoked here");
+            }
             welcomed = tokio::time::timeout(HELLO_TIMEOUT, self.welcome(&connection)) => welcomed,
-            () = revoked(&mut trust, id) => return connection.close(CloseCode::Revoked, "this key is revoked here"),
         };
         let (control, name, _presence) = match welcomed {
             Ok(Ok(Some(welcome))) => welcome,
@@ -119,25 +158,17 @@ impl Inbound {
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
         };
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
-        let reports = async {
-            let error = send_reports(control, self.gate.report(), self.book.watch(), id).await;
-            if lets_go(&error) {
-                // It has a newer connection, or none that it needs; answers that run over this one may still end well.
-                tracing::debug!(peer = %name, "a peer wants no more reports here");
-                std::future::pending::<()>().await;
-            }
-            error
-        };
-        let exchanges = accept_exchanges(&connection, &self.gate, &self.exchanges, self.book.watch(), &name);
+        let reports = send_reports(control, gate.report(), book.watch(), id);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
-            () = exchanges => {}
+            () = self.accept_exchanges(&connection, &name) => {}
+            () = keep_limits(&connection, book.watch()) => {}
             error = reports => {
                 tracing::debug!(peer = %name, %error, "cannot report to a peer");
                 connection.close(CloseCode::Protocol, "the control stream broke");
             }
-            () = revoked(&mut trust, id) => {
+            () = until_revoked(&mut trust, id) => {
                 tracing::info!(peer = %name, %id, "revoked: its connection ends");
                 connection.close(CloseCode::Revoked, "this key is revoked here");
             }
@@ -150,10 +181,13 @@ impl Inbound {
         connection: &Connection,
     ) -> Result<Option<(Control, NodeName, Option<Presence>)>, ControlError> {
         let (id, address) = (connection.id(), connection.address());
+        let InboundSettings { me, hello: ours, callers, .. } = &*self.settings;
         let mut control = connection.accept_control().await?;
         let Message::Hello(theirs) = control.receive().await? else { return Err(ControlError::Ended) };
         if let Err(refused) = theirs.agree() {
-            tracing::warn!(peer = %theirs.name, %address, reason = %refused.reason, "a peer is refused");
+            if self.loud() {
+                tracing::warn!(peer = %theirs.name, %address, reason = %refused.reason, "a peer is refused");
+            }
             let reason = refused.reason.clone();
             control.send(&Message::Refused(refused)).await?;
             control.finish().await;
@@ -161,16 +195,16 @@ impl Inbound {
             return Ok(None);
         }
         let caller = Caller { id, hello: theirs.clone(), address };
-        if id == self.me {
+        if id == *me {
             // Ourselves, or a copy of us: the dialler learns from our hello which, and hangs up.
-            control.send(&Message::Hello(self.hello.clone())).await?;
-            let _ = self.callers.send(caller).await;
+            control.send(&Message::Hello(ours.clone())).await?;
+            let _ = callers.send(caller).await;
             let _ = connection.closed().await;
             return Ok(None);
         }
         let presence = self.meet(&caller).await;
-        control.send(&Message::Hello(self.hello.clone())).await?;
-        let _ = self.callers.send(caller).await;
+        control.send(&Message::Hello(ours.clone())).await?;
+        let _ = callers.send(caller).await;
         Ok(Some((control, theirs.name, presence)))
     }
 
@@ -182,26 +216,78 @@ impl Inbound {
             address: Some(address.to_string()),
             direction: Direction::Inbound,
         };
-        match self.book.meet(met).await {
+        match self.settings.book.meet(met).await {
             Ok(encounter) => Some(encounter.presence),
             Err(error) => {
-                tracing::error!(peer = %name, %error, "cannot pin it, so it may do nothing here");
+                if self.loud() {
+                    tracing::error!(peer = %name, %error, "cannot pin it, so it may do nothing here");
+                }
                 None
             }
         }
     }
+
+    /// Hands each exchange to the gate, in a task of its own. The tasks end with the connection.
+    async fn accept_exchanges(&self, connection: &Connection, name: &NodeName) {
+        let mut running = JoinSet::new();
+        let heads = Arc::new(Semaphore::new(MAX_HEADS));
+        loop {
+            let next = async {
+                // Never closed, so there is always a permit to wait for.
+                let permit = Arc::clone(&heads).acquire_owned().await.ok();
+                (permit, connection.accept_exchange().await)
+            };
+            let (permit, incoming) = tokio::select! {
+                next = next => next,
+                Some(ended) = running.join_next() => {
+                    ended.unwrap_or_else(log_panic);
+                    continue;
+                }
+            };
+            let Ok(incoming) = incoming else { return };
+            running.spawn(self.clone().exchange(incoming, permit, connection.id(), name.clone()));
+        }
+    }
+
+    async fn exchange(self, incoming: Incoming, head: Option<OwnedSemaphorePermit>, id: Id, peer: NodeName) {
+        let InboundSettings { book, gate, .. } = &*self.settings;
+        let served = async {
+            let (request, responder) = incoming.request(&peer).await?;
+            let _running = self.exchanges.token();
+            drop(head);
+            // As it stands now: what the peer was when it opened the stream is long ago if it took its time.
+            let scope = book.snapshot().standing(&id).scope;
+            let caller = gate::Caller::Peer { id, name: peer.clone(), scope };
+            responder.answer(gate.serve(caller, request)).await
+        };
+        if let Err(error) = served.await {
+            tracing::debug!(%peer, %error, "an exchange broke off");
+        }
+    }
+
+    fn loud(&self) -> bool {
+        self.loud.lock().unwrap_or_else(PoisonError::into_inner).take(std::time::Instant::now())
+    }
 }
 
-/// Whether the dialler has given the control stream up, rather than broken the protocol or been lost.
-fn lets_go(error: &ControlError) -> bool {
-    matches!(error, ControlError::Stream(StreamError::Reset(_) | StreamError::Stopped(_)))
+/// Lets a peer open as much as the trust book lets it use.
+async fn keep_limits(connection: &Connection, mut trust: watch::Receiver<Arc<Snapshot>>) {
+    let id = connection.id();
+    let mut before = None;
+    loop {
+        let wanted = trust.borrow_and_update().standing(&id).scope > Scope::None;
+        if before.replace(wanted) != Some(wanted) {
+            connection.admit(wanted);
+        }
+        if trust.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
-/// Resolves when the key is revoked.
-async fn revoked(trust: &mut watch::Receiver<Arc<Snapshot>>, id: Id) {
-    if trust.wait_for(|trust| trust.standing(&id).trust == Trust::Revoked).await.is_err() {
-        // The book is gone: the node stops, and this connection with it.
-        std::future::pending().await
+fn log_panic(error: tokio::task::JoinError) {
+    if error.is_panic() {
+        tracing::error!(%error, "a task of a peer panicked; this is a bug");
     }
 }
 
@@ -245,49 +331,18 @@ fn report_for(scope: Scope, report: &Report) -> Report {
     }
 }
 
-/// Hands each exchange to the gate, in a task of its own. The tasks end with the connection.
-async fn accept_exchanges(
-    connection: &Connection,
-    gate: &Arc<Gate>,
-    tracker: &TaskTracker,
-    trust: watch::Receiver<Arc<Snapshot>>,
-    name: &NodeName,
-) {
-    let id = connection.id();
-    let mut exchanges = JoinSet::new();
-    loop {
-        let incoming = tokio::select! {
-            incoming = connection.accept_exchange() => incoming,
-            Some(_) = exchanges.join_next() => continue,
-        };
-        let Ok(incoming) = incoming else { return };
-        let caller = gate::Caller::Peer { id, name: name.clone(), scope: trust.borrow().standing(&id).scope };
-        exchanges.spawn(tracker.track_future(serve_exchange(incoming, Arc::clone(gate), caller, name.clone())));
-    }
-}
-
-async fn serve_exchange(incoming: Incoming, gate: Arc<Gate>, caller: gate::Caller, peer: NodeName) {
-    let served = async {
-        let (request, responder) = incoming.request(&peer).await?;
-        responder.answer(gate.serve(caller, request)).await
-    };
-    if let Err(error) = served.await {
-        tracing::debug!(%peer, %error, "an exchange broke off");
-    }
-}
-
 /// How many connections each key has.
 #[derive(Debug, Clone, Default)]
 struct Census(Arc<Mutex<HashMap<Id, usize>>>);
 
 impl Census {
-    fn enter(&self, id: Id) -> Option<Place> {
+    /// A place for one more connection of this key, if there are fewer than `max` in all.
+    fn enter(&self, id: Id, max: usize) -> Option<Place> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(id).or_default();
-        if *count >= MAX_CONNECTIONS_A_KEY {
+        if counts.values().sum::<usize>() >= max || counts.get(&id).is_some_and(|of| *of >= MAX_CONNECTIONS_A_KEY) {
             return None;
         }
-        *count += 1;
+        *counts.entry(id).or_default() += 1;
         drop(counts);
         Some(Place { census: self.clone(), id })
     }
@@ -321,11 +376,12 @@ mod tests {
     fn one_key_has_few_connections_and_gets_its_places_back() {
         let census = Census::default();
         let id = Id::from_bytes([1; 32]);
-        let mut places: Vec<_> = (0..MAX_CONNECTIONS_A_KEY).map(|_| census.enter(id).unwrap()).collect();
-        assert!(census.enter(id).is_none());
-        assert!(census.enter(Id::from_bytes([2; 32])).is_some());
+        let mut places: Vec<_> = (0..MAX_CONNECTIONS_A_KEY).map(|_| census.enter(id, 100).unwrap()).collect();
+        assert!(census.enter(id, 100).is_none());
+        assert!(census.enter(Id::from_bytes([2; 32]), MAX_CONNECTIONS_A_KEY).is_none());
+        assert!(census.enter(Id::from_bytes([2; 32]), 100).is_some());
         places.pop();
-        assert!(census.enter(id).is_some());
+        assert!(census.enter(id, 100).is_some());
         places.clear();
         assert!(census.0.lock().unwrap().is_empty());
     }

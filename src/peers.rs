@@ -3,12 +3,14 @@
 //! An actor owns all of it. It feeds a [state machine](machine) with what happens and does what that says; each
 //! connection has a [task](link) that reads its control stream; the [directory] is what the rest of the program sees.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use futures_util::FutureExt as _;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -16,22 +18,29 @@ use crate::discovery::Sighting;
 use crate::exchange::{Health, Report};
 use crate::id::{Id, NodeName};
 use crate::transport::remote::Face;
-use crate::transport::{CloseCode, Connection, Remote, Transport};
+use crate::transport::{CloseCode, Closed, Connection, Remote, Transport};
 use crate::trust::{Book, Pin, Snapshot, Trust};
 use crate::wire::control::Hello;
 
-mod backoff;
+pub mod backoff;
 pub mod directory;
 mod link;
 mod machine;
 
 pub use directory::{Directory, PeerState, PeerView};
+pub use link::revoked as until_revoked;
+
+use backoff::Budget;
 use directory::{Entries, Entry, Live};
 use link::{Event, Follow, Opening};
 use machine::{Action, Dropped, Failed, LinkId, Machine, Opened};
 
 /// Events of links that wait for the actor. It does no I/O of its own, so a few are enough.
 const EVENTS: usize = 64;
+/// Lines in the log about peers that nobody has decided on, at more than `debug`: strangers can come and go as they like.
+const LOUD: usize = 60;
+/// See `LOUD`.
+const LOUD_WITHIN: Duration = Duration::from_secs(60);
 
 /// What the actor starts with.
 pub struct Settings {
@@ -67,7 +76,7 @@ pub struct Caller {
 pub struct Peers {
     directory: Directory,
     clone_seen: watch::Receiver<Option<SocketAddr>>,
-    _actor: AbortOnDropHandle<()>,
+    actor: AbortOnDropHandle<()>,
 }
 
 impl Peers {
@@ -78,7 +87,8 @@ impl Peers {
         let directory = Directory { entries: entries_seen, trust: settings.book.watch() };
         let (events, events_seen) = mpsc::channel(EVENTS);
         let actor = Actor {
-            machine: Machine::new(settings.me, settings.hello.instance, Instant::now()),
+            machine: Machine::new(settings.me, settings.hello.instance),
+            revoked: revoked(&settings.book.snapshot()),
             settings,
             links: HashMap::new(),
             next_link: 0,
@@ -87,13 +97,19 @@ impl Peers {
             events,
             entries,
             clone_at,
+            loud: Budget::new(LOUD, LOUD_WITHIN),
         };
-        Self { directory, clone_seen, _actor: AbortOnDropHandle::new(tokio::spawn(actor.run(events_seen))) }
+        Self { directory, clone_seen, actor: AbortOnDropHandle::new(tokio::spawn(actor.run(events_seen))) }
     }
 
     /// Who there is.
     pub fn directory(&self) -> Directory {
         self.directory.clone()
+    }
+
+    /// Resolves if the actor ends, which is a bug: it lives as long as this.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.actor).await;
     }
 
     /// Where a running copy of this node was proved, while there is one.
@@ -112,26 +128,30 @@ struct Actor {
     events: mpsc::Sender<Event>,
     entries: watch::Sender<Entries>,
     clone_at: watch::Sender<Option<SocketAddr>>,
+    /// The keys that were revoked when the book was looked at last.
+    revoked: BTreeSet<Id>,
+    loud: Budget,
 }
 
-/// A connection that both have said hello on.
+/// A connection that both have said hello on. What drops it retires it: see [`link::Retired`].
 struct Link {
     connection: Connection,
     remote: Arc<Remote>,
     face: watch::Sender<Face>,
     report: watch::Receiver<Arc<Report>>,
-    health: Arc<watch::Sender<Health>>,
+    health: watch::Receiver<Health>,
     heard: watch::Receiver<Instant>,
-    task: tokio::task::AbortHandle,
+    retire: oneshot::Sender<(CloseCode, &'static str)>,
 }
 
-impl Drop for Link {
-    /// What waits for a first byte moves on. The connection itself lives as long as an answer runs over it.
-    fn drop(&mut self) {
-        self.task.abort();
-        self.health.send_replace(Health::Gone);
-    }
+/// Says it at this level while that is not too often, and at `debug` otherwise.
+macro_rules! say {
+    ($loud:expr, $level:ident, $($what:tt)*) => {
+        if $loud { tracing::$level!($($what)*) } else { tracing::debug!($($what)*) }
+    };
 }
+
+// === impl Actor ===
 
 impl Actor {
     async fn run(mut self, mut events: mpsc::Receiver<Event>) {
@@ -160,10 +180,13 @@ impl Actor {
                     }
                     None => callers_open = false,
                 },
-                Some(Ok((address, opened))) = self.dials.join_next() => self.dialled(address, opened),
+                Some(dialled) = self.dials.join_next() => match dialled {
+                    Ok((address, opened)) => self.dialled(address, opened),
+                    Err(error) => tracing::error!(%error, "a dial's task ended; this is a bug"),
+                },
                 Some(event) = events.recv() => self.heard_of(event),
                 Some(_) = self.tasks.join_next() => {}
-                Ok(()) = trust.changed() => self.apply_trust(),
+                Ok(()) = trust.changed() => self.pardon(),
                 () = until(timeout) => {
                     let links = &self.links;
                     self.machine.handle_timeout(Instant::now(), |link| Some(*links.get(&link)?.heard.borrow()));
@@ -176,7 +199,8 @@ impl Actor {
         tracing::debug!(%address, "dialling");
         let Settings { transport, hello, book, .. } = &self.settings;
         let open = link::open(transport.clone(), address, hello.clone(), book.clone());
-        self.dials.spawn(async move { (address, open.await) });
+        let open = AssertUnwindSafe(open).catch_unwind();
+        self.dials.spawn(async move { (address, open.await.unwrap_or_else(|_| Err(Failed::by_a_bug()))) });
     }
 
     fn dialled(&mut self, address: SocketAddr, opened: Result<Opening, Failed>) {
@@ -189,14 +213,20 @@ impl Actor {
             }
             Err(failed) => {
                 (self.settings.look_again)();
-                if failed.refused {
-                    tracing::warn!(%address, id = ?failed.id, reason = %failed.reason, "no connection to a peer");
-                } else {
-                    tracing::debug!(%address, reason = %failed.reason, "dial failed");
-                }
+                // Said again and again by who says no again and again: once is enough.
+                let known = failed.id.and_then(|id| self.machine.peers().find(|(of, _)| **of == id));
+                let news = known.is_none_or(|(_, peer)| peer.problem.as_ref() != Some(&failed.reason));
+                let loud = failed.refused && news && self.loud(failed.id);
+                say!(loud, warn, %address, id = ?failed.id, reason = %failed.reason, "no connection to a peer");
                 self.machine.handle_failed(now, address, failed);
             }
         }
+    }
+
+    /// Whether to say something of this peer so that people see it.
+    fn loud(&mut self, id: Option<Id>) -> bool {
+        let trust = id.map(|id| self.settings.book.snapshot().standing(&id).trust);
+        matches!(trust, Some(Trust::Trusted | Trust::Vouched)) || self.loud.take(Instant::now())
     }
 
     /// Starts reading the control stream of a new connection.
@@ -204,12 +234,14 @@ impl Actor {
         let Opening { connection, control, hello } = opening;
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let use_ = self.settings.book.watch().borrow().standing(&connection.id()).as_provider().use_;
+        let use_ = self.settings.book.snapshot().standing(&connection.id()).as_provider().use_;
         let (face, face_seen) = watch::channel(Face { label: hello.name.clone(), use_ });
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
+        let (retire, retired) = oneshot::channel();
         let health = Arc::new(watch::Sender::new(Health::Healthy));
-        let remote = Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&health));
+        let remote = Arc::new(Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&health)));
+        let health_seen = health.subscribe();
         let follow = Follow {
             link,
             connection: connection.clone(),
@@ -217,15 +249,21 @@ impl Actor {
             book: self.settings.book.clone(),
             face: face.clone(),
             report,
-            health: Arc::clone(&health),
+            health,
             heard,
             events: self.events.clone(),
+            met: None,
             presence: None,
         };
-        let task = self.tasks.spawn(follow.run(control));
-        let remote = Arc::new(remote);
-        self.links
-            .insert(link, Link { connection, remote, face, report: report_seen, health, heard: heard_seen, task });
+        let events = self.events.clone();
+        let following = AssertUnwindSafe(follow.run(control, retired)).catch_unwind();
+        self.tasks.spawn(async move {
+            if following.await.is_err() {
+                let _ = events.send(Event::Lost(link, Closed::Failed(link::BUG.to_owned()))).await;
+            }
+        });
+        let (report, health, heard) = (report_seen, health_seen, heard_seen);
+        self.links.insert(link, Link { connection, remote, face, report, health, heard, retire });
         link
     }
 
@@ -235,35 +273,35 @@ impl Actor {
             Event::Silence(link, silent) => {
                 if let Some(held) = self.links.get(&link) {
                     let peer = held.face.borrow().label.clone();
+                    let id = held.connection.id();
+                    let loud = self.loud(Some(id));
                     if silent {
-                        tracing::warn!(%peer, "unreachable: silent for {} s", link::SILENCE.as_secs());
+                        say!(loud, warn, %peer, "unreachable: silent for {} s", link::SILENCE.as_secs());
                     } else {
-                        tracing::info!(%peer, "it answers again");
+                        say!(loud, info, %peer, "it answers again");
                     }
                 }
                 self.machine.handle_silence(now, link, silent);
             }
+            // What that changes is published in any case.
+            Event::Role => {}
             Event::Lost(link, closed) => {
                 if let Some(held) = self.links.remove(&link) {
-                    tracing::info!(peer = %held.face.borrow().label, reason = %closed, "disconnected");
+                    let loud = self.loud(Some(held.connection.id()));
+                    say!(loud, info, peer = %held.face.borrow().label, reason = %closed, "disconnected");
                 }
                 self.machine.handle_lost(now, link, link::is_refusal(&closed), closed.to_string());
             }
         }
     }
 
-    /// A revoked peer is cut off at once, live streams included; others get the face that the book gives them.
-    fn apply_trust(&mut self) {
-        let trust = self.settings.book.watch().borrow().clone();
-        for link in self.links.values() {
-            if trust.standing(&link.connection.id()).trust == Trust::Revoked {
-                link.connection.close(CloseCode::Revoked, "revoked");
-            }
-        }
-        let now = Instant::now();
-        let refused: Vec<Id> = self.machine.peers().filter(|(_, peer)| peer.refused).map(|(id, _)| *id).collect();
-        for id in refused.into_iter().filter(|id| trust.standing(id).trust != Trust::Revoked) {
-            self.machine.handle_pardon(now, id);
+    /// Who is revoked is cut off by the task of its connection; whom a person has pardoned need not wait any longer.
+    fn pardon(&mut self) {
+        let revoked = revoked(&self.settings.book.snapshot());
+        let pardoned: Vec<Id> = self.revoked.difference(&revoked).copied().collect();
+        self.revoked = revoked;
+        for id in pardoned {
+            self.machine.handle_pardon(Instant::now(), id);
         }
     }
 
@@ -273,17 +311,21 @@ impl Actor {
                 Action::Adopt(link) => {
                     if let Some(link) = self.links.get(&link) {
                         let (peer, id) = (link.face.borrow().label.clone(), link.connection.id());
-                        tracing::info!(%peer, %id, address = %link.connection.address(), "connected");
+                        let address = link.connection.address();
+                        let loud = self.loud(Some(id));
+                        say!(loud, info, %peer, %id, %address, "connected");
                     }
                 }
                 Action::Drop(link, why) => {
                     let Some(link) = self.links.remove(&link) else { continue };
-                    match why {
-                        Dropped::OwnKey => link.connection.close(CloseCode::SameKey, "this is my own key"),
-                        // What still waits on it breaks now and not after 15 s of silence.
-                        Dropped::Restarted => link.connection.close(CloseCode::Replaced, "restarted"),
-                        Dropped::Duplicate => {}
-                    }
+                    let close = match why {
+                        Dropped::Duplicate => continue,
+                        Dropped::Restarted => (CloseCode::Replaced, "the node was started anew"),
+                        Dropped::OwnKey => (CloseCode::SameKey, "this is my own key"),
+                        Dropped::Crowded => (CloseCode::Busy, "too many peers"),
+                    };
+                    // An error means that it is over anyhow.
+                    let _ = link.retire.send(close);
                 }
                 Action::Cloned(Some(address)) => {
                     tracing::error!(
@@ -304,9 +346,10 @@ impl Actor {
 
     /// Shows the rest of the program how things are now.
     fn publish(&self) {
-        let trust = self.settings.book.watch().borrow().clone();
+        let trust = self.settings.book.snapshot();
+        let names = self.names();
         let entries: BTreeMap<Id, Entry> =
-            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &trust))).collect();
+            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &names, &trust))).collect();
         for (id, entry) in &entries {
             let Some(link) = entry.peer.link.and_then(|link| self.links.get(&link)) else { continue };
             let face = Face { label: entry.label.clone(), use_: trust.standing(id).as_provider().use_ };
@@ -318,7 +361,7 @@ impl Actor {
         }
         self.entries.send_if_modified(|known| {
             let same = known.len() == entries.len()
-                && known.iter().zip(&entries).all(|((a, x), (b, y))| a == b && x.peer == y.peer && x.label == y.label);
+                && known.iter().zip(&entries).all(|((a, x), (b, y))| a == b && x.shows_the_same(y));
             if !same {
                 *known = Arc::new(entries);
             }
@@ -326,34 +369,50 @@ impl Actor {
         });
     }
 
-    fn entry(&self, id: Id, peer: &machine::Peer, trust: &Snapshot) -> Entry {
+    fn entry(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>, trust: &Snapshot) -> Entry {
         let live = peer.link.and_then(|link| self.links.get(&link)).map(|link| Live {
             connection: link.connection.clone(),
             remote: Arc::clone(&link.remote),
             report: link.report.clone(),
-            health: link.health.subscribe(),
+            health: link.health.clone(),
         });
-        Entry { peer: peer.clone(), label: self.label(id, peer, trust), live }
+        let label = self.label(id, peer, names, trust);
+        Entry { peer: peer.clone(), label, live, dialled: self.machine.is_dialled(&id) }
     }
 
     /// The name to show: with a piece of the ID if another live node, or this one, bears the same. Who holds the name in
     /// the trust book keeps it as it is, also while it is away: else a stranger could take it from it by saying it.
-    fn label(&self, id: Id, peer: &machine::Peer, trust: &Snapshot) -> NodeName {
-        let name = peer.name.as_str();
-        let holds = |pin: &Pin| pin.trust != Trust::Revoked && pin.name.is(name);
+    fn label(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>, trust: &Snapshot) -> NodeName {
+        let holds = |pin: &Pin| pin.trust != Trust::Revoked && pin.name.is(peer.name.as_str());
         let rival_holds = trust.pins().any(|pin| pin.id != id && holds(pin));
-        let rival_lives =
-            || self.machine.peers().any(|(other, of)| *other != id && of.link.is_some() && of.name.is(name));
-        let contested = match trust.pin(&id).is_some_and(holds) {
-            true => rival_holds,
-            false => rival_holds || rival_lives(),
-        };
-        if contested || self.settings.hello.name.is(name) {
+        let live = names.get(&folded(&peer.name)).copied().unwrap_or(0);
+        let rival_lives = live > usize::from(peer.link.is_some());
+        let contested = rival_holds || (rival_lives && !trust.pin(&id).is_some_and(holds));
+        if contested || self.settings.hello.name.is(peer.name.as_str()) {
             peer.name.with_suffix(&id.short())
         } else {
             peer.name.clone()
         }
     }
+
+    /// How many live nodes bear each name, this one among them.
+    fn names(&self) -> HashMap<String, usize> {
+        let live = self.machine.peers().filter(|(_, peer)| peer.link.is_some()).map(|(_, peer)| &peer.name);
+        let mut names = HashMap::new();
+        for name in live.chain([&self.settings.hello.name]) {
+            *names.entry(folded(name)).or_insert(0) += 1;
+        }
+        names
+    }
+}
+
+/// A name as names are compared.
+fn folded(name: &NodeName) -> String {
+    name.as_str().to_ascii_lowercase()
+}
+
+fn revoked(trust: &Snapshot) -> BTreeSet<Id> {
+    trust.pins().filter(|pin| pin.trust == Trust::Revoked).map(|pin| pin.id).collect()
 }
 
 async fn until(timeout: Option<Instant>) {

@@ -32,8 +32,10 @@ pub use remote::Remote;
 
 /// A running answer ends after this much silence. Long enough for a laptop to change its Wi-Fi.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Keeps paths and NAT entries alive while nothing is said; the provider's heartbeat speaks more often than this.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Asked after so much silence whether the other side is still there. The provider's heartbeat speaks more often, so it is
+/// sent only where something is wrong: QUIC counts the idle time from it, so answers end 15 to 17 s after the silence
+/// began, and a peer that was started anew can say so.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// A LAN answers within this; quinn's 333 ms, meant for the internet, would pace the first packets and slow the first
 /// retransmission. A longer path corrects it with the first sample.
 const INITIAL_RTT: Duration = Duration::from_millis(10);
@@ -43,14 +45,15 @@ const INITIAL_RTT: Duration = Duration::from_millis(10);
 /// the network is whole again (shown by `tests/hosts`: 14 kB, the default, are over after a few seconds). This is the
 /// longest silence ([`IDLE_TIMEOUT`]) of ten answers at 40 tokens a second, and on a LAN of 1 Gbit/s 8 ms.
 const INITIAL_WINDOW: u64 = 1024 * 1024;
-/// Exchanges one peer may have open. Above it a dialler waits, and what it waits for is a queue with a bound of its own.
-const MAX_STREAMS: u32 = 1024;
-/// What one exchange may have in flight before its reader has taken it: 1 MiB is the bandwidth-delay product of
+/// What one stream may have in flight before its reader has taken it: 1 MiB is the bandwidth-delay product of
 /// 10 Gbit/s at 0.8 ms. Also the bound on what a slow reader makes us hold.
 const STREAM_WINDOW: u32 = 1024 * 1024;
-/// What all exchanges of one connection may have in flight: many stalled readers must not stop the others, and a
-/// peer must not make us hold more than this.
-const CONNECTION_WINDOW: u32 = 48 * 1024 * 1024;
+/// What all answers of one provider may have in flight. Above `STREAM_WINDOW` for each reader that stalls, or they would
+/// stop the others and the reports, and the provider would seem to be silent. What is held is what our own applications
+/// do not read.
+const ANSWERS_WINDOW: u32 = 256 * 1024 * 1024;
+/// What a caller may have in flight before it has said hello: one hello.
+const STRANGER_WINDOW: u32 = 16 * 1024;
 /// What we hold for one connection until it is acknowledged.
 const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 /// Socket buffers of several MB take 64 concurrent requests from 7.5 k/s to 18.8 k/s; the kernel caps what it will not
@@ -58,6 +61,11 @@ const SEND_WINDOW: u64 = 8 * 1024 * 1024;
 const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Handshakes that may wait to be looked at before further ones are refused.
 const MAX_WAITING_HANDSHAKES: usize = 256;
+/// What is kept of datagrams for a handshake that nobody has looked at yet, for one and for all: more than any first
+/// flight. quinn's own bounds are 10 and 100 MiB, of any stranger's choosing.
+const WAITING_BYTES: u64 = 16 * 1024;
+/// See [`WAITING_BYTES`].
+const ALL_WAITING_BYTES: u64 = 1024 * 1024;
 /// How long a handshake may take. A LAN needs milliseconds; a lossy one some retransmissions.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -122,12 +130,17 @@ impl Transport {
     /// # Errors
     /// [`TransportError`], only if the machine or the build is at fault.
     pub fn new(identity: &Identity, socket: UdpSocket) -> Result<Self, TransportError> {
-        let transport = Arc::new(transport_config());
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls::client_config(identity)?)?));
-        client.transport_config(Arc::clone(&transport));
+        // Whom we dial answers on our streams and opens none.
+        client.transport_config(Arc::new(transport_config(0, ANSWERS_WINDOW)));
         let mut server =
             quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls::server_config(identity)?)?));
-        server.transport_config(transport).max_incoming(MAX_WAITING_HANDSHAKES);
+        // Whoever dials us has its control stream; [`Connection::admit`] gives it more.
+        server
+            .transport_config(Arc::new(transport_config(1, STRANGER_WINDOW)))
+            .max_incoming(MAX_WAITING_HANDSHAKES)
+            .incoming_buffer_size(WAITING_BYTES)
+            .incoming_buffer_size_total(ALL_WAITING_BYTES);
 
         // A node that was killed and comes back can tell its peers that their connections are over (RFC 9000 §10.3),
         // since neither the key of that message nor the one that marks its connection IDs changes with the run.
@@ -207,7 +220,8 @@ async fn finish(connecting: quinn::Connecting) -> Result<Connection, ConnectErro
     Ok(Connection::new(quic, peer))
 }
 
-fn transport_config() -> TransportConfig {
+/// Settings of connections on which the other side may open so many streams and have so much in flight.
+fn transport_config(streams: u32, window: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
@@ -215,12 +229,12 @@ fn transport_config() -> TransportConfig {
         ))))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
         // Nothing uses them.
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW);
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW);

@@ -1,5 +1,6 @@
-//! How long to wait before dialling again, and how often to dial at all.
+//! How long to wait before dialling again, how often to dial strangers, and how often to speak of them.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The first wait after a failure or a loss: a node that is restarted is back in a moment.
@@ -8,8 +9,6 @@ const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 /// Someone who said no will say it again; a person has to act first.
 pub const AFTER_REFUSAL: Duration = Duration::from_secs(20);
-/// At most this many dials a second, whatever beacons say (DESIGN.md §4).
-const DIALS_A_SECOND: u32 = 10;
 
 /// The wait after so many failures in a row, without jitter.
 pub fn after(failures: u32) -> Duration {
@@ -21,38 +20,68 @@ pub fn jitter(wait: Duration) -> Duration {
     wait.mul_f64(rand::random_range(0.8..1.2))
 }
 
-/// A token bucket for dials.
+/// So many times in any stretch of time of one length, at once or spread over it.
 #[derive(Debug)]
 pub struct Budget {
-    tokens: f64,
-    at: Instant,
+    times: usize,
+    within: Duration,
+    /// When it was taken, the latest last; as many as may be taken.
+    taken: VecDeque<Instant>,
 }
 
+// === impl Budget ===
+
 impl Budget {
-    /// A full bucket.
-    pub fn new(now: Instant) -> Self {
-        Self { tokens: f64::from(DIALS_A_SECOND), at: now }
+    /// `times` within any stretch of time as long as `within`.
+    pub const fn new(times: usize, within: Duration) -> Self {
+        Self { times, within, taken: VecDeque::new() }
     }
 
-    /// Takes one dial's worth, if there is one.
+    /// Takes one, if there is one left.
     pub fn take(&mut self, now: Instant) -> bool {
-        self.tokens = self.at_time(now);
-        self.at = now;
-        let there = self.tokens >= 1.0;
+        let there = self.next(now) <= now;
         if there {
-            self.tokens -= 1.0;
+            if self.taken.len() >= self.times {
+                self.taken.pop_front();
+            }
+            self.taken.push_back(now);
         }
         there
     }
 
-    /// When the next dial is possible.
+    /// When there is one to take.
     pub fn next(&self, now: Instant) -> Instant {
-        let missing = (1.0 - self.at_time(now)).max(0.0);
-        now + Duration::from_secs_f64(missing / f64::from(DIALS_A_SECOND))
+        match self.taken.front() {
+            Some(first) if self.taken.len() >= self.times => (*first + self.within).max(now),
+            _ => now,
+        }
     }
+}
 
-    fn at_time(&self, now: Instant) -> f64 {
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(DIALS_A_SECOND);
-        (self.tokens + earned).min(f64::from(DIALS_A_SECOND))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn no_stretch_of_time_sees_more_than_its_share(waits in proptest::collection::vec(0u64..300, 1..100)) {
+            let within = Duration::from_secs(1);
+            let mut budget = Budget::new(10, within);
+            let mut now = Instant::now();
+            let mut taken = Vec::new();
+            for wait in waits {
+                now += Duration::from_millis(wait);
+                let next = budget.next(now);
+                let took = budget.take(now);
+                prop_assert_eq!(took, next <= now);
+                if took {
+                    taken.push(now);
+                }
+                let recent = taken.iter().filter(|at| now.duration_since(**at) < within).count();
+                prop_assert!(recent <= 10);
+                prop_assert!(took || recent == 10, "nothing is kept back");
+            }
+        }
     }
 }

@@ -14,7 +14,7 @@ use tower::discover::Change;
 use crate::exchange::{Endpoint, Health, Report};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
-use crate::trust::{Snapshot, Trust};
+use crate::trust::{Snapshot, Standing, Trust};
 
 use super::machine::Peer;
 
@@ -88,6 +88,8 @@ pub(super) struct Entry {
     pub(super) peer: Peer,
     pub(super) label: NodeName,
     pub(super) live: Option<Live>,
+    /// Whether it is being dialled.
+    pub(super) dialled: bool,
 }
 
 /// The live half of an entry.
@@ -182,12 +184,24 @@ fn live(entries: &Entries) -> BTreeMap<Id, Arc<Remote>> {
 }
 
 impl Entry {
+    /// Whether readers of the directory see the same in both.
+    pub(super) fn shows_the_same(&self, other: &Self) -> bool {
+        (&self.peer, &self.label, self.dialled) == (&other.peer, &other.label, other.dialled)
+    }
+
+    /// What the book says of it, as far as it lends.
+    pub(super) fn standing(&self, id: Id, trust: &Snapshot) -> Standing {
+        let standing = trust.standing(&id);
+        let provides = self.live.as_ref().is_some_and(|live| live.report.borrow().provider);
+        if provides { standing.as_provider() } else { standing }
+    }
+
     fn is_connected(&self) -> bool {
         self.live.as_ref().is_some_and(|live| *live.health.borrow() != Health::Gone)
     }
 
     fn view(&self, id: Id, trust: &Snapshot) -> PeerView {
-        let standing = trust.standing(&id);
+        let standing = self.standing(id, trust);
         let report = self.live.as_ref().map(|live| live.report.borrow().clone()).unwrap_or_default();
         let standing = if report.provider { standing.as_provider() } else { standing };
         let connected = self.is_connected();
@@ -197,7 +211,8 @@ impl Entry {
             address: Some(self.live.as_ref().map_or(self.peer.address, |live| live.connection.address())),
             state: match connected {
                 true => PeerState::Connected,
-                false if self.peer.refused || standing.trust == Trust::Revoked => PeerState::Refused,
+                false if self.peer.refused || standing.is_revoked() => PeerState::Refused,
+                false if self.dialled => PeerState::Connecting,
                 false => PeerState::Unreachable,
             },
             trust: standing.trust,
@@ -218,7 +233,7 @@ impl Entry {
     }
 
     fn problem(&self, id: Id, trust: &Snapshot) -> Option<String> {
-        if self.peer.cloned {
+        if self.peer.cloned.is_some() {
             return Some(
                 "two live nodes use this key (a copied disk?): on one of them stop ollana, delete identity.key from its \
                  state directory and start it again"

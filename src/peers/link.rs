@@ -1,17 +1,18 @@
 //! One outbound connection: hellos, then the control stream for as long as it lives.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::exchange::{Health, Report};
 use crate::id::Id;
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Transport};
-use crate::trust::{Book, Direction, Met, Presence, Trust};
+use crate::trust::{Book, Direction, Met, Presence, Snapshot};
 use crate::wire::control::{Hello, Message, Refused};
 
 use super::machine::{Failed, LinkId};
@@ -20,6 +21,18 @@ use super::machine::{Failed, LinkId};
 pub const SILENCE: Duration = Duration::from_secs(3);
 /// How long the other side may take for its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// After a report, and for each model in it: an honest provider sends at most one in 20 ms, and one with 1,000 models
+/// seldom more than one a second.
+const REPORT_PAUSE: Duration = Duration::from_millis(10);
+/// See `REPORT_PAUSE`.
+const PAUSE_A_MODEL: Duration = Duration::from_micros(100);
+/// The trust book takes no more than so many new keys at once. Who was not taken is told to it again after this.
+const MEET_AGAIN: Duration = Duration::from_secs(30);
+/// What people read of a peer whose task panicked.
+pub const BUG: &str = "a bug in this node ended it";
+/// What people read of a peer whose key is revoked on this node.
+const REVOKED_HERE: &str = "its key is revoked on this node";
 
 /// A connection on which both have said hello.
 #[derive(Debug)]
@@ -34,29 +47,43 @@ pub struct Opening {
 /// # Errors
 /// [`Failed`], for the state machine and for people.
 pub async fn open(transport: Transport, address: SocketAddr, ours: Hello, book: Book) -> Result<Opening, Failed> {
-    let failed = |id: Option<Id>, refused, reason: String| Failed { id, refused, reason };
-    let connection = transport.dial(address).await.map_err(|error| failed(None, false, error.to_string()))?;
+    let connection = transport.dial(address).await.map_err(|error| Failed {
+        id: None,
+        name: None,
+        refused: false,
+        reason: error.to_string(),
+    })?;
     let id = connection.id();
-    if book.watch().borrow().standing(&id).trust == Trust::Revoked {
+    let trust = book.snapshot();
+    let known = trust.pin(&id).map(|pin| pin.name.clone());
+    let failed = |name, refused, reason| Failed { id: Some(id), name, refused, reason };
+    if trust.standing(&id).is_revoked() {
         connection.close(CloseCode::Revoked, "revoked");
-        return Err(failed(Some(id), true, "its key is revoked on this node".to_owned()));
+        return Err(failed(known, true, REVOKED_HERE.to_owned()));
     }
     match tokio::time::timeout(HELLO_TIMEOUT, greet(&connection, ours)).await {
         Ok(Ok((control, Ok(hello)))) => match hello.agree() {
             Ok(_) => Ok(Opening { connection, control, hello }),
             Err(refused) => {
                 connection.close(CloseCode::Version, &refused.reason);
-                Err(failed(Some(id), true, refused.reason))
+                Err(failed(Some(hello.name), true, refused.reason))
             }
         },
-        Ok(Ok((_, Err(refused)))) => Err(failed(Some(id), true, format!("it refuses this node: {}", refused.reason))),
+        Ok(Ok((_, Err(refused)))) => Err(failed(known, true, format!("it refuses this node: {}", refused.reason))),
         Ok(Err(error)) => {
             // The stream's error says little where the connection's says all.
             let closed = tokio::time::timeout(Duration::from_millis(50), connection.closed()).await.ok();
             let refused = closed.as_ref().is_some_and(is_refusal);
-            Err(failed(Some(id), refused, closed.map_or_else(|| error.to_string(), |closed| closed.to_string())))
+            Err(failed(known, refused, closed.map_or_else(|| error.to_string(), |closed| closed.to_string())))
         }
-        Err(_) => Err(failed(Some(id), false, format!("no hello within {} s", HELLO_TIMEOUT.as_secs()))),
+        Err(_) => Err(failed(known, false, format!("no hello within {} s", HELLO_TIMEOUT.as_secs()))),
+    }
+}
+
+impl Failed {
+    /// A dial whose task panicked.
+    pub fn by_a_bug() -> Self {
+        Self { id: None, name: None, refused: false, reason: BUG.to_owned() }
     }
 }
 
@@ -80,11 +107,13 @@ pub fn is_refusal(closed: &Closed) -> bool {
 pub enum Event {
     /// It fell silent, or speaks again.
     Silence(LinkId, bool),
+    /// It has begun to lend, or does so no longer.
+    Role,
     /// It is over.
     Lost(LinkId, Closed),
 }
 
-/// What following a connection needs.
+/// What following a connection needs. The task is the only one that ends the connection or says how it is.
 #[derive(Debug)]
 pub struct Follow {
     pub link: LinkId,
@@ -96,31 +125,71 @@ pub struct Follow {
     pub health: Arc<watch::Sender<Health>>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
+    /// When the trust book was told of it as a provider.
+    pub met: Option<Instant>,
     /// Keeps the pin from being given up for another's as long as the connection lasts.
     pub presence: Option<Presence>,
 }
 
+/// Told to a [`Follow`] when its connection no longer stands for the peer: whether to close it at once, and why. Where
+/// nothing is told but the sender dropped, what runs may come to its end.
+pub type Retired = oneshot::Receiver<(CloseCode, &'static str)>;
+
+// === impl Follow ===
+
 impl Follow {
-    /// Reads the control stream until the connection is over.
-    pub async fn run(mut self, mut control: Control) {
-        let lost = loop {
-            let received = tokio::select! {
-                received = tokio::time::timeout(SILENCE, control.receive()) => received,
-                closed = self.connection.closed() => break closed,
-            };
-            match received {
+    /// Reads the control stream until the connection is over, or stands for nobody any more. In that case it is kept
+    /// for what still runs over it.
+    pub async fn run(mut self, mut control: Control, retired: Retired) {
+        let (connection, mut trust, id) = (self.connection.clone(), self.book.watch(), self.connection.id());
+        let over = async {
+            tokio::select! {
+                closed = connection.closed() => closed,
+                () = revoked(&mut trust, id) => {
+                    connection.close(CloseCode::Revoked, "revoked");
+                    Closed::Failed(REVOKED_HERE.to_owned())
+                }
+            }
+        };
+        let mut over = pin!(over);
+        let lost = tokio::select! {
+            closed = &mut over => Ok(closed),
+            lost = self.read(&mut control) => Ok(lost),
+            why = retired => Err(why.ok()),
+        };
+        self.health.send_replace(Health::Gone);
+        match lost {
+            Ok(lost) => {
+                let _ = self.events.send(Event::Lost(self.link, lost)).await;
+            }
+            Err(Some((code, reason))) => connection.close(code, reason),
+            Err(None) => {
+                tokio::select! {
+                    _ = over => {}
+                    () = connection.unused() => connection.close(CloseCode::Replaced, "a newer connection is used"),
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self, control: &mut Control) -> Closed {
+        loop {
+            match tokio::time::timeout(SILENCE, control.receive()).await {
                 Ok(Ok(Message::Report(report))) => {
                     self.spoke().await;
+                    // A peer that floods us with reports is read as slowly as an honest one writes at most.
+                    let pause = REPORT_PAUSE + PAUSE_A_MODEL * u32::try_from(report.models.len()).unwrap_or(u32::MAX);
                     self.take(report).await;
+                    tokio::time::sleep(pause).await;
                 }
                 Ok(Ok(_)) => {
                     self.connection.close(CloseCode::Protocol, "a second hello");
-                    break Closed::Failed("it said hello twice".to_owned());
+                    return Closed::Failed("it said hello twice".to_owned());
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(peer = %self.hello.name, %error, "control stream");
                     self.connection.close(CloseCode::Protocol, "the control stream broke");
-                    break self.closed_or(error.to_string()).await;
+                    return self.closed_or(error.to_string()).await;
                 }
                 Err(_) => {
                     if self.health.send_replace(Health::Gone) != Health::Gone {
@@ -128,22 +197,28 @@ impl Follow {
                     }
                 }
             }
-        };
-        self.health.send_replace(Health::Gone);
-        let _ = self.events.send(Event::Lost(self.link, lost)).await;
+        }
     }
 
     async fn spoke(&self) {
         self.heard.send_replace(Instant::now());
-        if self.health.send_replace(Health::Healthy) == Health::Gone {
+        let mut before = Health::Healthy;
+        self.health.send_if_modified(|health| {
+            before = std::mem::replace(health, Health::Healthy);
+            before != Health::Healthy
+        });
+        if before == Health::Gone {
             let _ = self.events.send(Event::Silence(self.link, false)).await;
         }
     }
 
     /// Takes a report in. A provider is pinned before anyone sees that it provides.
     async fn take(&mut self, report: Report) {
-        let provides = |report: &Report| report.provider;
-        if provides(&report) && !provides(&self.report.borrow()) {
+        let unpinned = || self.book.snapshot().pin(&self.connection.id()).is_none();
+        let again = |met: Instant| met.elapsed() >= MEET_AGAIN && unpinned();
+        let (provides, provided) = (report.provider, self.report.borrow().provider);
+        if provides && self.met.is_none_or(again) {
+            self.met = Some(Instant::now());
             let met = Met {
                 id: self.connection.id(),
                 name: self.hello.name.clone(),
@@ -162,9 +237,14 @@ impl Follow {
         let report = Arc::new(report);
         self.report.send_if_modified(|known| {
             let changed = **known != *report;
-            *known = report;
+            if changed {
+                *known = report;
+            }
             changed
         });
+        if provides != provided {
+            let _ = self.events.send(Event::Role).await;
+        }
     }
 
     async fn closed_or(&self, otherwise: String) -> Closed {
@@ -172,5 +252,13 @@ impl Follow {
             Closed::ByUs => Closed::Failed(otherwise),
             closed => closed,
         }
+    }
+}
+
+/// Resolves when the key is revoked, also if it is already.
+pub async fn revoked(trust: &mut watch::Receiver<Arc<Snapshot>>, id: Id) {
+    if trust.wait_for(|trust| trust.standing(&id).is_revoked()).await.is_err() {
+        // The book is gone: the node stops, and this connection with it.
+        std::future::pending().await
     }
 }

@@ -16,10 +16,21 @@ use super::backoff::{self, Budget};
 
 /// Addresses remembered. A lab has some hundred nodes with three addresses each; beyond that it is a flood.
 const MAX_CANDIDATES: usize = 1024;
-/// Handshakes under way at once.
+/// Keys remembered. Whoever can answer a dial can prove as many of them as he likes.
+const MAX_PEERS: usize = 512;
+/// Handshakes under way at once with addresses that nobody knows.
 const MAX_DIALS: usize = 32;
+/// Whatever beacons and callers say, so many addresses that nobody knows are dialled a second (DESIGN.md §4).
+const DIALS_A_SECOND: usize = 10;
 /// A beacon makes us dial one address at most this often (DESIGN.md §4).
 const BEACON_INTERVAL: Duration = Duration::from_secs(10);
+/// The same for what follows from the first dial by itself, less than which jitter cannot make of it.
+const STRANGERS_AGAIN: Duration = Duration::from_millis(12_500);
+/// After an hour of failures an address is forgotten, unless a person named it: a beacon or a call brings it back.
+const MAX_FAILURES: u32 = 120;
+/// A connection that lasted as long was a good one: what follows on it is a failure of its own. Below that, a peer that
+/// takes connections and ends them is dialled ever less often.
+const GOOD: Duration = Duration::from_secs(10);
 /// A node's second address is tried if its first has not answered by then (as RFC 8305 staggers its attempts).
 const STAGGER: Duration = Duration::from_millis(250);
 /// The other addresses of a peer that was lost are tried if its last one has not answered by then: when a switch fails,
@@ -28,7 +39,7 @@ const OTHER_ADDRESS: Duration = Duration::from_secs(1);
 /// Two live connections to one key under two instance numbers: if the older still speaks after this, the key was cloned.
 /// Longer than the three heartbeats after which a dead connection counts as silent.
 const VERDICT: Duration = Duration::from_millis(3500);
-/// A copy of ourselves that was not proved again for this long is gone.
+/// A copy, of ourselves or of a peer, that was not proved again for this long is gone.
 const CLONE_MEMORY: Duration = Duration::from_secs(30);
 
 /// One established connection.
@@ -51,12 +62,14 @@ pub enum Action {
 /// Why a connection is not wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// There is one already, or a newer one. Answers that run over it may finish.
+    /// Another one stands for the peer. What runs over this one may come to its end.
     Duplicate,
-    /// The node it led to runs anew in the same place: nothing will come over it any more.
+    /// Its node was started anew, so nothing can come over it any more.
     Restarted,
     /// The other end has our own key.
     OwnKey,
+    /// There are too many peers already.
+    Crowded,
 }
 
 /// A dial that succeeded up to the hellos.
@@ -75,22 +88,30 @@ pub struct Opened {
 pub struct Failed {
     /// Whose key was proved before it failed, if it came to that.
     pub id: Option<Id>,
+    /// What that one is called, if it is known.
+    pub name: Option<NodeName>,
     /// Whether the other side said no, so that asking again soon is pointless.
     pub refused: bool,
     /// Why, for people.
     pub reason: String,
 }
 
-#[derive(Debug)]
+/// An address to dial.
+#[derive(Debug, Default)]
 struct Candidate {
     claim: Option<Claim>,
-    /// Set by a person, or proved by an inbound connection: kept although no beacon speaks for it.
-    kept: bool,
+    /// Named by a person: kept although no beacon speaks for it.
+    fixed: bool,
+    /// Whether a dial has led to a peer there. What beacons say neither hurries nor delays it then.
+    proved: bool,
     /// When to dial. `None`: there is no reason to.
     due: Option<Instant>,
     dialing_since: Option<Instant>,
     last_dial: Option<Instant>,
+    /// Dials that failed, one after the other.
     failures: u32,
+    /// Connections that ended soon, one after the other.
+    short: u32,
 }
 
 /// A key that was proved.
@@ -110,9 +131,11 @@ pub struct Peer {
     pub refused: bool,
     /// The last thing that went wrong.
     pub problem: Option<String>,
-    /// Whether two live nodes have proved this key.
-    pub cloned: bool,
+    /// When two live nodes were last seen to have proved this key.
+    pub cloned: Option<Instant>,
     instance: Instance,
+    /// When the connection came to stand for it.
+    since: Instant,
     rival: Option<Rival>,
 }
 
@@ -139,13 +162,13 @@ pub struct Machine {
 
 impl Machine {
     /// A machine for the node with this key, in this run.
-    pub fn new(me: Id, instance: Instance, now: Instant) -> Self {
+    pub fn new(me: Id, instance: Instance) -> Self {
         Self {
             me,
             instance,
             candidates: HashMap::new(),
             peers: BTreeMap::new(),
-            budget: Budget::new(now),
+            budget: Budget::new(DIALS_A_SECOND, Duration::from_secs(1)),
             actions: VecDeque::new(),
             clone_proved: None,
         }
@@ -169,9 +192,9 @@ impl Machine {
             SightingKind::Expired => {
                 if let Some(candidate) = self.candidates.get_mut(&address) {
                     // No claim: a fixed peer's name has another address now.
-                    candidate.kept &= claim.is_some();
+                    candidate.fixed &= claim.is_some();
                 }
-                if self.candidates.get(&address).is_some_and(|candidate| !candidate.kept && !self.stands(address)) {
+                if self.may_forget(address) {
                     self.candidates.remove(&address);
                 }
             }
@@ -192,30 +215,41 @@ impl Machine {
         };
         let is_news = self.candidates.get(&address).is_some_and(another_run);
         self.add_candidate(now, address, Some(claim));
-        if let Some(candidate) = self.candidates.get_mut(&address) {
-            candidate.kept = true;
-            // This is no beacon that anyone can forge: whoever runs there now has proved its key and its address.
-            if is_news && candidate.due.is_some() {
-                candidate.due = Some(now);
-            }
+        // This is no beacon that anyone can forge: whoever runs there now has proved its key and its address.
+        if let Some(candidate) =
+            self.candidates.get_mut(&address).filter(|candidate| is_news && candidate.due.is_some())
+        {
+            candidate.due = Some(now);
         }
     }
 
     /// A dial has led to a proved key and hellos.
     pub fn handle_opened(&mut self, now: Instant, address: SocketAddr, opened: Opened) {
         let Opened { link, id, hello } = opened;
-        self.candidate_settled(address, &hello, id);
+        let claim = Claim { id, instance: hello.instance, name: hello.name.clone() };
+        if let Some(candidate) = self.candidates.get_mut(&address) {
+            candidate.dialing_since = None;
+            candidate.due = None;
+            candidate.failures = 0;
+            candidate.proved = id != self.me;
+            // Proof beats claim.
+            candidate.claim = Some(claim);
+        }
         if id == self.me {
             self.actions.push_back(Action::Drop(link, Dropped::OwnKey));
             if hello.instance != self.instance {
                 self.own_clone(now, address);
-                self.retry(now, address, BEACON_INTERVAL);
+                self.retry(now, address, STRANGERS_AGAIN);
             }
             return;
         }
         let Some(peer) = self.peers.get_mut(&id) else {
-            self.peers.insert(id, Peer::new(&hello, address, Some(link)));
-            self.actions.push_back(Action::Adopt(link));
+            let place = self.make_room_for_peer();
+            if place {
+                self.peers.insert(id, Peer::new(now, &hello, address, Some(link)));
+            }
+            let action = if place { Action::Adopt(link) } else { Action::Drop(link, Dropped::Crowded) };
+            self.actions.push_back(action);
             return;
         };
         match peer.link {
@@ -228,32 +262,45 @@ impl Machine {
                     self.actions.push_back(Action::Drop(rival.link, Dropped::Duplicate));
                 }
             }
-            older => {
-                let restarted = peer.address == address && peer.instance != hello.instance;
-                let why = if restarted { Dropped::Restarted } else { Dropped::Duplicate };
-                self.actions.extend(older.map(|older| Action::Drop(older, why)));
-                self.actions.push_back(Action::Adopt(peer.adopt(Rival { link, hello, address, since: now })));
-            }
+            _ => self.actions.extend(peer.adopt(now, Rival { link, hello, address, since: now })),
         }
     }
 
     /// A dial has failed.
     pub fn handle_failed(&mut self, now: Instant, address: SocketAddr, failed: Failed) {
-        if let Some(peer) = failed.id.and_then(|id| self.peers.get_mut(&id)) {
-            peer.refused = failed.refused;
-            peer.problem = Some(failed.reason);
-        } else if let Some((id, claim)) = failed.id.zip(self.candidates.get(&address).and_then(|c| c.claim.clone())) {
-            // Proved, and not wanted: people should see it.
-            let hello = Hello::of(claim.name, claim.instance);
-            let refused =
-                Peer { refused: failed.refused, problem: Some(failed.reason), ..Peer::new(&hello, address, None) };
-            self.peers.insert(id, refused);
-        }
+        let Failed { id, name, refused, reason } = failed;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         candidate.dialing_since = None;
         candidate.failures = candidate.failures.saturating_add(1);
-        let wait = if failed.refused { backoff::AFTER_REFUSAL } else { backoff::after(candidate.failures) };
-        self.retry(now, address, wait);
+        let wait = match refused {
+            true => backoff::AFTER_REFUSAL,
+            // A beacon is no reason to dial an address again and again that has proved nothing.
+            false if !candidate.is_known() => backoff::after(candidate.failures).max(STRANGERS_AGAIN),
+            false => backoff::after(candidate.failures),
+        };
+        let (given_up, claim) = (candidate.failures >= MAX_FAILURES, candidate.claim.clone());
+        if given_up && self.may_forget(address) {
+            self.candidates.remove(&address);
+        } else {
+            self.retry(now, address, wait);
+        }
+        match id.and_then(|id| self.peers.get_mut(&id)) {
+            // Another way to it stands.
+            Some(peer) if peer.link.is_some() && !peer.silent => {}
+            Some(peer) => (peer.refused, peer.problem) = (refused, Some(reason)),
+            None => {
+                // Proved, and not wanted: people should see it.
+                let Some(id) = id.filter(|id| *id != self.me) else { return };
+                let claimed = claim.filter(|claim| claim.id == id);
+                let instance = claimed.as_ref().map_or(Instance(0), |claim| claim.instance);
+                let name = name.or(claimed.map(|claim| claim.name)).unwrap_or_else(|| NodeName::lossy("unknown"));
+                if self.make_room_for_peer() {
+                    let hello = Hello::of(name, instance);
+                    let peer = Peer { refused, problem: Some(reason), ..Peer::new(now, &hello, address, None) };
+                    self.peers.insert(id, peer);
+                }
+            }
+        }
     }
 
     /// A connection is over.
@@ -263,18 +310,19 @@ impl Machine {
             peer.rival = None;
             return;
         }
-        let address = peer.address;
+        let (address, good) = (peer.address, now >= peer.since + GOOD);
         (peer.link, peer.silent, peer.refused, peer.problem) = (None, false, refused, Some(reason));
         if let Some(rival) = peer.rival.take() {
             // The older is over, so the newer was a restart.
-            self.actions.push_back(Action::Adopt(peer.adopt(rival)));
+            self.actions.extend(peer.adopt(now, rival));
             return;
         }
-        if refused {
-            self.retry(now, address, backoff::AFTER_REFUSAL);
-        } else {
-            self.look_for(now, id, address);
+        let mut wait = backoff::AFTER_REFUSAL;
+        if let Some(candidate) = self.candidates.get_mut(&address).filter(|_| !refused) {
+            candidate.short = if good { 0 } else { candidate.short.saturating_add(1) };
+            wait = backoff::after(candidate.short);
         }
+        self.look_for(now, id, address, wait);
     }
 
     /// A connection has fallen silent, or speaks again.
@@ -285,13 +333,12 @@ impl Machine {
             return;
         }
         if let Some(rival) = peer.rival.take() {
-            self.actions.push_back(Action::Drop(link, Dropped::Duplicate));
-            self.actions.push_back(Action::Adopt(peer.adopt(rival)));
+            self.actions.extend(peer.adopt(now, rival));
             return;
         }
         // It may have come back elsewhere, or with another socket: dial while we wait.
         let address = peer.address;
-        self.look_for(now, id, address);
+        self.look_for(now, id, address, backoff::after(0));
     }
 
     /// A person has pardoned a peer, or may have: no reason to wait any longer.
@@ -304,17 +351,24 @@ impl Machine {
 
     /// Time has passed. `last_heard` says when a connection last spoke.
     pub fn handle_timeout(&mut self, now: Instant, last_heard: impl Fn(LinkId) -> Option<Instant>) {
+        let mut copies = Vec::new();
         for (id, peer) in &mut self.peers {
             let Some(rival) = peer.rival.take_if(|rival| now >= rival.since + VERDICT) else { continue };
             let older_speaks = peer.link.and_then(&last_heard).is_some_and(|heard| heard > rival.since);
             if older_speaks {
-                peer.cloned = true;
                 self.actions.push_back(Action::Drop(rival.link, Dropped::Duplicate));
-                self.actions.push_back(Action::PeerCloned(*id));
+                copies.push(rival.address);
+                if peer.cloned.replace(now).is_none() {
+                    self.actions.push_back(Action::PeerCloned(*id));
+                }
             } else {
-                self.actions.extend(peer.link.map(|older| Action::Drop(older, Dropped::Duplicate)));
-                self.actions.push_back(Action::Adopt(peer.adopt(rival)));
+                self.actions.extend(peer.adopt(now, rival));
             }
+        }
+        // To see whether the copy is still there.
+        copies.into_iter().for_each(|address| self.retry(now, address, STRANGERS_AGAIN));
+        for peer in self.peers.values_mut() {
+            peer.cloned = peer.cloned.filter(|proved| now < *proved + CLONE_MEMORY);
         }
         if self.clone_proved.is_some_and(|proved| now >= proved + CLONE_MEMORY) {
             self.clone_proved = None;
@@ -327,22 +381,22 @@ impl Machine {
         self.actions.pop_front()
     }
 
-    /// The next address to dial, if one is due and the budget allows it. It counts as being dialled until
+    /// The next address to dial, if one is due and the budget allows it: those that are known first, since whatever
+    /// strangers send must not keep us from a peer. It counts as being dialled until
     /// [`handle_opened`](Self::handle_opened) or [`handle_failed`](Self::handle_failed).
     pub fn poll_dial(&mut self, now: Instant) -> Option<SocketAddr> {
-        if self.dialing() >= MAX_DIALS {
-            return None;
-        }
+        let rank =
+            |candidate: &Candidate| candidate.due.filter(|due| *due <= now).map(|due| (!candidate.is_known(), due));
         loop {
-            let due = |candidate: &Candidate| candidate.due.filter(|due| *due <= now);
-            let (&address, _) = self.candidates.iter().filter(|(_, c)| due(c).is_some()).min_by_key(|(_, c)| due(c))?;
+            let (&address, _) =
+                self.candidates.iter().filter(|(_, c)| rank(c).is_some()).min_by_key(|(_, c)| rank(c))?;
             let postponed = self.reason_to_wait(now, address);
-            let budget_left = postponed.is_none() && self.budget.take(now);
+            let strangers = self.dialing_strangers();
             let candidate = self.candidates.get_mut(&address)?;
             match postponed {
                 Some(Postponed::For(wait)) => candidate.due = Some(now + wait),
                 Some(Postponed::Satisfied) => candidate.due = None,
-                None if budget_left => {
+                None if candidate.is_known() || (strangers < MAX_DIALS && self.budget.take(now)) => {
                     candidate.due = None;
                     candidate.dialing_since = Some(now);
                     candidate.last_dial = Some(now);
@@ -353,25 +407,35 @@ impl Machine {
         }
     }
 
+    /// Whether this peer is being dialled.
+    pub fn is_dialled(&self, id: &Id) -> bool {
+        let dialled = |candidate: &&Candidate| candidate.dialing_since.is_some();
+        let its = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == *id);
+        self.candidates.values().filter(dialled).any(its)
+    }
+
     /// When to call again, if nothing happens before.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let dials = self.candidates.values().filter_map(|candidate| candidate.due);
-        let dial = dials.min().map(|due| due.max(self.budget.next(now)));
+        let due =
+            |known: bool| self.candidates.values().filter(move |c| c.is_known() == known).filter_map(|c| c.due).min();
+        let strangers = if self.dialing_strangers() < MAX_DIALS { due(false) } else { None };
+        let strangers = strangers.map(|due| due.max(self.budget.next(now)));
         let verdict = self.peers.values().filter_map(|peer| Some(peer.rival.as_ref()?.since + VERDICT)).min();
-        let clone = self.clone_proved.map(|proved| proved + CLONE_MEMORY);
-        let dial = if self.dialing() >= MAX_DIALS { None } else { dial };
-        [dial, verdict, clone].into_iter().flatten().min()
+        let cloned = self.peers.values().filter_map(|peer| peer.cloned).chain(self.clone_proved).min();
+        [due(true), strangers, verdict, cloned.map(|proved| proved + CLONE_MEMORY)].into_iter().flatten().min()
     }
 
     // === inside ===
 
-    fn dialing(&self) -> usize {
-        self.candidates.values().filter(|candidate| candidate.dialing_since.is_some()).count()
+    fn dialing_strangers(&self) -> usize {
+        self.candidates.values().filter(|c| c.dialing_since.is_some() && !c.is_known()).count()
     }
 
-    /// Whether a live connection to this address stands for a peer.
-    fn stands(&self, address: SocketAddr) -> bool {
-        self.peers.values().any(|peer| peer.link.is_some() && peer.address == address)
+    /// Whether nothing but what strangers say speaks for this address.
+    fn may_forget(&self, address: SocketAddr) -> bool {
+        let stands = self.peers.values().any(|peer| peer.link.is_some() && peer.address == address);
+        let free = |candidate: &Candidate| !candidate.fixed && candidate.dialing_since.is_none();
+        !stands && self.candidates.get(&address).is_none_or(free)
     }
 
     fn reason_to_wait(&self, now: Instant, address: SocketAddr) -> Option<Postponed> {
@@ -389,70 +453,57 @@ impl Machine {
         if by_another_address.is_some_and(|peer| connected(peer) && peer.instance == claim.instance) {
             return Some(Postponed::Satisfied);
         }
+        let known = self.candidates.get(&address).is_some_and(Candidate::is_known);
         let same_node = |other: &&Candidate| {
-            other.claim.as_ref().is_some_and(|other| other.id == claim.id && other.instance == claim.instance)
+            let same = |other: &Claim| other.id == claim.id && other.instance == claim.instance;
+            // Who claims to be a peer elsewhere must not delay it where it is.
+            (other.is_known() || !known) && other.claim.as_ref().is_some_and(same)
         };
         let latest = self.candidates.values().filter(same_node).filter_map(|other| other.dialing_since).max()?;
         (now < latest + STAGGER).then(|| Postponed::For(latest + STAGGER - now))
     }
 
     fn add_candidate(&mut self, now: Instant, address: SocketAddr, claim: Option<Claim>) {
+        let fixed = claim.is_none();
         if !self.candidates.contains_key(&address) {
-            self.make_room();
-            let candidate = Candidate {
-                kept: claim.is_none(),
-                claim,
-                due: Some(now),
-                dialing_since: None,
-                last_dial: None,
-                failures: 0,
-            };
-            self.candidates.insert(address, candidate);
+            if self.make_room() || fixed {
+                let candidate = Candidate { claim, fixed, due: Some(now), ..Candidate::default() };
+                self.candidates.insert(address, candidate);
+            }
             return;
         }
         let satisfied = matches!(self.reason_to_wait(now, address), Some(Postponed::Satisfied));
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
-        let claim_changed = claim.is_some() && claim != candidate.claim;
-        let claims_another_run = claim_changed
-            && claim.as_ref().map(|c| (c.id, c.instance)) != candidate.claim.as_ref().map(|c| (c.id, c.instance));
-        if claim_changed {
-            candidate.claim = claim;
-        }
-        candidate.kept |= candidate.claim.is_none();
+        candidate.fixed |= fixed;
+        let run = |claim: &Claim| (claim.id, claim.instance);
+        let claims_another_run = claim.is_some() && claim.as_ref().map(run) != candidate.claim.as_ref().map(run);
+        candidate.claim = claim.or(candidate.claim.take());
         if candidate.dialing_since.is_some() || (satisfied && !claims_another_run) {
             return;
         }
         // It is (still) there: no reason to sit out a long back-off, but none either to let a beacon make us hammer.
         let earliest = candidate.last_dial.map_or(now, |last| (last + BEACON_INTERVAL).max(now));
-        if claims_another_run {
-            candidate.failures = 0;
-        }
         candidate.due = Some(candidate.due.map_or(earliest, |due| due.min(earliest)));
     }
 
-    /// Room for one more candidate: the one that has failed most goes, never one that stands or was set by hand.
-    fn make_room(&mut self) {
+    /// Whether there is room for one more candidate, perhaps by forgetting the one that has failed most.
+    fn make_room(&mut self) -> bool {
         if self.candidates.len() < MAX_CANDIDATES {
-            return;
+            return true;
         }
-        let expendable = |(address, candidate): &(&SocketAddr, &Candidate)| {
-            !candidate.kept && candidate.dialing_since.is_none() && !self.stands(**address)
-        };
-        let worst = self.candidates.iter().filter(expendable).max_by_key(|(_, c)| (c.failures, c.last_dial));
-        // Among strangers that were never tried, any one is as good; none left means that all are real.
-        if let Some(address) = worst.map(|(address, _)| *address).or_else(|| self.candidates.keys().next().copied()) {
-            self.candidates.remove(&address);
-        }
+        let worst = self.candidates.iter().filter(|(address, _)| self.may_forget(**address));
+        let worst = worst.max_by_key(|(_, c)| (!c.proved, c.failures, c.last_dial)).map(|(address, _)| *address);
+        worst.is_some_and(|address| self.candidates.remove(&address).is_some())
     }
 
-    fn candidate_settled(&mut self, address: SocketAddr, hello: &Hello, id: Id) {
-        if let Some(candidate) = self.candidates.get_mut(&address) {
-            candidate.dialing_since = None;
-            candidate.failures = 0;
-            candidate.due = None;
-            // Proof beats claim.
-            candidate.claim = Some(Claim { id, instance: hello.instance, name: hello.name.clone() });
+    /// Whether there is room for one more peer, perhaps by forgetting the one that was lost first.
+    fn make_room_for_peer(&mut self) -> bool {
+        if self.peers.len() < MAX_PEERS {
+            return true;
         }
+        let lost = self.peers.iter().filter(|(_, peer)| peer.link.is_none() && peer.rival.is_none());
+        let oldest = lost.min_by_key(|(_, peer)| peer.since).map(|(id, _)| *id);
+        oldest.is_some_and(|id| self.peers.remove(&id).is_some())
     }
 
     fn retry(&mut self, now: Instant, address: SocketAddr, wait: Duration) {
@@ -461,18 +512,16 @@ impl Machine {
         }
     }
 
-    /// Dials a peer that was lost: where it was, and then wherever else it was seen, since it may be the network and not
-    /// the peer that is gone. As long as it was connected there was no reason to dial its other addresses.
-    fn look_for(&mut self, now: Instant, id: Id, last: SocketAddr) {
-        self.retry(now, last, backoff::after(0));
-        let claimed = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == id);
-        let others = self.candidates.iter().filter(|(address, candidate)| **address != last && claimed(candidate));
-        let idle: Vec<_> =
-            others.filter(|(_, candidate)| candidate.due.is_none()).map(|(address, _)| *address).collect();
-        for address in idle {
-            if self.candidates.get(&address).is_some_and(|candidate| candidate.dialing_since.is_none()) {
-                self.retry(now, address, OTHER_ADDRESS);
-            }
+    /// Dials a peer that was lost: after `wait` where it was, and then wherever else it was seen, since it may be the
+    /// network and not the peer that is gone. As long as it was connected there was no reason to dial its other addresses.
+    fn look_for(&mut self, now: Instant, id: Id, last: SocketAddr, wait: Duration) {
+        self.retry(now, last, wait);
+        let its = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == id);
+        let idle = |candidate: &Candidate| candidate.due.is_none() && candidate.dialing_since.is_none();
+        let others = self.candidates.iter().filter(|(address, c)| **address != last && its(c) && idle(c));
+        let others: Vec<SocketAddr> = others.map(|(address, _)| *address).collect();
+        for address in others {
+            self.retry(now, address, wait.max(OTHER_ADDRESS));
         }
     }
 
@@ -480,6 +529,15 @@ impl Machine {
         if self.clone_proved.replace(now).is_none() {
             self.actions.push_back(Action::Cloned(Some(address)));
         }
+    }
+}
+
+// === impl Candidate ===
+
+impl Candidate {
+    /// Whether it is more than what strangers say.
+    fn is_known(&self) -> bool {
+        self.fixed || self.proved
     }
 }
 
@@ -491,7 +549,7 @@ enum Postponed {
 // === impl Peer ===
 
 impl Peer {
-    fn new(hello: &Hello, address: SocketAddr, link: Option<LinkId>) -> Self {
+    fn new(now: Instant, hello: &Hello, address: SocketAddr, link: Option<LinkId>) -> Self {
         Self {
             name: hello.name.clone(),
             version: hello.version.clone(),
@@ -500,17 +558,19 @@ impl Peer {
             silent: false,
             refused: false,
             problem: None,
-            cloned: false,
+            cloned: None,
             instance: hello.instance,
+            since: now,
             rival: None,
         }
     }
 
     /// The newer connection stands for the peer from here on.
-    fn adopt(&mut self, newer: Rival) -> LinkId {
-        let cloned = self.cloned && self.instance != newer.hello.instance;
-        *self = Self { cloned, ..Self::new(&newer.hello, newer.address, Some(newer.link)) };
-        newer.link
+    fn adopt(&mut self, now: Instant, newer: Rival) -> impl Iterator<Item = Action> + use<> {
+        let why = if self.instance == newer.hello.instance { Dropped::Duplicate } else { Dropped::Restarted };
+        let older = self.link.map(|older| Action::Drop(older, why));
+        *self = Self { cloned: self.cloned, ..Self::new(now, &newer.hello, newer.address, Some(newer.link)) };
+        older.into_iter().chain([Action::Adopt(newer.link)])
     }
 
     fn has(&self, link: LinkId) -> bool {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use quinn::{ConnectionError, VarInt};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::canonical;
 use super::incoming::Incoming;
@@ -14,16 +16,28 @@ use crate::tls::AuthenticatedPeer;
 use crate::wire::control::{Message, MessageError, printable};
 use crate::wire::frame::Event;
 
+/// Exchanges that a peer may have open. Above it a dialler waits, and what it waits for is a queue with a bound of its own.
+const MAX_STREAMS: u32 = 1024;
+/// What all requests of one peer may have in flight. An Ollama reads what it is sent, so little of it is used, and a peer
+/// that wants us to hold memory gets no more than this.
+const REQUESTS_WINDOW: u32 = 16 * 1024 * 1024;
+/// What a peer gets that may do nothing here: the control stream, and a few exchanges to be told so.
+const UNWANTED_STREAMS: u32 = 8;
+/// See `UNWANTED_STREAMS`.
+const UNWANTED_WINDOW: u32 = 64 * 1024;
+
 /// A connection. Clones are handles to the same one; it ends when it is closed or when the last handle is gone.
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub(super) quic: quinn::Connection,
     peer: AuthenticatedPeer,
+    /// The exchanges that we have opened.
+    exchanges: TaskTracker,
 }
 
 impl Connection {
     pub(super) fn new(quic: quinn::Connection, peer: AuthenticatedPeer) -> Self {
-        Self { quic, peer }
+        Self { quic, peer, exchanges: TaskTracker::new() }
     }
 
     /// Who is at the other end.
@@ -44,6 +58,25 @@ impl Connection {
     /// The smoothed round-trip time.
     pub fn rtt(&self) -> Duration {
         self.quic.rtt()
+    }
+
+    /// What the other side may open from here on: `wanted` peers as much as they need, others enough to be told why not.
+    pub fn admit(&self, wanted: bool) {
+        let (streams, window) =
+            if wanted { (MAX_STREAMS, REQUESTS_WINDOW) } else { (UNWANTED_STREAMS, UNWANTED_WINDOW) };
+        self.quic.set_max_concurrent_bi_streams(streams.into());
+        self.quic.set_receive_window(window.into());
+    }
+
+    /// Counts as one exchange that we have opened, until it is dropped.
+    pub(super) fn exchange(&self) -> TaskTrackerToken {
+        self.exchanges.token()
+    }
+
+    /// Resolves when no exchange runs that we have opened.
+    pub async fn unused(&self) {
+        self.exchanges.close();
+        self.exchanges.wait().await;
     }
 
     /// Ends the connection and all that runs over it, at once.

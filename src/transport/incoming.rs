@@ -96,20 +96,31 @@ impl Responder {
             }
         };
         let has_body = has_body(&body);
-        self.writer.frame(head::encode_response(&head, has_body).map_err(StreamError::from)?).await?;
-        if !has_body {
-            self.writer.finish();
-            given_up.await;
-            return Ok(());
-        }
+        let head = head::encode_response(&head, has_body).map_err(|error| {
+            // Too long: the peer is told that it was the Ollama and not that somebody gave up.
+            self.writer.reset(ResetCode::Upstream);
+            StreamError::from(error)
+        })?;
+        let sending = async {
+            self.writer.frame(head).await?;
+            if !has_body {
+                self.writer.finish();
+                return Ok(());
+            }
+            match self.writer.pump(body).await {
+                Err(PumpError::Body(error)) => {
+                    self.writer.broken().await?;
+                    Err(PumpError::Body(error))
+                }
+                sent => sent,
+            }
+        };
         let sent = tokio::select! {
-            sent = self.writer.pump(body) => sent,
+            sent = sending => sent,
             () = &mut given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
         };
-        if let Err(PumpError::Body(_)) = &sent {
-            self.writer.broken().await?;
-        }
-        if sent.is_ok() {
+        if !matches!(sent, Err(PumpError::Stream(_))) {
+            // What was said and not heard yet would be lost if the connection were closed now.
             given_up.await;
         }
         sent

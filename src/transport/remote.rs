@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub struct Face {
     /// Whether it gets prompts.
     pub use_: Use,
 }
+
+/// The task that sends what is left of a request's body.
+type Upload = Option<AbortOnDropHandle<()>>;
 
 /// A connected peer.
 pub struct Remote {
@@ -90,19 +93,47 @@ async fn exchange(
     health: Arc<watch::Sender<Health>>,
     request: Request<Body>,
 ) -> Result<Response<Body>, ExchangeError> {
-    let opened = until_gone(&health, &peer, connection.quic.open_bi()).await?;
-    let (send, recv) = opened.map_err(|error| StreamError::Lost(error.into()).into_exchange(&peer))?;
-    let mut reader = Reader::new(recv);
-    let upload = send_request(Writer::new(send), request).await.map_err(|error| error.into_exchange(&peer))?;
-    let head = until_gone(&health, &peer, read_head(&mut reader, &health)).await?;
-    let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
+    let counted = connection.exchange();
+    let head = until_gone(&health, &peer, async {
+        let (send, recv) = connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into()))?;
+        let mut reader = Reader::new(recv);
+        let upload = acknowledged(&mut reader, Writer::new(send), request, &health).await?;
+        Ok((read_head(&mut reader).await?, reader, upload))
+    });
+    let ((head, has_body), reader, upload) = head.await?.map_err(|error: StreamError| error.into_exchange(&peer))?;
     let body = if has_body {
-        RecvBody::new(reader, peer, head.headers()).with_other_half(upload).boxed_unsync()
+        RecvBody::new(reader, peer, head.headers()).keeping((upload, counted)).boxed_unsync()
     } else {
         // Nothing more comes. What is still being sent, nobody waits for.
         crate::exchange::empty()
     };
     Ok(head.map(|()| body))
+}
+
+/// Sends the request until the gate acknowledges its head; what is still to be sent then goes on in the task. If that
+/// takes too long, whatever the reason, the peer is suspect until it does.
+async fn acknowledged(
+    reader: &mut Reader,
+    writer: Writer,
+    request: Request<Body>,
+    health: &watch::Sender<Health>,
+) -> Result<Upload, StreamError> {
+    let mut acknowledged = pin!(async {
+        let upload = send_request(writer, request).await?;
+        match reader.next().await? {
+            Some(Event::Frame(Kind::Ack, _)) => Ok(upload),
+            other => Err(unexpected(other)),
+        }
+    });
+    let done = match tokio::time::timeout(ACK_TIMEOUT, &mut acknowledged).await {
+        Ok(done) => done?,
+        Err(_) => {
+            health.send_if_modified(|health| turn(health, Health::Healthy, Health::Suspect));
+            acknowledged.await?
+        }
+    };
+    health.send_if_modified(|health| turn(health, Health::Suspect, Health::Healthy));
+    Ok(done)
 }
 
 /// Runs `future` unless the peer counts as gone first: the QUIC connection itself is given up much later, for the sake
@@ -122,10 +153,7 @@ async fn until_gone<T>(
 
 /// Sends the head, and as much of the body as is there already. What is not goes on in a task, since the answer may come
 /// first: from an Ollama that has read enough, or from a service that speaks in both directions at once.
-async fn send_request(
-    mut writer: Writer,
-    request: Request<Body>,
-) -> Result<Option<AbortOnDropHandle<()>>, StreamError> {
+async fn send_request(mut writer: Writer, request: Request<Body>) -> Result<Upload, StreamError> {
     let (head, body) = request.into_parts();
     if !has_body(&body) {
         writer.frame(head::encode_request(&head, false)?).await?;
@@ -147,20 +175,8 @@ async fn send_request(
     }
 }
 
-/// Waits for the acknowledgement, then, as long as it takes, for the response's head.
-async fn read_head(reader: &mut Reader, health: &watch::Sender<Health>) -> Result<(Response<()>, bool), StreamError> {
-    let first = match tokio::time::timeout(ACK_TIMEOUT, reader.next()).await {
-        Ok(event) => event?,
-        Err(_) => {
-            health.send_if_modified(|health| turn(health, Health::Healthy, Health::Suspect));
-            reader.next().await?
-        }
-    };
-    match first {
-        Some(Event::Frame(Kind::Ack, _)) => {}
-        other => return Err(unexpected(other)),
-    }
-    health.send_if_modified(|health| turn(health, Health::Suspect, Health::Healthy));
+/// Waits for the response's head, as long as it takes.
+async fn read_head(reader: &mut Reader) -> Result<(Response<()>, bool), StreamError> {
     match reader.next().await? {
         Some(Event::Frame(Kind::Response, payload)) => Ok(head::decode_response(payload)?),
         other => Err(unexpected(other)),

@@ -8,18 +8,16 @@ use std::future::Future as _;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
-use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt as _;
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
-use tokio_util::task::AbortOnDropHandle;
-
 use super::connection::Closed;
 use crate::exchange::{Body, ExchangeError, ResetCode};
 use crate::id::NodeName;
 use crate::wire::frame::{self, Decoder, Event, FrameError, Kind};
 use crate::wire::head::{self, HeadError};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
 /// Asked of quinn at once: more than any packet, so that whatever lies there comes in one piece.
 const MAX_CHUNK: usize = 64 * 1024;
@@ -50,6 +48,9 @@ pub enum StreamError {
     /// The bytes of a head are not one.
     #[error("a head that cannot be read: {0}")]
     Head(#[from] HeadError),
+    /// A body that is longer or shorter than its head says.
+    #[error("a body of another length than its head says")]
+    Length,
     /// Nothing came for too long.
     #[error("nothing came within {0} s")]
     Slow(u64),
@@ -279,29 +280,44 @@ pub enum PumpError {
 }
 
 /// A body that comes over a stream.
-#[derive(Debug)]
 pub struct RecvBody {
     reader: Reader,
     peer: NodeName,
-    /// What the head's `content-length` promised, so that hyper need not chunk.
+    /// What the head's `content-length` promises still: hyper need not chunk then, and trusts that it is kept.
     length: Option<u64>,
     done: bool,
-    /// The other direction, as long as anyone wants this one.
-    _other_half: Option<AbortOnDropHandle<()>>,
+    kept: Option<Box<dyn Send>>,
 }
 
 impl RecvBody {
     /// The body behind a head that was just read from `reader`; `peer` for its errors.
     pub fn new(reader: Reader, peer: NodeName, headers: &HeaderMap) -> Self {
-        let length = headers.get(http::header::CONTENT_LENGTH);
-        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { reader, peer, length, done: false, _other_half: None }
+        // A head with a length that cannot be read was refused with the head, or has no body.
+        let length = head::content_length(headers).ok().flatten();
+        Self { reader, peer, length, done: false, kept: None }
     }
 
-    /// Ties the task that sends the other direction to this body's life.
-    pub fn with_other_half(mut self, task: Option<AbortOnDropHandle<()>>) -> Self {
-        self._other_half = task;
+    /// Keeps something as long as anyone wants this body: the task that sends the other direction, say.
+    pub fn keeping(mut self, kept: impl Send + 'static) -> Self {
+        self.kept = Some(Box::new(kept));
         self
+    }
+
+    /// Takes note of a piece of the body, or of its end.
+    fn count(&mut self, piece: Option<&Bytes>) -> Result<(), StreamError> {
+        let Some(length) = &mut self.length else { return Ok(()) };
+        match piece {
+            Some(piece) => *length = length.checked_sub(piece.len() as u64).ok_or(StreamError::Length)?,
+            None if *length > 0 => return Err(StreamError::Length),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for RecvBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvBody").field("reader", &self.reader).field("done", &self.done).finish_non_exhaustive()
     }
 }
 
@@ -313,28 +329,28 @@ impl http_body::Body for RecvBody {
         if self.done {
             return Poll::Ready(None);
         }
-        let event = ready!(self.reader.poll_next(cx));
-        let broken = match event {
-            Ok(Some(Event::Data(data))) => {
-                self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
+        let frame = match ready!(self.reader.poll_next(cx)) {
+            Ok(Some(Event::Data(data))) => self.count(Some(&data)).map(|()| Some(Frame::data(data))),
             Ok(Some(Event::Frame(Kind::End, payload))) => {
-                self.done = true;
                 self.reader.ended = true;
-                match head::decode_fields(payload) {
-                    Ok(trailers) if trailers.is_empty() => return Poll::Ready(None),
-                    Ok(trailers) => return Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-                    Err(error) => error.into(),
-                }
+                self.count(None).and_then(|()| {
+                    let trailers = head::decode_fields(payload)?;
+                    self.done = true;
+                    Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)))
+                })
             }
-            Ok(Some(Event::Frame(Kind::Broken, _))) => StreamError::Reset(ResetCode::Upstream),
-            Ok(Some(Event::Frame(kind, _))) => StreamError::Unexpected(kind),
-            Ok(None) => FrameError::Truncated.into(),
-            Err(error) => error,
+            Ok(Some(Event::Frame(Kind::Broken, _))) => Err(StreamError::Reset(ResetCode::Upstream)),
+            Ok(Some(Event::Frame(kind, _))) => Err(StreamError::Unexpected(kind)),
+            Ok(None) => Err(FrameError::Truncated.into()),
+            Err(error) => Err(error),
         };
-        self.done = true;
-        Poll::Ready(Some(Err(broken.into_exchange(&self.peer))))
+        Poll::Ready(match frame {
+            Ok(frame) => frame.map(Ok),
+            Err(error) => {
+                self.done = true;
+                Some(Err(error.into_exchange(&self.peer)))
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {

@@ -15,6 +15,17 @@ pub const PROTOCOL: u16 = 1;
 /// The oldest version it still understands.
 pub const OLDEST_PROTOCOL: u16 = 1;
 
+/// Longest version of a program that is kept.
+const MAX_VERSION: usize = 32;
+/// Models of one report that are kept: as many as fit into a frame with names and digests of the usual length. Without a
+/// bound, 1 MiB of one-letter names would become some 20 MiB here.
+const MAX_MODELS: usize = 8192;
+/// Longest name of a model: host, namespace, model and tag of 80 or 350 bytes at most
+/// ([Ollama's `types/model/name.go`](https://github.com/ollama/ollama/blob/main/types/model/name.go)).
+const MAX_MODEL_NAME: usize = 640;
+/// Longest digest: SHA-512 in hexadecimal, and the algorithm's name.
+const MAX_DIGEST: usize = 160;
+
 /// Who speaks, and which versions of the protocol it understands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -26,7 +37,7 @@ pub struct Hello {
     pub name: NodeName,
     /// Which run of the program it is.
     pub instance: Instance,
-    /// The program's own version, for people.
+    /// The program's own version, for people; harmless and short once it was [decoded](Message::decode).
     pub version: String,
 }
 
@@ -58,7 +69,7 @@ impl Hello {
                  (ollana {}); bring the older one up to date",
                 self.oldest_protocol,
                 self.protocol,
-                printable(&self.version),
+                self.version,
                 env!("CARGO_PKG_VERSION"),
             ),
         })
@@ -125,23 +136,44 @@ impl Message {
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, MessageError> {
         let json = |e| MessageError::Json(kind, e);
         Ok(match kind {
-            Kind::Hello => Self::Hello(serde_json::from_slice(payload).map_err(json)?),
+            Kind::Hello => {
+                let hello: Hello = serde_json::from_slice(payload).map_err(json)?;
+                Self::Hello(Hello { version: printable(&hello.version).chars().take(MAX_VERSION).collect(), ..hello })
+            }
             Kind::Refused => {
                 let refused: Refused = serde_json::from_slice(payload).map_err(json)?;
                 Self::Refused(Refused { code: printable(&refused.code), reason: printable(&refused.reason) })
             }
-            Kind::Report => Self::Report(serde_json::from_slice(payload).map_err(json)?),
+            Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
             other => return Err(MessageError::Kind(other)),
         })
     }
 }
 
+/// A report without models whose names nobody could show or type, and with no more of them than there is room for.
+fn bounded(mut report: Report) -> Report {
+    let mut room = MAX_MODELS;
+    report.models.retain(|name, model| {
+        let fits = name.len() <= MAX_MODEL_NAME && model.digest.len() <= MAX_DIGEST;
+        let keep = room > 0 && fits && name.chars().chain(model.digest.chars()).all(is_harmless);
+        room -= usize::from(keep);
+        keep
+    });
+    report
+}
+
 /// A stranger's text without what could act on a terminal or turn the line around, and not too long for a log line.
 pub fn printable(text: &str) -> String {
-    let harmless = |c: &char| {
-        !c.is_control() && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().filter(harmless).take(400).collect()
+    text.chars().filter(|c| is_harmless(*c)).take(400).collect()
+}
+
+/// Whether a character neither acts on a terminal nor is invisible nor turns text around.
+fn is_harmless(c: char) -> bool {
+    let format = matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    );
+    !c.is_control() && !format
 }
 
 #[cfg(test)]
@@ -170,6 +202,26 @@ mod tests {
         }
         assert!(Message::decode(Kind::Report, br#"{"inflight":1,"later":{}}"#).is_ok());
         assert!(Message::decode(Kind::Data, b"{}").is_err());
+    }
+
+    #[test]
+    fn what_a_stranger_says_of_itself_is_harmless_and_bounded() {
+        let hello = Hello { version: "1\u{1b}[2J\u{202e}".repeat(99), ..hello(1, 1) };
+        let Message::Hello(hello) = Message::decode(Kind::Hello, &serde_json::to_vec(&hello).unwrap()).unwrap() else {
+            panic!()
+        };
+        assert!(hello.version.starts_with("1[2J1[2J") && hello.version.len() == MAX_VERSION);
+
+        let mut report = Report::default();
+        for name in (0..2 * MAX_MODELS).map(|n| format!("m{n}")).chain(["a\u{7}b".to_owned(), "x".repeat(700)]) {
+            report.models.insert(name, Default::default());
+        }
+        let Message::Report(read) = Message::decode(Kind::Report, &serde_json::to_vec(&report).unwrap()).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(read.models.len(), MAX_MODELS);
+        assert!(read.models.keys().all(|name| name.starts_with('m')));
     }
 
     #[test]

@@ -25,8 +25,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub const HEADER: usize = 4;
 /// Longest data frame written: the length of a payload has 24 bits.
 pub const MAX_DATA: usize = (1 << 24) - 1;
-/// Longest head or trailers. Twice what the listener lets in, so that what it let in always fits.
-pub const MAX_HEAD: usize = 256 * 1024;
+/// Longest head or trailers. Twice what the listener lets in (`MAX_HEAD` in its `connection`): a field takes six bytes
+/// beside name and value here and four there, so what it let in always fits.
+pub const MAX_HEAD: usize = 512 * 1024;
 /// Longest hello or refusal: a name, a version and a sentence.
 pub const MAX_HELLO: usize = 4 * 1024;
 /// Longest report: some 120 bytes a model leave room for 8,000 models.
@@ -102,6 +103,9 @@ pub enum FrameError {
     /// A payload longer than its kind allows.
     #[error("a {0:?} frame of {1} bytes, more than the {max} allowed", max = .0.limit())]
     TooLong(Kind, usize),
+    /// A data frame without data: no writer makes one, and a chunk full of them would keep a reader busy for nothing.
+    #[error("an empty data frame")]
+    Empty,
     /// The stream ended inside a frame.
     #[error("the stream ended inside a frame")]
     Truncated,
@@ -168,10 +172,6 @@ impl Decoder {
                 continue;
             };
             if kind == Kind::Data {
-                if missing == 0 {
-                    self.current = None;
-                    continue;
-                }
                 if self.chunk.is_empty() {
                     return Ok(None);
                 }
@@ -223,6 +223,9 @@ impl Decoder {
         if length > kind.limit() {
             return Err(FrameError::TooLong(kind, length));
         }
+        if kind == Kind::Data && length == 0 {
+            return Err(FrameError::Empty);
+        }
         self.current = Some((kind, length));
         Ok(true)
     }
@@ -253,10 +256,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kind_and_an_oversized_frame_are_refused_before_their_payload_comes() {
+    fn an_unknown_kind_and_a_frame_of_a_wrong_size_are_refused_before_their_payload_comes() {
         assert_eq!(read_all(&[0x7f, 0, 0, 0], &[4]), Err(FrameError::Kind(0x7f)));
         assert_eq!(read_all(&[0x20, 0xff, 0, 0], &[4]), Err(FrameError::TooLong(Kind::Hello, 0xff_0000)));
         assert_eq!(read_all(&[0x05, 0, 0, 1], &[4]), Err(FrameError::TooLong(Kind::Ack, 1)));
+        assert_eq!(read_all(&[0x03, 0, 0, 0], &[4]), Err(FrameError::Empty));
         assert!(put_header(&mut BytesMut::new(), Kind::Data, MAX_DATA + 1).is_err());
     }
 

@@ -12,6 +12,7 @@
 //! behind the head, so that a `GET` stays one without a body. The other flags are sent as 0 and not looked at.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, request, response};
 
 use super::frame::{self, FrameError, Kind};
@@ -68,7 +69,8 @@ pub fn encode_end(trailers: &HeaderMap) -> Result<Bytes, FrameError> {
 /// Reads a request's head, and whether a body follows.
 ///
 /// # Errors
-/// [`HeadError`] if the payload is not one.
+/// [`HeadError`] if the payload is not one, or if it says of its body what the flag denies: on the Ollama's connection
+/// the next request, whoever's it is, would be read as the body that is missing.
 pub fn decode_request(mut payload: Bytes) -> Result<(Request<()>, bool), HeadError> {
     let has_body = take_has_body(&mut payload)?;
     let method = payload.try_get_u8().map_err(|_| HeadError::Truncated)?;
@@ -83,7 +85,27 @@ pub fn decode_request(mut payload: Bytes) -> Result<(Request<()>, bool), HeadErr
     *head.method_mut() = method;
     *head.uri_mut() = target;
     *head.headers_mut() = decode_fields(payload)?;
+    if content_length(head.headers())?.is_some_and(|length| length > 0) && !has_body {
+        return Err(HeadError::Invalid("content-length"));
+    }
+    if head.headers().contains_key(TRANSFER_ENCODING) {
+        return Err(HeadError::Invalid("transfer-encoding"));
+    }
     Ok((head, has_body))
+}
+
+/// How long the fields say that the body is.
+///
+/// # Errors
+/// [`HeadError::Invalid`] if they say it twice, or not in digits alone: two readers could read it differently.
+pub fn content_length(fields: &HeaderMap) -> Result<Option<u64>, HeadError> {
+    let mut values = fields.get_all(CONTENT_LENGTH).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match (digits.and_then(|digits| digits.parse().ok()), values.next()) {
+        (Some(length), None) => Ok(Some(length)),
+        _ => Err(HeadError::Invalid("content-length")),
+    }
 }
 
 /// Reads a response's head, and whether a body follows.
@@ -182,6 +204,29 @@ mod tests {
         assert!(has_body);
         assert_eq!(read.status(), 207);
         assert_eq!(read.headers().get_all("set-cookie").iter().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_head_that_lies_about_its_body_is_refused() {
+        let read = |fields: &[(&str, &str)], has_body| {
+            let mut head = Request::post("/x");
+            for (name, value) in fields {
+                head = head.header(*name, *value);
+            }
+            decode_request(payload(encode_request(&head.body(()).unwrap().into_parts().0, has_body).unwrap()))
+        };
+        assert!(read(&[("content-length", "0")], false).is_ok());
+        assert!(read(&[("content-length", "3")], true).is_ok());
+        let invalid = |part| Err(HeadError::Invalid(part));
+        assert_eq!(read(&[("content-length", "3")], false).map(|_| ()), invalid("content-length"));
+        assert_eq!(
+            read(&[("content-length", "3"), ("content-length", "3")], true).map(|_| ()),
+            invalid("content-length")
+        );
+        for odd in ["+3", "", "3, 3", "0x3", "18446744073709551616"] {
+            assert_eq!(read(&[("content-length", odd)], true).map(|_| ()), invalid("content-length"), "{odd}");
+        }
+        assert_eq!(read(&[("transfer-encoding", "chunked")], true).map(|_| ()), invalid("transfer-encoding"));
     }
 
     #[test]

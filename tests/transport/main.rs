@@ -35,6 +35,7 @@ async fn pair() -> Pair {
     let address = provider.local_addr().unwrap();
     let accept = async { provider.accept().await.unwrap().shake_hands().await.unwrap() };
     let (dialled, accepted) = tokio::join!(async { user.dial(address).await.unwrap() }, accept);
+    accepted.admit(true);
     let health = Arc::new(watch::Sender::new(Health::Healthy));
     let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
     let remote = Remote::new(dialled, face, watch::channel(Arc::default()).1, Arc::clone(&health));
@@ -149,6 +150,23 @@ async fn a_break_behind_the_gate_is_a_break_and_never_an_end() {
         }
     };
     within(async { tokio::join!(async { served.await.unwrap_err() }, asked) }).await;
+}
+
+#[tokio::test]
+async fn a_body_of_another_length_than_its_head_says_is_a_break() {
+    let pair = pair().await;
+    for (length, pieces) in [("4", ["ab", "c"]), ("2", ["ab", "c"]), ("2", ["abc", "d"])] {
+        let served = serve(&pair.provider, async |_| {
+            let body = StreamBody::new(stream::iter(pieces.map(data))).boxed_unsync();
+            Ok(Response::builder().header("content-length", length).body(body).unwrap())
+        });
+        let asked = async {
+            let answer = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap()).await.unwrap();
+            let error = answer.into_body().collect().await.expect_err("a break");
+            assert!(matches!(error, ExchangeError::Protocol(..)), "{error}");
+        };
+        let _ = within(async { tokio::join!(served, asked) }).await;
+    }
 }
 
 #[tokio::test]

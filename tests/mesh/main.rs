@@ -1,0 +1,17 @@
+//! Real nodes in one process, on loopback and with simulated Ollamas: requests from an application's socket through two
+//! nodes to an Ollama, and what happens to them when nodes stop, fall silent, lie, or are not wanted.
+//!
+//! Someone who does not keep to the rules is a [`Stranger`](stranger::Stranger): the transport, used by hand.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../support/fake_ollama.rs"]
+mod fake_ollama;
+mod node;
+mod relay;
+mod stranger;
+
+mod drain;
+mod hostile;
+mod identity;
+mod silence;
+mod together;

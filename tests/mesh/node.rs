@@ -1,0 +1,199 @@
+//! A node as `ollana serve` runs it, and an application that asks it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use ollana::app::{App, AppError};
+use ollana::config::{Config, MeshAddr};
+use ollana::control::{Changed, Client, Mesh, PeerRequest, TrustRequest};
+use ollana::id::{Id, NodeName, Scope};
+use ollana::peers::{PeerState, PeerView};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::fake_ollama::FakeOllama;
+
+/// Bounds every wait for an event, so that a test that fails does not hang.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How a node is set up.
+pub struct Setup {
+    config: Config,
+    dir: Option<TempDir>,
+}
+
+/// A node that runs. Dropping it ends it without a goodbye.
+pub struct Node {
+    pub listen: SocketAddr,
+    pub mesh: SocketAddr,
+    pub shutdown: CancellationToken,
+    pub running: AbortOnDropHandle<Result<(), AppError>>,
+    view: Arc<dyn Mesh>,
+    dir: Option<TempDir>,
+    config: Config,
+}
+
+/// A node of this name with a state directory of its own.
+pub fn node(name: &str) -> Setup {
+    let dir = tempfile::tempdir().unwrap();
+    let state_dir = dir.path().join("state");
+    let mut config = Config::for_test(state_dir);
+    config.name = NodeName::lossy(name);
+    Setup { config, dir: Some(dir) }
+}
+
+// === impl Setup ===
+
+impl Setup {
+    pub fn lends(mut self, ollama: &FakeOllama) -> Self {
+        self.config.ollama.url = ollama.url();
+        self
+    }
+
+    pub fn dials(mut self, address: SocketAddr) -> Self {
+        self.config.peers.push(address.to_string().parse().unwrap());
+        self
+    }
+
+    /// The state directory of another node: the key of another node.
+    pub fn with_key_of(self, other: &Path) -> Self {
+        let dir = &self.config.state_dir;
+        std::fs::create_dir_all(dir).unwrap();
+        set_mode(dir, 0o700);
+        std::fs::copy(other.join("identity.key"), dir.join("identity.key")).unwrap();
+        set_mode(&dir.join("identity.key"), 0o600);
+        self
+    }
+
+    pub async fn start(self) -> Node {
+        let Self { mut config, dir } = self;
+        let app = App::build(config.clone()).await.unwrap();
+        let (info, view) = (app.ready(), app.mesh());
+        let shutdown = CancellationToken::new();
+        let running = AbortOnDropHandle::new(tokio::spawn(app.run(shutdown.clone())));
+        let listen = info.listen.expect("a listener");
+        config.mesh = MeshAddr { addr: info.mesh, explicit: true };
+        Node { listen, mesh: info.mesh, shutdown, running, view, dir, config }
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+// === impl Node ===
+
+impl Node {
+    pub fn id(&self) -> Id {
+        self.view.info().id
+    }
+
+    pub fn state_dir(&self) -> &Path {
+        &self.config.state_dir
+    }
+
+    pub fn view(&self) -> &dyn Mesh {
+        &*self.view
+    }
+
+    pub fn peer(&self, id: Id) -> Option<PeerView> {
+        self.view.peers().into_iter().find(|peer| peer.id == id)
+    }
+
+    /// Waits until this is true of the peer with this key.
+    pub async fn until_peer(&self, id: Id, wanted: impl Fn(&PeerView) -> bool) -> PeerView {
+        until("a peer", || self.peer(id).filter(|peer| wanted(peer))).await
+    }
+
+    /// Waits until the peer is connected and lends this model.
+    pub async fn until_lent(&self, id: Id, model: &str) -> PeerView {
+        let has = |peer: &PeerView| peer.models.iter().any(|name| name.starts_with(model));
+        self.until_peer(id, |peer| peer.state == PeerState::Connected && has(peer)).await
+    }
+
+    /// Ends it and waits; it can be started again at the same address.
+    pub async fn stop(self) -> Setup {
+        self.shutdown.cancel();
+        within(self.running).await.unwrap().unwrap();
+        Setup { config: self.config, dir: self.dir }
+    }
+
+    pub async fn get(&self, path: &str) -> Response<Incoming> {
+        self.ask(Request::get(self.at(path)).body(Full::default()).unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, json: &serde_json::Value) -> Response<Incoming> {
+        self.ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
+    }
+
+    /// The same where the answer may break off before its head.
+    pub async fn try_post(&self, path: &str, json: &serde_json::Value) -> Result<Response<Incoming>, legacy::Error> {
+        self.try_ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
+    }
+
+    /// Asks as an application does; without a limit of time.
+    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        self.try_ask(request).await.unwrap()
+    }
+
+    async fn try_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, legacy::Error> {
+        let client: legacy::Client<HttpConnector, Full<Bytes>> =
+            legacy::Client::builder(TokioExecutor::new()).build_http();
+        client.request(request).await
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listen)
+    }
+
+    pub async fn trust(&self, id: Id, scope: Scope) -> Changed {
+        self.control().await.post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true }).await.unwrap()
+    }
+
+    pub async fn revoke(&self, id: Id) -> Changed {
+        self.control().await.post("/revoke", &PeerRequest { peer: id.to_string() }).await.unwrap()
+    }
+
+    async fn control(&self) -> Client {
+        Client::find(std::slice::from_ref(&self.config.state_dir)).await.unwrap()
+    }
+}
+
+/// Looks again and again until there is something; what is looked at are snapshots that have no event.
+pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            match look() {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+}
+
+/// Status and whole body.
+pub async fn read(response: Response<Incoming>) -> (StatusCode, String) {
+    let status = response.status();
+    let body = within(response.into_body().collect()).await.unwrap().to_bytes();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+pub fn prompt(model: &str, words: usize) -> serde_json::Value {
+    serde_json::json!({"model": model, "prompt": "why", "options": {"num_predict": words}})
+}

@@ -1,0 +1,102 @@
+//! Someone with a key of their own and no manners.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use ollana::exchange::{Body, Endpoint as _, ExchangeError, Health, ModelInfo, Report};
+use ollana::id::{Id, Instance, NodeName, Scope, Use};
+use ollana::identity::Identity;
+use ollana::transport::connection::Control;
+use ollana::transport::remote::Face;
+use ollana::transport::{self, Connection, Remote, Transport};
+use ollana::wire::control::{Hello, Message};
+use tokio::sync::watch;
+
+use super::fake_ollama::Model;
+
+pub struct Stranger {
+    pub transport: Transport,
+    pub address: SocketAddr,
+    pub id: Id,
+    pub name: NodeName,
+}
+
+/// A connection on which both have said hello.
+pub struct Met {
+    pub connection: Connection,
+    pub control: Control,
+}
+
+impl Stranger {
+    pub fn new(name: &str) -> Self {
+        Self::with(name, &Identity::ephemeral().unwrap())
+    }
+
+    pub fn with(name: &str, identity: &Identity) -> Self {
+        let socket = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let transport = Transport::new(identity, socket).unwrap();
+        let address = transport.local_addr().unwrap();
+        Self { transport, address, id: identity.id(), name: NodeName::lossy(name) }
+    }
+
+    pub fn hello(&self) -> Hello {
+        Hello::of(self.name.clone(), Instance::random())
+    }
+
+    /// Dials a node and says hello as it should.
+    pub async fn dial(&self, node: SocketAddr) -> Met {
+        let connection = self.transport.dial(node).await.unwrap();
+        let mut control = connection.open_control().await.unwrap();
+        control.send(&Message::Hello(self.hello())).await.unwrap();
+        match control.receive().await.unwrap() {
+            Message::Hello(_) => Met { connection, control },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes the next connection.
+    pub async fn accept(&self) -> Connection {
+        loop {
+            if let Ok(connection) = self.transport.accept().await.unwrap().shake_hands().await {
+                return connection;
+            }
+        }
+    }
+
+    /// Takes the next connection and says hello as it should.
+    pub async fn accept_politely(&self) -> Met {
+        let connection = self.accept().await;
+        let mut control = connection.accept_control().await.unwrap();
+        assert!(matches!(control.receive().await.unwrap(), Message::Hello(_)));
+        control.send(&Message::Hello(self.hello())).await.unwrap();
+        connection.admit(true);
+        Met { connection, control }
+    }
+}
+
+impl Met {
+    /// The next report.
+    pub async fn report(&mut self) -> Report {
+        match self.control.receive().await.unwrap() {
+            Message::Report(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One exchange as the node's peer.
+    pub async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+        let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes }).1;
+        let health = Arc::new(watch::Sender::new(Health::Healthy));
+        let remote = Remote::new(self.connection.clone(), face, watch::channel(Arc::default()).1, health);
+        remote.exchange(request).await
+    }
+}
+
+/// What a provider with this one model says of itself.
+pub fn lends(model: &str) -> Message {
+    // The digest that a simulated Ollama gives it: else it would not be the same model.
+    let model = Model::new(model);
+    let models = [(model.name, ModelInfo { digest: model.digest, loaded: true })].into();
+    Message::Report(Report { provider: true, scope: Scope::Infer, models, ..Report::default() })
+}
