@@ -180,7 +180,7 @@ impl App {
 
     /// A chat to its end, which must be right. The node that served it.
     pub fn is_answered(&self, prompt: &str) -> String {
-        self.chat(prompt, 4).unwrap_or_else(|error| panic!("{prompt}: {error}")).ends_right()
+        self.chat(prompt, 4).unwrap_or_else(|error| panic!("{prompt}: {error}")).must_be_right()
     }
 
     /// Asks until the answer is right, for at most so long.
@@ -188,7 +188,7 @@ impl App {
         let since = Instant::now();
         loop {
             match self.chat(prompt, 4) {
-                Ok(chat) if chat.status == 200 => return chat.ends_right(),
+                Ok(chat) if chat.status == 200 => return chat.must_be_right(),
                 Ok(chat) => assert!(since.elapsed() < limit, "after {limit:?}: {}", chat.refusal()),
                 Err(error) => assert!(since.elapsed() < limit, "after {limit:?}: {error}"),
             }
@@ -290,7 +290,7 @@ impl Chat {
     }
 
     /// Reads to the end: every word must be right and all be there. The node that served it.
-    pub fn ends_right(mut self) -> String {
+    pub fn must_be_right(mut self) -> String {
         assert_eq!(self.status, 200, "{}: {}", self.prompt, self.refusal());
         loop {
             match self.next() {

@@ -43,7 +43,7 @@ pub fn a_provider_that_is_killed_breaks_its_answers_and_the_next_request_is_serv
     assert_eq!((chat.status, chat.peer.as_deref()), (200, Some("second")));
     // Ollama's time to the first token is not ours.
     assert!(took < SOON + Duration::from_millis(100), "{took:?}");
-    chat.ends_right();
+    chat.must_be_right();
     ollamas[0].until_running(0);
     for chat in dying {
         chat.breaks_within(GIVEN_UP);
@@ -78,7 +78,7 @@ pub fn a_bridge_that_is_cut_for_ten_seconds_ends_no_answer_and_hangs_no_request(
     app.is_answered_within(CHANGE, "after the cut");
     assert_eq!(user.until_used("gpu", CHANGE).state, "connected");
     // A running answer outlives 15 s of silence (DESIGN.md §4).
-    assert_eq!(running.ends_right(), "gpu");
+    assert_eq!(running.must_be_right(), "gpu");
 }
 
 /// A provider and a user, and the provider's host changed while its node is down.
@@ -156,7 +156,7 @@ pub fn answers_are_right_although_a_fifth_of_all_datagrams_gets_lost() {
                     if since.elapsed() > lasts {
                         return;
                     }
-                    app.chat(&format!("thread {thread}, number {n}"), 20).unwrap().ends_right();
+                    app.chat(&format!("thread {thread}, number {n}"), 20).unwrap().must_be_right();
                     answered.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -188,7 +188,7 @@ pub fn a_node_that_stops_lets_its_answers_finish_and_takes_nothing_new() {
         assert_eq!(app.is_answered(&format!("new {n}")), "second");
     }
     assert_eq!(ollamas[0].chats(), before);
-    assert_eq!(running.ends_right(), "first");
+    assert_eq!(running.must_be_right(), "first");
     assert_eq!(first.ends(CHANGE).code(), Some(0));
     user.until_peer("first", SOON, |peer| peer.state == "unreachable");
 }
@@ -205,6 +205,6 @@ pub fn a_node_that_stops_lets_the_answers_of_its_own_applications_finish() {
     let running = app.chat("to be finished", 30).unwrap();
     user.terminate();
     until(PATIENCE, "the listener takes nothing new", || app.chat("too late", 1).is_err().then_some(()));
-    assert_eq!(running.ends_right(), "gpu");
+    assert_eq!(running.must_be_right(), "gpu");
     assert_eq!(user.ends(CHANGE).code(), Some(0));
 }

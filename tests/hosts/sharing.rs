@@ -86,7 +86,7 @@ pub fn two_users_are_spread_over_three_providers() {
     let load: Vec<_> = ollamas.iter().map(|ollama| ollama.counts().running).collect();
     assert!(load.iter().all(|running| (2..=6).contains(running)), "{load:?} at a time");
     for chat in chats {
-        *served.entry(chat.ends_right()).or_default() += 1;
+        *served.entry(chat.must_be_right()).or_default() += 1;
     }
     let counted = ollamas.iter().zip(before).map(|(ollama, before)| ollama.chats() - before);
     assert_eq!(names.map(|name| served[name]).to_vec(), counted.collect::<Vec<_>>(), "each answer names who gave it");

@@ -48,7 +48,7 @@ pub fn an_impostor_with_a_known_name_gets_nothing_and_is_reported() {
     for n in 0..10 {
         assert_eq!(app.is_answered(&format!("after {n}")), "gpu");
     }
-    assert_eq!(app.chat_with(MODEL, "chosen", 4, Some("gpu")).unwrap().ends_right(), "gpu");
+    assert_eq!(app.chat_with(MODEL, "chosen", 4, Some("gpu")).unwrap().must_be_right(), "gpu");
     assert_eq!(app.models(), ["private:latest", MODEL]);
     let bait = app.chat_with("bait", "secret", 1, None).unwrap();
     assert_eq!(bait.status, 503);
