@@ -2,7 +2,7 @@
 
 use crate::app::{App, MODEL, Ollama};
 use crate::netns::Net;
-use crate::node::{Home, Node, OLLANA};
+use crate::node::{Home, Node};
 use crate::{CHANGE, ROLE};
 
 pub fn an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again() {
@@ -105,13 +105,9 @@ pub fn a_port_that_is_taken_is_a_clear_message_and_not_half_a_start() {
     let homes = ["first", "second", "third"].map(Home::new);
     let _first = Node::start(&host, &homes[0], &[]);
     let _second = Node::start(&host, &homes[1], &[]);
-    let state = homes[2].state_dir();
     let fails = |flags: &[&str]| {
-        let mut command = host.command(OLLANA);
-        let output =
-            command.args(["serve", "--state-dir"]).arg(&state).args(flags).env("RUST_LOG", "off").output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let error = String::from_utf8(output.stderr).unwrap();
+        let (code, error) = homes[2].fails(&host, flags);
+        assert_eq!(code, Some(1));
         assert_eq!(error.lines().count(), 1, "{error}");
         error
     };

@@ -113,9 +113,20 @@ impl Home {
         std::fs::remove_file(self.state_dir().join("identity.key")).unwrap();
     }
 
-    /// Runs a command of `ollana` here, as the owner of this home would.
-    pub fn ollana(&self, args: &[&str]) -> Result<String, String> {
-        ollana(&self.state_dir(), args)
+    /// `ollana serve` on a machine that must not come to serve: its exit code and what it complains of.
+    pub fn fails(&self, host: &Host, flags: &[&str]) -> (Option<i32>, String) {
+        let mut command = host.command(OLLANA);
+        self.belongs_to(&mut command);
+        let output = command.arg("serve").args(flags).env("RUST_LOG", "off").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Makes this the home of a process, and nothing else of the environment its business.
+    fn belongs_to(&self, command: &mut Command) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
+        command.env("HOME", self.dir.path());
     }
 }
 
@@ -136,7 +147,8 @@ impl Node {
         let out = File::options().create(true).append(true).open(&log).unwrap();
         let mut command = host.command("unshare");
         // A machine has a name of its own, which is what its node is called.
-        command.args(["--uts", "sh", "-c", "echo \"$0\" >/proc/sys/kernel/hostname && exec \"$@\"", &home.name]);
+        let named = "hostname \"$0\" 2>/dev/null || export OLLANA_NAME=\"$0\"; exec \"$@\"";
+        command.args(["--uts", "sh", "-c", named, &home.name]);
         command.arg(OLLANA).arg("serve").args(flags);
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {
             command.env_remove(name);
@@ -287,7 +299,7 @@ fn is_ours(variable: &str) -> bool {
 /// Commands find the node by its socket, which is a file: no matter on which host they run.
 fn ollana(state_dir: &Path, args: &[&str]) -> Result<String, String> {
     let mut command = Command::new(OLLANA);
-    command.args(args).arg("--state-dir").arg(state_dir).stdin(Stdio::null());
+    command.args(args).arg("--state-dir").arg(state_dir).env("HOME", state_dir).stdin(Stdio::null());
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
