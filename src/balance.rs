@@ -160,7 +160,11 @@ impl Inner {
         let (mut parts, body) = request.into_parts();
         let (aim, body) = aim_of(kind, &mut parts, body).await?;
         let path = parts.uri.path().to_owned();
-        let replay = Replay::new(body, self.reserve.clone());
+        // What changes models, or was sent to one node, is tried there and nowhere else.
+        let replay = match aim {
+            Aim::Model(_) | Aim::Any => Replay::new(body, self.reserve.clone()),
+            Aim::Chosen(_) | Aim::Manage => Replay::once(body),
+        };
         let mut members = self.members.clone();
         let mut tried = BTreeSet::new();
         // An Ollama's answer that another one was to better: better than nothing if none does.

@@ -69,16 +69,16 @@ impl Catalog {
 
     /// The answer to a request for a list.
     pub async fn answer(&self, list: List, request: Request<Body>) -> Response<Body> {
-        let providers = match self.router.providers().await {
+        let providers =
+            if request.headers().contains_key(PEER_HEADER) { Ok(Vec::new()) } else { self.router.providers().await };
+        let providers = match providers {
+            Ok(providers) if providers.len() < 2 => {
+                let Ok(response) = self.router.clone().call(request).await;
+                return response;
+            }
             Ok(providers) => providers,
-            Err(refusal) if !request.headers().contains_key(PEER_HEADER) => return route::render(list.api(), &refusal),
-            // The chosen node is known to the router, or it knows what to say.
-            Err(_) => Vec::new(),
+            Err(refusal) => return route::render(list.api(), &refusal),
         };
-        if providers.len() < 2 || request.headers().contains_key(PEER_HEADER) {
-            let Ok(response) = self.router.clone().call(request).await;
-            return response;
-        }
         let head = *request.method() == Method::HEAD;
         let room = Arc::new(AtomicUsize::new(IN_ALL));
         let user_agent = request.headers().get(USER_AGENT).cloned();

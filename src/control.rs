@@ -228,25 +228,3 @@ pub fn span(seconds: u64) -> String {
         (days, hours, _) => format!("{days}d {hours}h"),
     }
 }
-
-/// The word of the contract for how a key came to be known.
-pub const fn trust_word(trust: crate::trust::Trust) -> &'static str {
-    use crate::trust::Trust;
-    match trust {
-        Trust::FirstUse => "first-use",
-        Trust::Trusted => "trusted",
-        Trust::Vouched => "vouched",
-        Trust::Revoked => "revoked",
-        Trust::None => "none",
-    }
-}
-
-/// The word of the contract for whether a peer can be reached.
-pub const fn state_word(state: PeerState) -> &'static str {
-    match state {
-        PeerState::Connected => "connected",
-        PeerState::Connecting => "connecting",
-        PeerState::Unreachable => "unreachable",
-        PeerState::Refused => "refused",
-    }
-}

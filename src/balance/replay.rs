@@ -75,9 +75,18 @@ enum Piece {
 impl Replay {
     /// Keeps `origin` as it is read.
     pub(super) fn new(origin: Body, reserve: Arc<Reserve>) -> Self {
-        let too_large = usize::try_from(origin.size_hint().lower()).map_or(true, |size| size > PER_BODY);
+        let fits = usize::try_from(origin.size_hint().lower()).is_ok_and(|size| size <= PER_BODY);
+        Self::with(origin, reserve, if fits { Keeping::Yes } else { Keeping::NoMore })
+    }
+
+    /// Keeps nothing: of a body that is sent once.
+    pub(super) fn once(origin: Body) -> Self {
+        Self::with(origin, Arc::default(), Keeping::NoMore)
+    }
+
+    fn with(origin: Body, reserve: Arc<Reserve>, keeping: Keeping) -> Self {
         Self(Arc::new(Mutex::new(Kept {
-            keeping: if too_large { Keeping::NoMore } else { Keeping::Yes },
+            keeping,
             origin,
             frames: VecDeque::new(),
             position: 0,

@@ -4,10 +4,7 @@ use super::output::{print, print_json};
 use super::{Failure, Place, block_on};
 use crate::config::{Key, Layer};
 use crate::control::{Client, ClientError, IdView};
-use crate::identity::Identity;
-
-/// The file that [`Identity`] keeps its key in.
-const KEY_FILE: &str = "identity.key";
+use crate::identity::{Identity, KEY_FILE};
 
 /// Shows the ID of the node that runs, or of the key that is there for it.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {

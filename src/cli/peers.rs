@@ -2,7 +2,6 @@
 
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
-use crate::control::{state_word, trust_word};
 use crate::peers::PeerView;
 
 /// Lists the other nodes.
@@ -25,8 +24,8 @@ fn render(peers: &[PeerView]) -> String {
         table.row([
             // A name that two bear says nothing; with the beginning of the ID it can be typed.
             if twice { format!("{} ({})", peer.name, peer.id.short()) } else { peer.name.to_string() },
-            state_word(peer.state).to_owned(),
-            trust_word(peer.trust).to_owned(),
+            peer.state.to_string(),
+            peer.trust.to_string(),
             peer.use_.to_string(),
             peer.scope.to_string(),
             if peer.provider { peer.models.len().to_string() } else { String::new() },
@@ -67,6 +66,8 @@ mod tests {
             inflight: 1,
             rtt_us: 312,
             problem: None,
+            version: String::new(),
+            digests: Default::default(),
         };
         let text = render(&[peer(b"1", "gpu1")]);
         assert_eq!(

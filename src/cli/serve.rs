@@ -1,6 +1,7 @@
 //! `ollana serve`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
@@ -10,23 +11,24 @@ use tracing::{info, warn};
 
 use super::{Failure, Place, daemon, log};
 use crate::app::App;
-use crate::config::{Config, Key, Layer};
+use crate::config::{Config, Key, Layer, Status};
+use crate::control::Info;
 
 const EXAMPLES: &str = "\
-Every flag has an environment variable and a key in config.toml (`ollana config show`); a flag goes over a variable,
-a variable over the file. RUST_LOG is error, warn, info, debug or trace (default info), or tracing's directives.
+Every flag has an environment variable and a key in config.toml (see `ollana config show`); a flag goes over a variable, a \
+variable over the file. RUST_LOG takes error, warn, info, debug or trace (default: info), or tracing's directives.
 
-Where a local Ollama holds port 11434, applications find the node at 127.0.0.1:11433. To give the node port 11434,
-let Ollama stand elsewhere, and say where: OLLAMA_HOST=127.0.0.1:11500 for both `ollama serve` and `ollana serve`.
-If the default port of the status page is taken, the page is left out; a port that a flag names must be free.
+Where a local Ollama holds port 11434, applications find the node at 127.0.0.1:11433. To give the node port 11434, let \
+Ollama stand elsewhere and say where: OLLAMA_HOST=127.0.0.1:11500 for both `ollama serve` and `ollana serve`. If the \
+default port of the status page is taken, the page is left out. A port that somebody names must be free.
 
 Examples:
-  ollana serve                                     find the others, use them, lend the local Ollama
-  ollana serve -d                                  the same in the background
-  ollana serve --mode client                       use the others and lend nothing
-  ollana serve --peer gpu1.example.org             where multicast does not reach
-  ollana serve --state-dir /tmp/two --listen 127.0.0.1:21434 --mesh 0.0.0.0:21435 --status off
-                                                   a second node on one machine";
+  ollana serve                            find the others, use them, lend the local Ollama
+  ollana serve -d                         the same in the background
+  ollana serve --mode client              use the others and lend nothing
+  ollana serve --peer gpu1.example.org    where multicast does not reach
+  ollana serve --state-dir /tmp/two --listen 21434 --mesh 21435 --status off
+                                          a second node on one machine";
 
 /// Flags of `serve`. All of them are texts here; `Config` parses what flags, variables and file say in one place.
 #[derive(Debug, clap::Args)]
@@ -129,6 +131,7 @@ fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<()
 
 async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
     let in_background = config.daemon;
+    let wanted = config.clone();
     let mut signals =
         Signals::new(in_background).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
     let app = tokio::select! {
@@ -139,11 +142,7 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
         }
     };
     let serves = app.ready();
-    let at = match serves.listen {
-        Some(at) => format!("for applications at http://{at}"),
-        None => "without a listener for applications".to_owned(),
-    };
-    let line = format!("{} serves {at}, for other nodes at UDP {}", serves.name, serves.mesh);
+    let line = serving(&serves, &wanted);
     info!(id = %serves.id, version = %serves.version, "{line}");
     ready(&line).map_err(|_| Failure::new("whoever started the node has gone before it served"))?;
 
@@ -165,6 +164,24 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
             Err(Failure::new("ended at once, running answers were broken off"))
         }
     }
+}
+
+/// What a person is told once it serves, a fallback that was taken included: in the background nobody sees the log.
+fn serving(serves: &Info, wanted: &Config) -> String {
+    let instead = |got: SocketAddr, port: u16| {
+        let other = port != 0 && got.port() != port;
+        if other { format!(" (port {port} is taken)") } else { String::new() }
+    };
+    let listen = match serves.listen {
+        Some(at) => format!("for applications at http://{at}{}", instead(at, wanted.listen.addr.port())),
+        None => "without a listener for applications".to_owned(),
+    };
+    let mesh = format!("UDP {}{}", serves.mesh, instead(serves.mesh, wanted.mesh.addr.port()));
+    let page = match (wanted.status, serves.status_page) {
+        (Status::At { addr, .. }, None) => format!("; no status page ({addr} is taken)"),
+        _ => String::new(),
+    };
+    format!("{} serves {listen}, for other nodes at {mesh}{page}", serves.name)
 }
 
 /// The signals that end a node.

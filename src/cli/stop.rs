@@ -51,13 +51,22 @@ fn wait(state_dir: PathBuf) -> mpsc::Receiver<()> {
 fn gone(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return true };
     let deadline = Instant::now() + GRACE;
-    while rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH) {
+    while lives(pid) {
         if Instant::now() > deadline {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));
     }
     true
+}
+
+/// Whether the process runs. One that has ended and that nobody has waited for (its parent, `serve -d`, is long gone, and
+/// not every container has an init that cares) does not.
+fn lives(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    // `pid (name) state …`, where the name may hold anything.
+    let ended = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']));
+    !ended && rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
 }
 
 fn eprintln_quietly(line: &str) {

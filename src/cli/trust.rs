@@ -10,14 +10,14 @@ use super::{Failure, Place, block_on};
 use crate::config::Layer;
 use crate::control::{
     Candidate, Changed, Client, ClientError, PeerRequest, StateDir, TrustRequest, Unresolved, candidates, resolve,
-    revoke_advice, trust_word,
+    revoke_advice,
 };
-use crate::id::{Id, NodeName, Scope, Use};
+use crate::id::{Id, Scope};
 use crate::trust::{Book, Trust};
 
 const EXAMPLES: &str = "\
-<PEER> is a name, an ID, at least 8 characters of an ID, or an address. Before anything changes, name, whole ID and
-address are shown; compare the ID with what `ollana id` says on that machine.
+<PEER> is a name, an ID, at least 8 characters of an ID, or an address. Before anything changes, name, whole \
+ID and address are shown; compare the ID with what `ollana id` says on that machine.
 
 Examples:
   ollana trust gpu1                      use gpu1, and let it use this node's Ollama
@@ -108,14 +108,7 @@ fn confirm(peer: &Candidate, scope: Scope, use_: bool) -> Result<bool, Failure> 
 pub(super) fn describe(changed: &Changed) -> String {
     let peer = &changed.peer;
     let advice = changed.advice.as_ref().map(|advice| format!("note: {advice}\n")).unwrap_or_default();
-    format!(
-        "{} ({}): trust {}, use {}, scope {}\n{advice}",
-        peer.name,
-        peer.id,
-        trust_word(peer.trust),
-        peer.use_,
-        peer.scope
-    )
+    format!("{} ({}): trust {}, use {}, scope {}\n{advice}", peer.name, peer.id, peer.trust, peer.use_, peer.scope)
 }
 
 /// The book of a node that runs, or the file of one that does not.
@@ -144,25 +137,17 @@ pub(super) async fn open(place: &Place) -> Result<Access, Failure> {
 impl Access {
     /// Whom a text means. A whole ID may be of a key that was never met.
     pub(super) async fn find(&self, text: &str) -> Result<Candidate, Failure> {
-        let stranger = |id| Candidate {
-            name: NodeName::lossy("unknown"),
-            id,
-            address: None,
-            trust: Trust::None,
-            use_: Use::No,
-            scope: Scope::None,
-        };
         match self {
             Self::Node(client) => match client.post("/resolve", &PeerRequest { peer: text.to_owned() }).await {
                 Err(ClientError::Refused { status: StatusCode::NOT_FOUND, view }) => {
-                    text.parse().map(stranger).map_err(|_| Failure::new(view.error))
+                    text.parse().map(Candidate::stranger).map_err(|_| Failure::new(view.error))
                 }
                 found => Ok(found?),
             },
             Self::File { book, .. } => {
-                let known = candidates(&[], book.watch().borrow().pins());
+                let known = candidates(&[], book.snapshot().pins());
                 match resolve(text, &known) {
-                    Err(Unresolved::UnknownId(id)) => Ok(stranger(id)),
+                    Err(Unresolved::UnknownId(id)) => Ok(Candidate::stranger(id)),
                     Err(Unresolved::Unknown(_)) => Err(Failure::new(format!(
                         "no peer {text:?} is in the trust book, and no node runs that could have seen it; give its whole \
                          ID, or start the node with `ollana serve -d`"
@@ -181,7 +166,7 @@ impl Access {
                 Ok(client.post("/trust", &request).await?)
             }
             Self::File { book, .. } => {
-                let written = book.trust(peer.id, peer.name.clone(), peer.address.clone(), scope, use_).await;
+                let written = book.trust(peer.id, peer.plain_name(), peer.address.clone(), scope, use_).await;
                 written.map_err(|error| Failure::new(error.to_string()))?;
                 Ok(Changed { peer: standing(book, peer), advice: None })
             }
@@ -202,6 +187,6 @@ impl Access {
 
 /// The peer as the book has it now.
 fn standing(book: &Book, peer: Candidate) -> Candidate {
-    let known = candidates(&[], book.watch().borrow().pins());
+    let known = candidates(&[], book.snapshot().pins());
     known.into_iter().find(|known| known.id == peer.id).unwrap_or(peer)
 }

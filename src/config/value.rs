@@ -30,11 +30,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
 }
 
 pub(super) fn policy(text: &str) -> Result<Policy, String> {
-    match text {
-        "first-use" => Ok(Policy::FirstUse),
-        "paired" => Ok(Policy::Paired),
-        _ => Err("a trust policy is first-use or paired".to_owned()),
-    }
+    text.parse().map_err(|error: crate::trust::ParsePolicyError| error.to_string())
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, String> {

@@ -15,7 +15,7 @@ use crate::trust::{Pin, Trust};
 /// A peer that a text may mean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// Its name.
+    /// The name it is shown under: with the beginning of its ID behind it where several bear the same.
     pub name: NodeName,
     /// Its key's ID.
     pub id: Id,
@@ -28,6 +28,28 @@ pub struct Candidate {
     pub use_: Use,
     /// What it may do here.
     pub scope: Scope,
+}
+
+impl Candidate {
+    /// A key that was never met, and that somebody gives whole.
+    pub fn stranger(id: Id) -> Self {
+        Self {
+            name: NodeName::lossy("unknown"),
+            id,
+            address: None,
+            trust: Trust::None,
+            use_: Use::No,
+            scope: Scope::None,
+        }
+    }
+
+    /// The name that its node gives itself, which several may bear.
+    pub fn plain_name(&self) -> NodeName {
+        match self.name.as_str().strip_suffix(&self.id.short()).and_then(|name| name.strip_suffix('-')) {
+            Some(plain) if !plain.is_empty() => NodeName::lossy(plain),
+            _ => self.name.clone(),
+        }
+    }
 }
 
 /// Everyone known: the pins of the book, and over them what is seen now.
@@ -49,7 +71,11 @@ pub fn candidates<'a>(views: &[PeerView], pins: impl Iterator<Item = &'a Pin>) -
         let candidate = Candidate {
             name: view.name.clone(),
             id: view.id,
-            address: view.address.map(|address| address.to_string()),
+            // A host name that somebody typed is no address to a view.
+            address: view
+                .address
+                .map(|address| address.to_string())
+                .or_else(|| known.get(&view.id).and_then(|pin| pin.address.clone())),
             trust: view.trust,
             use_: view.use_,
             scope: view.scope,
@@ -88,7 +114,10 @@ pub fn resolve(text: &str, candidates: &[Candidate]) -> Result<Candidate, Unreso
 }
 
 fn fits(text: &str, peer: &Candidate) -> bool {
-    peer.name.is(text) || peer.id.matches_prefix(text) || peer.address.as_deref().is_some_and(|at| is_at(text, at))
+    peer.name.is(text)
+        || peer.plain_name().is(text)
+        || peer.id.matches_prefix(text)
+        || peer.address.as_deref().is_some_and(|at| is_at(text, at))
 }
 
 /// Whether `text` is the address, or its host without the port.
@@ -197,6 +226,17 @@ mod tests {
     }
 
     #[test]
+    fn a_node_shown_with_its_id_is_still_called_by_its_name() {
+        let mut known = known();
+        let first = known[1].name.with_suffix(&known[1].id.short());
+        known[1].name = first.clone();
+        known[2].name = known[2].name.with_suffix(&known[2].id.short());
+        assert!(matches!(resolve("gpu2", &known), Err(Unresolved::Ambiguous { .. })));
+        let found = resolve(first.as_str(), &known).unwrap();
+        assert_eq!((found.id, found.plain_name()), (known[1].id, NodeName::lossy("gpu2")));
+    }
+
+    #[test]
     fn a_peer_cannot_catch_anothers_id_by_its_name() {
         let mut known = known();
         let target = known[0].id;
@@ -238,6 +278,8 @@ mod tests {
             inflight: 0,
             rtt_us: 0,
             problem: None,
+            version: String::new(),
+            digests: BTreeMap::new(),
         }];
         let none: [Pin; 0] = [];
         let found = candidates(&views, none.iter());

@@ -26,8 +26,7 @@ use super::{
     Candidate, Changed, ErrorView, Handles, IdView, PeerRequest, StateDir, StatusView, Stopping, TrustRequest,
     Unresolved, candidates, merge, resolve, revoke_advice,
 };
-use crate::id::{NodeName, Scope, Use};
-use crate::trust::{Snapshot, Trust, TrustError};
+use crate::trust::TrustError;
 
 /// `sun_path` of Linux holds 108 bytes with the zero at its end.
 const MAX_PATH: usize = 107;
@@ -194,30 +193,16 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
 async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Full<Bytes>>, Failure> {
     let peer = match find(handles, &wanted.peer) {
         // A key may be trusted before it was ever met, if it is given whole.
-        Err(Failure { unknown: Some(id), .. }) => Candidate {
-            name: NodeName::lossy("unknown"),
-            id,
-            address: None,
-            trust: Trust::None,
-            use_: Use::No,
-            scope: Scope::None,
-        },
+        Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
         found => found?,
     };
-    handles.book.trust(peer.id, peer.name.clone(), peer.address.clone(), wanted.scope, wanted.use_).await?;
+    handles.book.trust(peer.id, peer.plain_name(), peer.address.clone(), wanted.scope, wanted.use_).await?;
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
 
 async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Full<Bytes>>, Failure> {
     let peer = match find(handles, &wanted.peer) {
-        Err(Failure { unknown: Some(id), .. }) => Candidate {
-            name: NodeName::lossy("unknown"),
-            id,
-            address: None,
-            trust: Trust::None,
-            use_: Use::No,
-            scope: Scope::None,
-        },
+        Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
         found => found?,
     };
     handles.book.revoke(peer.id).await?;
@@ -226,20 +211,17 @@ async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Full<
 
 /// The peer with what the book says of it now.
 fn refreshed(handles: &Handles, mut peer: Candidate) -> Candidate {
-    let watch = handles.book.watch();
-    let book = watch.borrow();
-    if let Some(pin) = book.pins().find(|pin| pin.id == peer.id) {
+    if let Some(pin) = handles.book.snapshot().pin(&peer.id) {
         (peer.trust, peer.use_, peer.scope) = (pin.trust, pin.use_, pin.scope);
     }
     peer
 }
 
 fn find(handles: &Handles, text: &str) -> Result<Candidate, Failure> {
-    let watch = handles.book.watch();
-    let known = {
-        let book: &Snapshot = &watch.borrow();
-        candidates(&handles.mesh.peers(), book.pins())
-    };
+    if text.parse() == Ok(handles.mesh.info().id) {
+        return Err(Failure::new(StatusCode::BAD_REQUEST, "that is the ID of this node itself".to_owned()));
+    }
+    let known = candidates(&handles.mesh.peers(), handles.book.snapshot().pins());
     Ok(resolve(text, &known)?)
 }
 

@@ -76,7 +76,7 @@ impl StateDir {
 
     /// Where the trust book is.
     pub fn trust(&self) -> PathBuf {
-        self.path.join("trust.toml")
+        self.path.join(crate::trust::TRUST_FILE)
     }
 
     /// Where the pid file of a directory is.

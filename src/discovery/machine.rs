@@ -44,9 +44,10 @@ const ANSWER_RATE: f64 = 1.0;
 /// Bursts that others may ask for (see [`Machine::handle_ask`]): one in 5 s.
 const ASK_RATE: f64 = 0.2;
 /// First and longest wait after a datagram could not be sent. An IPv6 address is not to be used for the first one or
-/// two seconds of its life (duplicate address detection), so the first tries are close to each other.
+/// two seconds of its life (duplicate address detection), so the first tries are close to each other. A try costs one
+/// system call, so the later ones need not be rare.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_LONGEST: Duration = Duration::from_secs(10);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
 /// Who we are, as our beacons say it.
 #[derive(Debug, Clone)]
@@ -179,14 +180,16 @@ impl Machine {
         }
     }
 
-    /// The last datagram for `link` could not be sent: the burst begins anew a little later.
-    pub(super) fn handle_send_failed(&mut self, now: Instant, link: Link) {
-        if let Some(state) = self.links.get_mut(&link) {
-            let wait = RETRY_FIRST.saturating_mul(1 << state.failures.min(10)).min(RETRY_LONGEST);
-            state.failures = state.failures.saturating_add(1);
-            state.start_burst(now + wait);
-            state.answer = None;
-        }
+    /// The last datagram for `link` could not be sent: the burst begins anew a little later. How often in a row that
+    /// happened before.
+    pub(super) fn handle_send_failed(&mut self, now: Instant, link: Link) -> u32 {
+        let Some(state) = self.links.get_mut(&link) else { return 0 };
+        let before = state.failures;
+        let wait = RETRY_FIRST.saturating_mul(1 << before.min(10)).min(RETRY_LONGEST);
+        state.failures = before.saturating_add(1);
+        state.start_burst(now + wait);
+        state.answer = None;
+        before
     }
 
     /// A datagram for `link` went out.

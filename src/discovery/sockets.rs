@@ -287,7 +287,9 @@ fn receive(link: Link, socket: &UdpSocket, control: &mut [u8]) -> io::Result<Opt
     let mut buffer = [0; MAX_LEN];
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(control), MsgFlags::empty())?;
-    let (mut ttl, mut destination) = (None, None);
+    #[cfg_attr(not(target_os = "linux"), allow(unused_mut, reason = "only Linux tells it"))]
+    let mut ttl = None;
+    let mut destination = None;
     for control in message.cmsgs()? {
         match control {
             #[cfg(target_os = "linux")]

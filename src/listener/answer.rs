@@ -43,12 +43,15 @@ impl Answerer {
     pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let body = signals.rests.guard(&parts, body);
-        let version = parts.version;
+        let (version, head) = (parts.version, parts.method == Method::HEAD);
         let (mut response, cors) = match self.guard.check(&parts) {
             // The guard's own CORS headers are in its answer: nothing of it came from a server.
             Verdict::Answer(response) => return self.sign(response),
             Verdict::Pass(cors) => (self.pass(parts, body).await, cors),
         };
+        if head && !response.headers().contains_key(PEER_HEADER) {
+            response = without_body(response);
+        }
         let headers = response.headers_mut();
         drop_hop_by_hop(headers);
         drop_cors(headers);
@@ -82,19 +85,18 @@ impl Answerer {
             return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "405 method not allowed");
         }
         end_here(&mut parts.headers);
-        let head = parts.method == Method::HEAD;
         let request = Request::from_parts(parts, body);
         let list = match kind {
             Kind::Tags => List::Tags,
             Kind::Ps => List::Ps,
             Kind::V1Models => List::V1Models,
             Kind::Root => {
-                return without_body(head, text(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running"));
+                return text(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running");
             }
-            Kind::Owner(OwnerRoute::Me) => return without_body(head, route::unauthorized()),
-            Kind::Owner(OwnerRoute::Status) => return without_body(head, route::cloud_off()),
-            Kind::Owner(OwnerRoute::Forbidden) => return without_body(head, route::render(api, &owner_only())),
-            Kind::Manage if self.open => return without_body(head, route::render(api, &open_listener())),
+            Kind::Owner(OwnerRoute::Me) => return route::unauthorized(),
+            Kind::Owner(OwnerRoute::Status) => return route::cloud_off(),
+            Kind::Owner(OwnerRoute::Forbidden) => return route::render(api, &owner_only()),
+            Kind::Manage if self.open => return route::render(api, &open_listener()),
             Kind::Manage | Kind::BodyModel | Kind::PathModel(_) | Kind::Any => {
                 let Ok::<_, Infallible>(response) = self.router.clone().call(request).await;
                 return response;
@@ -160,12 +162,9 @@ fn text(status: StatusCode, content_type: &'static str, text: &'static str) -> R
     response
 }
 
-/// To `HEAD`, the length and not the body.
-fn without_body(head: bool, mut response: Response<Body>) -> Response<Body> {
-    if !head {
-        return response;
-    }
-    let length = http_body::Body::size_hint(response.body()).exact();
+/// What the mesh itself says to `HEAD`: the length of the body and not the body, which HTTP/2 would send.
+fn without_body(mut response: Response<Body>) -> Response<Body> {
+    let length = http_body::Body::size_hint(response.body()).exact().filter(|length| *length > 0);
     if let Some(length) = length {
         response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
     }

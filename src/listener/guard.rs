@@ -249,14 +249,19 @@ mod tests {
 
     const LOOPBACK: &str = "127.0.0.1:11434";
 
-    fn check(guard: &Guard, method: Method, host: &str, origin: Option<&str>) -> Result<HeaderMap, Response<Body>> {
+    fn check(
+        guard: &Guard,
+        method: Method,
+        host: &str,
+        origin: Option<&str>,
+    ) -> Result<HeaderMap, Box<Response<Body>>> {
         let mut request = Request::builder().method(method).uri("/api/tags").header(HOST, host);
         if let Some(origin) = origin {
             request = request.header(ORIGIN, origin);
         }
         match guard.check(&request.body(()).unwrap().into_parts().0) {
             Verdict::Pass(cors) => Ok(cors),
-            Verdict::Answer(answer) => Err(answer),
+            Verdict::Answer(answer) => Err(Box::new(answer)),
         }
     }
 

@@ -27,14 +27,9 @@ fn write_metrics(text: &mut String, mesh: &dyn Mesh) -> fmt::Result {
     head(text, "ollana_conflicts", "What stands against each other in the mesh and needs a person.")?;
     line(text, "ollana_conflicts", &[], status.conflicts.len())?;
     head(text, "ollana_peers", "Peers known, by state.")?;
-    for (state, word) in [
-        (PeerState::Connected, "connected"),
-        (PeerState::Connecting, "connecting"),
-        (PeerState::Unreachable, "unreachable"),
-        (PeerState::Refused, "refused"),
-    ] {
+    for state in [PeerState::Connected, PeerState::Connecting, PeerState::Unreachable, PeerState::Refused] {
         let count = peers.iter().filter(|peer| peer.state == state).count();
-        line(text, "ollana_peers", &[("state", word)], count)?;
+        line(text, "ollana_peers", &[("state", &state.to_string())], count)?;
     }
     head(text, "ollana_peer_inflight", "Requests at the peer's gate, everyone's.")?;
     for peer in &peers {

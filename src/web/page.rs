@@ -73,11 +73,10 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
          flight<th class=n>RTT<th>Address</tr>",
     );
     for peer in peers {
-        let (class, state) = match peer.state {
-            PeerState::Connected => ("good", "connected"),
-            PeerState::Connecting => ("idle", "connecting"),
-            PeerState::Unreachable => ("bad", "unreachable"),
-            PeerState::Refused => ("bad", "refused"),
+        let class = match peer.state {
+            PeerState::Connected => "good",
+            PeerState::Connecting => "idle",
+            PeerState::Unreachable | PeerState::Refused => "bad",
         };
         write!(
             html,
@@ -85,7 +84,8 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
              title=\"{list}\">{models}<td class=n>{inflight}<td class=n>{rtt}<td><code>{address}</code></tr>",
             id = peer.id,
             name = Escaped(peer.name.as_str()),
-            trust = Escaped(crate::control::trust_word(peer.trust)),
+            state = peer.state,
+            trust = peer.trust,
             use_ = peer.use_,
             scope = peer.scope,
             list = Escaped(&peer.models.join(", ")),

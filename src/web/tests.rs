@@ -42,6 +42,8 @@ impl Mesh for Fake {
             inflight: 3,
             rtt_us: 1_250,
             problem: Some("<img src=x onerror=alert(1)>".to_owned()),
+            version: String::new(),
+            digests: Default::default(),
         }]
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ollana::exchange::{Body, ExchangeError, ResetCode, full};
@@ -37,7 +37,7 @@ async fn many_requests_share_a_connection_and_none_waits_for_another() {
     assert_eq!(quick.request.uri(), "/api/chat");
     quick.answer(StatusCode::OK, "second");
     let answer = soon(second).await.unwrap().unwrap();
-    assert_eq!(answer.headers()["ollama-peer"], "a");
+    assert_eq!(answer.headers()["ollana-peer"], "a");
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "second");
     slow.answer(StatusCode::OK, "first");
     let answer = soon(first).await.unwrap().unwrap();
@@ -69,7 +69,9 @@ async fn both_directions_flow_at_once_and_end_with_trailers() {
         assert_eq!(soon(answer.frame()).await.unwrap().unwrap().into_data().unwrap(), turn);
     }
     drop(up);
-    assert!(soon(upload.frame()).await.is_none());
+    while let Some(frame) = soon(upload.frame()).await {
+        assert!(frame.unwrap().into_data().unwrap().is_empty(), "only the empty frame that ends a stream");
+    }
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     down.send(Ok(Frame::trailers(trailers))).await.unwrap();
@@ -123,5 +125,16 @@ async fn the_authority_is_the_host_that_the_guard_looks_at() {
     assert_eq!(good.status(), 200);
     let bad = soon(client.send_request(ask("evil.example"))).await.unwrap();
     assert_eq!(bad.status(), 403);
-    let _: Full<Bytes> = Full::default();
+}
+
+#[tokio::test]
+async fn a_refused_head_has_no_body() {
+    let node = Node::over(&[]).await;
+    let mut client = connect(&node).await;
+    for path in ["/", "/api/version", "/api/tags"] {
+        let request = Request::head(format!("http://localhost{path}")).body(full(Bytes::new())).unwrap();
+        let answer = soon(client.send_request(request)).await.unwrap();
+        assert_ne!(answer.headers()["content-length"], "0");
+        assert!(soon(answer.into_body().collect()).await.unwrap().to_bytes().is_empty(), "{path}");
+    }
 }

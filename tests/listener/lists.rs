@@ -39,7 +39,7 @@ async fn one_provider_answers_for_itself() {
     assert_eq!(call.request.headers()["x-mine"], "1");
     call.reply(json(odd.to_owned()));
     let reply = client.reply().await;
-    assert_eq!((&*reply.body, reply.field("X-Own"), reply.field("Ollama-Peer")), (odd, Some("1"), Some("a")));
+    assert_eq!((&*reply.body, reply.field("X-Own"), reply.field("Ollana-Peer")), (odd, Some("1"), Some("a")));
     client.send(&request("HEAD /api/tags", "")).await;
     let call = soon(a.next()).await;
     assert_eq!(call.request.method(), "HEAD");
@@ -65,7 +65,7 @@ async fn several_are_merged_with_one_entry_a_name_byte_for_byte() {
         assert_eq!(reply.status, 200);
         assert_eq!(reply.field("Content-Type"), Some("application/json; charset=utf-8"));
         assert_eq!(reply.field("Content-Length"), Some(&*merged.len().to_string()));
-        assert_eq!(reply.field("Ollama-Peer"), Some("me"));
+        assert_eq!(reply.field("Ollana-Peer"), Some("me"));
         assert_eq!(reply.body, if method == "GET" { merged } else { String::new() });
     }
 }

@@ -87,7 +87,7 @@ impl Node {
     pub async fn ask(&self, head: &str, body: &str) -> Reply {
         let mut client = self.client().await;
         client.send(&request(head, body)).await;
-        client.reply().await
+        client.reply_to(head.split(' ').next().unwrap_or_default()).await
     }
 }
 
@@ -125,8 +125,6 @@ pub struct Reply {
     pub status: u16,
     pub head: String,
     pub body: String,
-    /// Whether the body ended as its framing says, and not by a break.
-    pub complete: bool,
 }
 
 impl Client {
@@ -176,26 +174,15 @@ impl Client {
         let head = soon(self.head()).await;
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let mut body = String::new();
-        let mut complete = true;
         if method == "HEAD" || status == 204 {
         } else if head.contains("\nTransfer-Encoding: chunked") {
-            loop {
-                match soon(self.chunk()).await {
-                    Ok(Some(chunk)) => body += &chunk,
-                    Ok(None) => break,
-                    Err(()) => {
-                        complete = false;
-                        break;
-                    }
-                }
+            while let Some(chunk) = soon(self.chunk()).await.expect("a whole answer") {
+                body += &chunk;
             }
         } else if let Some(length) = field(&head, "Content-Length") {
             let length: usize = length.parse().unwrap();
             while self.read.len() < length {
-                if soon(self.more()).await == 0 {
-                    complete = false;
-                    break;
-                }
+                assert!(soon(self.more()).await > 0, "a whole answer");
             }
             let rest = self.read.split_off(length.min(self.read.len()));
             body = String::from_utf8(std::mem::replace(&mut self.read, rest)).unwrap();
@@ -203,12 +190,7 @@ impl Client {
             while soon(self.more()).await > 0 {}
             body = String::from_utf8(std::mem::take(&mut self.read)).unwrap();
         }
-        Reply { status, head, body, complete }
-    }
-
-    /// What was read and not yet looked at.
-    pub fn unread(&self) -> String {
-        String::from_utf8_lossy(&self.read).into_owned()
+        Reply { status, head, body }
     }
 
     /// Whether the server closed the connection, with nothing more in it.

@@ -39,7 +39,7 @@ async fn what_breaks_before_its_first_byte_goes_to_another_with_the_whole_body()
     assert_eq!(call.body().await, CHAT);
     call.answer(StatusCode::OK, "done");
     let reply = client.reply().await;
-    assert_eq!((reply.status, &*reply.body, reply.field("Ollama-Peer")), (200, "done", Some(second)));
+    assert_eq!((reply.status, &*reply.body, reply.field("Ollana-Peer")), (200, "done", Some(second)));
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn a_peer_that_is_gone_is_502_if_it_was_the_only_one() {
 #[tokio::test]
 async fn what_changes_models_is_never_sent_twice() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
-    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    let (_b, b) = FakeEndpoint::new("b", &["m"]);
     _a.reports(|report| report.scope = ollana::id::Scope::Manage);
     let node = Node::over(&[&_a, &_b]).await;
     let mut client = node.client().await;

@@ -20,11 +20,11 @@ async fn a_request_goes_to_a_node_that_has_its_model() {
     assert_eq!(call.body().await, r#"{"model":"","name":"M"}"#);
     call.answer(StatusCode::OK, "yes");
     let reply = client.reply().await;
-    assert_eq!((reply.status, &*reply.body, reply.field("Ollama-Peer")), (200, "yes", Some("b")));
+    assert_eq!((reply.status, &*reply.body, reply.field("Ollana-Peer")), (200, "yes", Some("b")));
     assert!(a.is_empty());
     client.send(&crate::request("GET /v1/models/other", "")).await;
     soon(a.next()).await.answer(StatusCode::OK, "a");
-    assert_eq!(client.reply().await.field("Ollama-Peer"), Some("a"));
+    assert_eq!(client.reply().await.field("Ollana-Peer"), Some("a"));
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_model_that_nobody_has_is_404_in_ollamas_words_and_the_apis_shape() {
     let reply = node.ask("POST /api/generate", nope).await;
     assert_eq!((reply.status, &*reply.body), (404, r#"{"error":"model 'nope' not found"}"#));
     assert_eq!(reply.field("Content-Type"), Some("application/json; charset=utf-8"));
-    assert_eq!(reply.field("Ollama-Peer"), Some("me"));
+    assert_eq!(reply.field("Ollana-Peer"), Some("me"));
     assert_eq!(reply.field("Ollana-Refusal"), None);
     let reply = node.ask("POST /api/embed", nope).await;
     assert_eq!(reply.body, r#"{"error":"model \"nope\" not found, try pulling it first"}"#);
@@ -174,14 +174,14 @@ async fn a_node_can_be_chosen_by_header_prefix_name_and_id() {
     let node = Node::over(&[&_a, &_b]).await;
     let id = ollana::exchange::Endpoint::id(&*_b).to_string();
     for head in [
-        "POST /api/chat\nOllama-Peer: GPU2".to_owned(),
-        format!("POST /api/chat\nOllama-Peer: {id}"),
+        "POST /api/chat\nOllana-Peer: GPU2".to_owned(),
+        format!("POST /api/chat\nOllana-Peer: {id}"),
         format!("POST /@{}/api/chat", &id[..10]),
         "POST /@gpu2/api/chat".to_owned(),
-        "POST /@gpu1/api/chat\nollama-peer: gpu2".to_owned(),
+        "POST /@gpu1/api/chat\nollana-peer: gpu2".to_owned(),
     ] {
         let reply = node.ask(&head, CHAT_M).await;
-        assert_eq!((&*reply.body, reply.field("Ollama-Peer")), ("2", Some("gpu2")), "{head}");
+        assert_eq!((&*reply.body, reply.field("Ollana-Peer")), ("2", Some("gpu2")), "{head}");
     }
     assert_eq!(node.ask("GET /@gpu2/api/tags", "").await.body, "2");
     let reply = node.ask("GET /@gpu3/api/version", "").await;
@@ -197,8 +197,8 @@ async fn a_node_can_be_chosen_by_header_prefix_name_and_id() {
 
 #[tokio::test]
 async fn a_name_that_two_nodes_bear_is_409_with_their_ids() {
-    let (one, _1) = FakeEndpoint::with_key("gpu", "k1", &["m"]);
-    let (two, _2) = FakeEndpoint::with_key("gpu", "k2", &["m"]);
+    let (one, _first) = FakeEndpoint::with_key("gpu", "k1", &["m"]);
+    let (two, _second) = FakeEndpoint::with_key("gpu", "k2", &["m"]);
     let node = Node::over(&[&one, &two]).await;
     let reply = node.ask("POST /@gpu/api/chat", CHAT_M).await;
     assert_eq!(reply.status, 409);
@@ -224,7 +224,7 @@ async fn what_changes_models_goes_to_the_only_node_that_allows_it_or_is_a_choice
     let reply = node.ask("DELETE /api/delete", CHAT_M).await;
     assert_eq!(reply.status, 409);
     assert!(reply.body.contains("a, b") || reply.body.contains("b, a"), "{}", reply.body);
-    assert_eq!(node.ask("DELETE /api/delete\nOllama-Peer: a", CHAT_M).await.body, "a");
+    assert_eq!(node.ask("DELETE /api/delete\nOllana-Peer: a", CHAT_M).await.body, "a");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ async fn foreign_hosts_and_origins_are_refused_before_anything_runs() {
         let reply = node.ask(head, "").await;
         assert_eq!((reply.status, &*reply.body, reply.field("Content-Length")), (403, "", Some("0")), "{head}");
         assert_eq!(reply.field("Access-Control-Allow-Origin"), None);
-        assert_eq!(reply.field("Ollama-Peer"), Some("me"));
+        assert_eq!(reply.field("Ollana-Peer"), Some("me"));
     }
     assert!(a.is_empty());
 }

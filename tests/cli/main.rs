@@ -1,0 +1,8 @@
+//! The command line from the outside: the real binary, each test with a home directory of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod config;
+mod daemon;
+mod home;
+mod socket;
+mod usage;

