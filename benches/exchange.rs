@@ -1,5 +1,6 @@
 //! What the mesh costs: the same requests straight to a server and through two nodes in front of it, by turns, in one
-//! run, on loopback. The machine's other work and the client's own cost are in both, so look at the ratios.
+//! run, on loopback. The machine's other work and the client's own cost are in both, so look at the ratios, and at the
+//! processor time of the two nodes, which other work changes least.
 //!
 //! `cargo bench --bench exchange -- [rounds]`; by default 5, of which medians are shown.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -50,17 +51,21 @@ fn main() {
 
 async fn run(rounds: usize) {
     let pair = Pair::start().await;
-    let mut rows: [Row; 5] = Default::default();
+    let mut rows: [Row; 7] = Default::default();
     for round in 0..=rounds {
         for through in [false, true] {
             let at = if through { pair.user.listen } else { pair.server.address };
             let cpu = || pair.user.cpu() + pair.provider.cpu();
+            let (small, small_cpu) = with_cpu(cpu, small(at)).await;
+            let (download, download_cpu) = with_cpu(cpu, download(at)).await;
             let results = [
-                small(at).await,
+                small,
+                small_cpu * 1e6 / (small * SPELL.as_secs_f64()),
                 alone(at).await,
                 streams(at, STREAMS, format!("tokens {TOKENS}"), TOKENS, cpu).await,
                 streams(at, PACED_STREAMS, format!("tokens {PACED_TOKENS} every {EVERY_MS}"), PACED_TOKENS, cpu).await,
-                download(at).await,
+                download,
+                download_cpu * 1e3 / (DOWNLOAD as f64 / 1e9),
             ];
             if round == 0 {
                 // Connections are opened, memory is taken: what comes later is how it runs.
@@ -73,10 +78,12 @@ async fn run(rounds: usize) {
     }
     let names = [
         (format!("small requests a second, {CONCURRENT} at once"), true),
+        ("CPU µs a small request in both nodes".to_owned(), false),
         ("one small request at a time, p50, µs".to_owned(), true),
         (format!("CPU µs a token in both nodes, {STREAMS} streams flat out"), false),
         (format!("CPU µs a token in both nodes, {PACED_STREAMS} streams, one in {EVERY_MS} ms"), false),
         ("download, Gbit/s".to_owned(), true),
+        ("CPU ms a GB of download in both nodes".to_owned(), false),
     ];
     println!("{:<62} {:>10} {:>10} {:>8}   (medians of {rounds})", "", "straight", "mesh", "ratio");
     for ((name, compare), Row { direct, mesh }) in names.into_iter().zip(rows) {
@@ -86,6 +93,12 @@ async fn run(rounds: usize) {
             false => println!("{name:<62} {:>10} {mesh:>10.1}", ""),
         }
     }
+}
+
+async fn with_cpu(cpu: impl Fn() -> Duration, work: impl Future<Output = f64>) -> (f64, f64) {
+    let before = cpu();
+    let result = work.await;
+    (result, (cpu() - before).as_secs_f64())
 }
 
 async fn small(at: SocketAddr) -> f64 {
@@ -119,8 +132,8 @@ async fn alone(at: SocketAddr) -> f64 {
 }
 
 async fn streams(at: SocketAddr, count: usize, prompt: String, tokens: usize, cpu: impl Fn() -> Duration) -> f64 {
-    let before = cpu();
     let mut clients = JoinSet::new();
+    let before = cpu();
     for _ in 0..count {
         let prompt = prompt.clone();
         clients.spawn(async move {

@@ -11,6 +11,7 @@ mod processes;
 mod stand_in;
 
 use load::{Pair, When};
+use stand_in::{Event, Wire};
 
 const MB: u64 = 1024 * 1024;
 /// DESIGN.md §6 and issue 2: each node, whatever passes through it.
@@ -39,5 +40,32 @@ async fn a_client_that_disconnects_ends_the_work_at_the_ollama() {
         let took = pair.disconnect(when).await;
         println!("{when:?}: {took:?}");
         assert!(took < WITHIN, "{when:?}: the work ran on for {took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_stall_stop_neither_other_answers_nor_the_reports() {
+    let mut pair = Pair::start().await;
+    let mut readers = Vec::new();
+    for _ in 0..64 {
+        let mut wire = Wire::connect(pair.user.listen).await;
+        wire.ask_download(1 << 40).await;
+        wire.head().await.unwrap();
+        readers.push(wire);
+    }
+    pair.waits_until_downloads_stand_still().await;
+    // What was begun before a report was missed would run on; this one is sent to who is there now.
+    let mut wire = Wire::connect(pair.user.listen).await;
+    wire.ask("small").await;
+    assert!(wire.head().await.unwrap().starts_with("HTTP/1.1 200"));
+    // Silence shows after 3 s.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let log = pair.user.log();
+    assert!(!log.contains("unreachable"), "{log}");
+    while pair.server.events.try_recv().is_ok() {}
+    drop(readers);
+    for _ in 0..64 {
+        let event = pair.server.event().await;
+        assert!(matches!(event, Event::Closed(_)), "{event:?}");
     }
 }

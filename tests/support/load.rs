@@ -76,7 +76,10 @@ impl Pair {
             wire.ask_download(bytes).await;
             assert_eq!(wire.answered(&mut reader).await.unwrap(), bytes);
         });
-        let stalled = Stalled { uploaded: stands_still(&written).await, downloaded: stands_still(&self.server.sent).await };
+        let stalled = Stalled {
+            uploaded: stands_still(&written).await,
+            downloaded: self.waits_until_downloads_stand_still().await,
+        };
         for next in [Pace::Slow, Pace::Full] {
             self.server.pace.send_replace(next);
             pace.send_replace(next);
@@ -87,6 +90,11 @@ impl Pair {
         upload.await.unwrap();
         download.await.unwrap();
         stalled
+    }
+
+    /// Waits until the server gets rid of nothing more.
+    pub async fn waits_until_downloads_stand_still(&self) -> u64 {
+        stands_still(&self.server.sent).await
     }
 
     /// A client disconnects; how long it took until the server's connection was closed.

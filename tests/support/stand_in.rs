@@ -147,7 +147,8 @@ async fn generate(wire: &mut Wire, body: &str, tell: &mpsc::UnboundedSender<Even
         }
         let count: u64 = words[1].parse().unwrap();
         let every = words.get(3).map(|ms| Duration::from_millis(ms.parse().unwrap()));
-        wire.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+        wire.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n")
+            .await?;
         let chunk = format!("{:x}\r\n{TOKEN}\r\n", TOKEN.len());
         let mut ticks = every.map(tokio::time::interval);
         for _ in 0..count {
