@@ -95,8 +95,9 @@ impl Responder {
             }
         };
         let has_body = has_body(&body);
-        self.writer.frame(head::encode_response(&head, has_body).map_err(StreamError::from)?).await?;
+        self.writer.hold(&head::encode_response(&head, has_body).map_err(StreamError::from)?);
         if !has_body {
+            self.writer.flush().await?;
             self.writer.finish();
             return Ok(());
         }

@@ -4,7 +4,7 @@
 //! instead, and a [`Reader`] that is dropped before its end asks the other side to stop.
 
 use std::fmt;
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -21,12 +21,15 @@ use crate::id::NodeName;
 use crate::wire::frame::{self, Decoder, Event, FrameError, Kind};
 use crate::wire::head::{self, HeadError};
 
-/// Asked of quinn at once: more than any packet, so that whatever lies there comes in one piece.
-const MAX_CHUNK: usize = 64 * 1024;
+/// Asked of quinn at once. A chunk is what one packet brought, so this is some 45 kB for one lock of the connection.
+const CHUNKS: usize = 32;
 /// Up to this size a piece of a body is copied behind its frame's header (one write, one allocation); above it both are
 /// handed over as they are. A token is some 150 bytes.
 const COPY_BELOW: usize = 1024;
-/// Scratch space is taken from the allocator in pieces of this size.
+/// What is gathered for the application before it is handed on, more or less.
+const GATHER: usize = 64 * 1024;
+/// Scratch space is taken from the allocator in pieces of this size, and what is held back is written at the latest when
+/// it comes to this.
 const SCRATCH: usize = 8 * 1024;
 
 /// Why a stream came to no good end.
@@ -95,13 +98,17 @@ fn wire_code(code: ResetCode) -> VarInt {
 pub struct Reader {
     stream: RecvStream,
     decoder: Decoder,
+    /// What quinn had, from `taken` to `filled`.
+    chunks: [Bytes; CHUNKS],
+    taken: usize,
+    filled: usize,
     ended: bool,
 }
 
 impl Reader {
     /// Reads frames from `stream`.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: Decoder::default(), ended: false }
+        Self { stream, decoder: Decoder::default(), chunks: Default::default(), taken: 0, filled: 0, ended: false }
     }
 
     /// The next event, or `None` where the stream ended between two frames.
@@ -109,18 +116,18 @@ impl Reader {
     /// # Errors
     /// [`StreamError`]; nothing more can be read after one.
     pub async fn next(&mut self) -> Result<Option<Event>, StreamError> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// The next event, polled.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, StreamError>> {
         loop {
-            if let Some(event) = self.decoder.next()? {
+            if let Some(event) = self.next_read()? {
                 return Poll::Ready(Ok(Some(event)));
             }
-            // `read_chunk` keeps nothing in its future: quinn holds the waker, so a new future at each poll is sound.
-            match ready!(pin!(self.stream.read_chunk(MAX_CHUNK, true)).poll(cx)) {
-                Ok(Some(chunk)) => self.decoder.push(chunk.bytes),
+            // `read_chunks` keeps nothing in its future: quinn holds the waker, so a new future at each poll is sound.
+            match ready!(pin!(self.stream.read_chunks(&mut self.chunks)).poll(cx)) {
+                Ok(Some(filled)) => (self.taken, self.filled) = (0, filled),
                 Ok(None) => {
                     self.ended = true;
                     self.decoder.finish()?;
@@ -132,6 +139,25 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// The next event of what has been read already.
+    fn next_read(&mut self) -> Result<Option<Event>, FrameError> {
+        loop {
+            if let Some(event) = self.decoder.next()? {
+                return Ok(Some(event));
+            }
+            let Some(chunk) = self.chunks.get_mut(self.taken..self.filled).and_then(<[Bytes]>::first_mut) else {
+                return Ok(None);
+            };
+            self.decoder.push(std::mem::take(chunk));
+            self.taken += 1;
+        }
+    }
+
+    /// How many bytes have been read and not decoded.
+    fn unread(&self) -> usize {
+        self.chunks.get(self.taken..self.filled).unwrap_or_default().iter().map(Bytes::len).sum()
     }
 
     /// Asks the other side to say no more, and why.
@@ -168,31 +194,60 @@ impl Writer {
         Self { stream, scratch: BytesMut::new(), ended: false }
     }
 
-    /// Writes a whole frame.
+    /// Writes a whole frame, behind what is held back.
     ///
     /// # Errors
     /// [`StreamError::Stopped`] or [`StreamError::Lost`].
     pub async fn frame(&mut self, frame: Bytes) -> Result<(), StreamError> {
-        Ok(self.stream.write_chunk(frame).await?)
+        if self.scratch.is_empty() {
+            return Ok(self.stream.write_chunk(frame).await?);
+        }
+        self.hold(&frame);
+        self.flush().await
     }
 
-    /// Writes a piece of a body, in as many data frames as it needs.
+    /// Takes a whole frame and holds it back until the next write: what goes together, as a head and a short body do,
+    /// is one packet and one wake-up of the connection, and not three.
+    pub fn hold(&mut self, frame: &[u8]) {
+        self.make_room(frame.len());
+        self.scratch.put_slice(frame);
+    }
+
+    /// Writes what is held back.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn flush(&mut self) -> Result<(), StreamError> {
+        if self.scratch.is_empty() {
+            return Ok(());
+        }
+        Ok(self.stream.write_chunk(self.scratch.split().freeze()).await?)
+    }
+
+    /// Takes a piece of a body, in as many data frames as it needs. The last of it may be held back, if it is short.
     ///
     /// # Errors
     /// [`StreamError::Stopped`] or [`StreamError::Lost`].
     pub async fn data(&mut self, mut data: Bytes) -> Result<(), StreamError> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(frame::MAX_DATA));
-            self.scratch.reserve(if self.scratch.capacity() < frame::HEADER + COPY_BELOW { SCRATCH } else { 0 });
+            let copied = piece.len() <= COPY_BELOW;
+            self.make_room(frame::HEADER + if copied { piece.len() } else { 0 });
             frame::put_header(&mut self.scratch, Kind::Data, piece.len())?;
-            if piece.len() <= COPY_BELOW {
+            if copied {
                 self.scratch.put_slice(&piece);
-                self.stream.write_chunk(self.scratch.split().freeze()).await?;
             } else {
                 self.stream.write_all_chunks(&mut [self.scratch.split().freeze(), piece]).await?;
             }
         }
-        Ok(())
+        if self.scratch.len() >= SCRATCH - COPY_BELOW { self.flush().await } else { Ok(()) }
+    }
+
+    /// Takes scratch space in large pieces, of which each write leaves with its part.
+    fn make_room(&mut self, length: usize) {
+        if self.scratch.capacity() - self.scratch.len() < length {
+            self.scratch.reserve(length.max(SCRATCH));
+        }
     }
 
     /// Writes the body's end and its trailers, and ends the stream.
@@ -237,12 +292,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a whole body, its trailers and the end.
+    /// Writes a whole body, its trailers and the end. What of the body is there at once goes together; nothing that is
+    /// there waits for what is not.
     ///
     /// # Errors
     /// [`PumpError::Body`] if the body broke: the caller decides how to tell.
     pub async fn pump(&mut self, mut body: Body) -> Result<(), PumpError> {
-        while let Some(frame) = body.frame().await {
+        loop {
+            let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+            let frame = match at_once {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    self.flush().await?;
+                    body.frame().await
+                }
+            };
+            let Some(frame) = frame else { return Ok(self.end(&HeaderMap::new()).await?) };
             match frame.map_err(PumpError::Body)?.into_data() {
                 Ok(data) => self.data(data).await?,
                 Err(frame) => {
@@ -251,7 +316,6 @@ impl Writer {
                 }
             }
         }
-        Ok(self.end(&HeaderMap::new()).await?)
     }
 }
 
@@ -285,6 +349,8 @@ pub struct RecvBody {
     peer: NodeName,
     /// What the head's `content-length` promised, so that hyper need not chunk.
     length: Option<u64>,
+    /// What came behind data that was handed on.
+    next: Option<Result<Event, FrameError>>,
     done: bool,
     /// The other direction, as long as anyone wants this one.
     _other_half: Option<AbortOnDropHandle<()>>,
@@ -295,13 +361,33 @@ impl RecvBody {
     pub fn new(reader: Reader, peer: NodeName, headers: &HeaderMap) -> Self {
         let length = headers.get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { reader, peer, length, done: false, _other_half: None }
+        Self { reader, peer, length, next: None, done: false, _other_half: None }
     }
 
     /// Ties the task that sends the other direction to this body's life.
     pub fn with_other_half(mut self, task: Option<AbortOnDropHandle<()>>) -> Self {
         self._other_half = task;
         self
+    }
+
+    /// Data, with what else of it has been read: a packet brings 1.4 kB or a few tokens, and each piece costs the
+    /// application's connection the same. One piece is handed on as it is.
+    fn gather(&mut self, first: Bytes) -> Bytes {
+        let mut gathered = BytesMut::new();
+        while first.len().max(gathered.len()) < GATHER
+            && let Some(event) = self.reader.next_read().transpose()
+        {
+            let Ok(Event::Data(piece)) = event else {
+                self.next = Some(event);
+                break;
+            };
+            if gathered.is_empty() {
+                gathered.reserve(first.len() + piece.len() + self.reader.unread());
+                gathered.put_slice(&first);
+            }
+            gathered.put_slice(&piece);
+        }
+        if gathered.is_empty() { first } else { gathered.freeze() }
     }
 }
 
@@ -313,9 +399,13 @@ impl http_body::Body for RecvBody {
         if self.done {
             return Poll::Ready(None);
         }
-        let event = ready!(self.reader.poll_next(cx));
+        let event = match self.next.take() {
+            Some(next) => next.map(Some).map_err(StreamError::from),
+            None => ready!(self.reader.poll_next(cx)),
+        };
         let broken = match event {
             Ok(Some(Event::Data(data))) => {
+                let data = self.gather(data);
                 self.length = self.length.map(|length| length.saturating_sub(data.len() as u64));
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
