@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
 
 use crate::balance::{GRACE, Router, RouterSettings};
@@ -76,7 +76,7 @@ impl App {
         let state = StateDir::take(&config.state_dir)?;
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
-        let book = Book::open(&state.trust(), config.trust.clone())?;
+        let book = Book::open(&state.trust(), config.trust)?;
         let listen = roles::bind_listener(&config).await?;
         let transport = Transport::new(&identity, roles::bind_mesh(&config.mesh)?)?;
         let mesh_addr = transport.local_addr()?;
@@ -124,8 +124,15 @@ impl App {
             callers: callers_seen,
             look_again: Box::new(move || fixed.ask()),
         });
-        let inbound =
-            Inbound { me, hello, transport: transport.clone(), book: book.clone(), gate: Arc::clone(&gate), callers };
+        let inbound = Inbound {
+            me,
+            hello,
+            transport: transport.clone(),
+            book: book.clone(),
+            gate: Arc::clone(&gate),
+            callers,
+            exchanges: TaskTracker::new(),
+        };
 
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
@@ -208,7 +215,7 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
-            policy: self.config.trust.clone(),
+            policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
         };
@@ -217,6 +224,7 @@ impl App {
             let mesh: Arc<dyn Mesh> = self.mesh.clone();
             AbortOnDropHandle::new(tokio::spawn(web::serve(page, mesh, ended.clone())))
         });
+        let exchanges = self.inbound.exchanges.clone();
         let inbound = AbortOnDropHandle::new(tokio::spawn(self.inbound.run()));
         let listener = self
             .listener
@@ -233,6 +241,9 @@ impl App {
                 let _ = listener.await;
             }
             self.gate.idle().await;
+            // What the gate has handed over may still be on its way.
+            exchanges.close();
+            exchanges.wait().await;
         };
         if tokio::time::timeout(self.config.drain, drained).await.is_err() {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());

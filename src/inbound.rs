@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::exchange::Report;
 use crate::gate::{self, Gate};
 use crate::id::{Id, NodeName, Scope};
 use crate::peers::Caller;
 use crate::transport::connection::{Control, ControlError};
+use crate::transport::stream::StreamError;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot, Trust};
 use crate::wire::control::{Hello, Message};
@@ -50,6 +52,8 @@ pub struct Inbound {
     pub gate: Arc<Gate>,
     /// Who is told who has called.
     pub callers: mpsc::Sender<Caller>,
+    /// The exchanges under way, until the peers have all of their answers.
+    pub exchanges: TaskTracker,
 }
 
 impl Inbound {
@@ -70,8 +74,8 @@ impl Inbound {
                     }
                     let stranger = if handshakes.len() >= PROVE_ADDRESS_ABOVE {
                         match stranger.prove_address() {
-                            Ok(()) => continue,
-                            Err(proved) => proved,
+                            Some(proved) => proved,
+                            None => continue,
                         }
                     } else {
                         stranger
@@ -116,8 +120,16 @@ impl Inbound {
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
         };
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
-        let reports = send_reports(control, self.gate.report(), self.book.watch(), id, heartbeat);
-        let exchanges = accept_exchanges(&connection, &self.gate, self.book.watch(), &name);
+        let reports = async {
+            let error = send_reports(control, self.gate.report(), self.book.watch(), id, heartbeat).await;
+            if lets_go(&error) {
+                // It has a newer connection, or none that it needs; answers that run over this one may still end well.
+                tracing::debug!(peer = %name, "a peer wants no more reports here");
+                std::future::pending::<()>().await;
+            }
+            error
+        };
+        let exchanges = accept_exchanges(&connection, &self.gate, &self.exchanges, self.book.watch(), &name);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
@@ -181,6 +193,11 @@ impl Inbound {
     }
 }
 
+/// Whether the dialler has given the control stream up, rather than broken the protocol or been lost.
+fn lets_go(error: &ControlError) -> bool {
+    matches!(error, ControlError::Stream(StreamError::Reset(_) | StreamError::Stopped(_)))
+}
+
 /// Resolves when the key is revoked.
 async fn revoked(trust: &mut watch::Receiver<Arc<Snapshot>>, id: Id) {
     if trust.wait_for(|trust| trust.standing(&id).trust == Trust::Revoked).await.is_err() {
@@ -234,6 +251,7 @@ fn report_for(scope: Scope, report: &Report) -> Report {
 async fn accept_exchanges(
     connection: &Connection,
     gate: &Arc<Gate>,
+    tracker: &TaskTracker,
     trust: watch::Receiver<Arc<Snapshot>>,
     name: &NodeName,
 ) {
@@ -246,7 +264,7 @@ async fn accept_exchanges(
         };
         let Ok(incoming) = incoming else { return };
         let caller = gate::Caller::Peer { id, name: name.clone(), scope: trust.borrow().standing(&id).scope };
-        exchanges.spawn(serve_exchange(incoming, Arc::clone(gate), caller, name.clone()));
+        exchanges.spawn(tracker.track_future(serve_exchange(incoming, Arc::clone(gate), caller, name.clone())));
     }
 }
 

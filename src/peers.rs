@@ -17,7 +17,7 @@ use crate::exchange::{Health, Report};
 use crate::id::{Id, NodeName};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Connection, Remote, Transport};
-use crate::trust::{Book, Trust};
+use crate::trust::{Book, Pin, Snapshot, Trust};
 use crate::wire::control::Hello;
 
 mod backoff;
@@ -204,7 +204,7 @@ impl Actor {
         let Opening { connection, control, hello } = opening;
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let use_ = self.settings.book.watch().borrow().standing(&connection.id()).use_;
+        let use_ = self.settings.book.watch().borrow().standing(&connection.id()).as_provider().use_;
         let (face, face_seen) = watch::channel(Face { label: hello.name.clone(), use_ });
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
@@ -215,6 +215,7 @@ impl Actor {
             connection: connection.clone(),
             hello,
             book: self.settings.book.clone(),
+            face: face.clone(),
             report,
             health: Arc::clone(&health),
             heard,
@@ -276,10 +277,12 @@ impl Actor {
                     }
                 }
                 Action::Drop(link, why) => {
-                    if let Some(link) = self.links.remove(&link)
-                        && why == Dropped::OwnKey
-                    {
-                        link.connection.close(CloseCode::SameKey, "this is my own key");
+                    let Some(link) = self.links.remove(&link) else { continue };
+                    match why {
+                        Dropped::OwnKey => link.connection.close(CloseCode::SameKey, "this is my own key"),
+                        // What still waits on it breaks now and not after 15 s of silence.
+                        Dropped::Restarted => link.connection.close(CloseCode::Replaced, "restarted"),
+                        Dropped::Duplicate => {}
                     }
                 }
                 Action::Cloned(Some(address)) => {
@@ -303,10 +306,10 @@ impl Actor {
     fn publish(&self) {
         let trust = self.settings.book.watch().borrow().clone();
         let entries: BTreeMap<Id, Entry> =
-            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer))).collect();
+            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &trust))).collect();
         for (id, entry) in &entries {
             let Some(link) = entry.peer.link.and_then(|link| self.links.get(&link)) else { continue };
-            let face = Face { label: entry.label.clone(), use_: trust.standing(id).use_ };
+            let face = Face { label: entry.label.clone(), use_: trust.standing(id).as_provider().use_ };
             link.face.send_if_modified(|known| {
                 let changed = *known != face;
                 *known = face;
@@ -323,24 +326,33 @@ impl Actor {
         });
     }
 
-    fn entry(&self, id: Id, peer: &machine::Peer) -> Entry {
+    fn entry(&self, id: Id, peer: &machine::Peer, trust: &Snapshot) -> Entry {
         let live = peer.link.and_then(|link| self.links.get(&link)).map(|link| Live {
             connection: link.connection.clone(),
             remote: Arc::clone(&link.remote),
             report: link.report.clone(),
             health: link.health.subscribe(),
         });
-        Entry { peer: peer.clone(), label: self.label(id, peer), live }
+        Entry { peer: peer.clone(), label: self.label(id, peer, trust), live }
     }
 
-    /// The name to show: with a piece of the ID if another live node, or this one, bears the same.
-    fn label(&self, id: Id, peer: &machine::Peer) -> NodeName {
-        let same =
-            |(other, of): (&Id, &machine::Peer)| *other != id && of.link.is_some() && of.name.is(peer.name.as_str());
-        if peer.name.is(self.settings.hello.name.as_str()) || self.machine.peers().any(same) {
-            return peer.name.with_suffix(&id.short());
+    /// The name to show: with a piece of the ID if another live node, or this one, bears the same. Who holds the name in
+    /// the trust book keeps it as it is, also while it is away: else a stranger could take it from it by saying it.
+    fn label(&self, id: Id, peer: &machine::Peer, trust: &Snapshot) -> NodeName {
+        let name = peer.name.as_str();
+        let holds = |pin: &Pin| pin.trust != Trust::Revoked && pin.name.is(name);
+        let rival_holds = trust.pins().any(|pin| pin.id != id && holds(pin));
+        let rival_lives =
+            || self.machine.peers().any(|(other, of)| *other != id && of.link.is_some() && of.name.is(name));
+        let contested = match trust.pin(&id).is_some_and(holds) {
+            true => rival_holds,
+            false => rival_holds || rival_lives(),
+        };
+        if contested || self.settings.hello.name.is(name) {
+            peer.name.with_suffix(&id.short())
+        } else {
+            peer.name.clone()
         }
-        peer.name.clone()
     }
 }
 

@@ -118,5 +118,6 @@ pub fn is_push(uri: &Uri) -> bool {
 
 /// Whether the body of this is a file and not something that names a model: a blob's upload.
 pub fn is_upload(uri: &Uri) -> bool {
-    path::decoded(uri.path()).starts_with("/api/blobs/")
+    let seen = path::decoded(uri.path());
+    seen.starts_with("/api/blobs/") && path::strictest(&seen).starts_with("/api/blobs/")
 }

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use super::{Failure, log, output};
 use crate::config::Config;
-use crate::control::StateDir;
+use crate::control::{StateDir, StateError};
 
 const READY: &str = "ready ";
 const FAILED: &str = "failed ";
@@ -19,6 +19,8 @@ const FAILED: &str = "failed ";
 /// Starts the daemon and waits until it serves or cannot.
 pub(super) fn start(state_dir: &Path) -> Result<(), Failure> {
     let error = |error: io::Error| Failure::new(format!("cannot start the daemon: {error}"));
+    // Whoever holds a lock or a pipe and starts us must not lose it to a process that lives for months.
+    close_fds::set_fds_cloexec(3, &[]);
     let mut child = Command::new(std::env::current_exe().map_err(error)?)
         .args(std::env::args_os().skip(1))
         .arg("--in-background")
@@ -69,7 +71,7 @@ pub(super) fn go_on(
 fn detach(config: &Config) -> Result<PathBuf, Failure> {
     StateDir::make(&config.state_dir)?;
     let path = StateDir::log_file(&config.state_dir);
-    let error = |error: io::Error| Failure::new(format!("cannot open the log file {}: {error}", path.display()));
+    let error = |source: io::Error| Failure::from(StateError::Write { path: config.state_dir.clone(), source });
     let file = log::open(&path).map_err(error)?;
     // Fails only for the leader of a process group, which a new child is not.
     let _ = rustix::process::setsid();

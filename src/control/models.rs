@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn node(name: &str, models: &[(&str, &str, bool)]) -> Catalog {
-        let info = |digest: &str, loaded| ModelInfo { digest: digest.to_owned(), loaded, ..ModelInfo::default() };
+        let info = |digest: &str, loaded| ModelInfo { digest: digest.to_owned(), loaded };
         Catalog {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),

@@ -240,9 +240,11 @@ mod tests {
     fn a_peer_cannot_catch_anothers_id_by_its_name() {
         let mut known = known();
         let target = known[0].id;
-        known.push(peer("evil", &target.to_string().replace('-', "")[..12], None));
-        known.push(peer("worse", &target.to_string().replace('-', ""), None));
-        assert!(matches!(resolve(&target.to_string()[..14], &known), Err(Unresolved::Ambiguous { .. })));
+        let digits = target.to_string().replace('-', "");
+        known.push(peer("evil", &digits[..12], None));
+        known.push(peer("worse", &digits, None));
+        assert!(matches!(resolve(&digits[..12], &known), Err(Unresolved::Ambiguous { .. })));
+        assert_eq!(resolve(&digits, &known).unwrap().id, target);
         assert_eq!(resolve(&target.to_string(), &known).unwrap().id, target);
     }
 

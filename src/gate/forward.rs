@@ -74,7 +74,8 @@ async fn without_remote(answer: Response<Body>, ollama: &Ollama) -> Result<Respo
     let (mut parts, body) = answer.into_parts();
     let broken = |error| ExchangeError::Ollama(ollama.target().to_string(), error);
     let read = Limited::new(body, MAX_LISTING).collect().await.map_err(broken)?.to_bytes();
-    let state = ollama.state().borrow().clone();
+    // OpenAI's listing does not say where a model runs; Ollama's own, of this moment, does.
+    let state = ollama.listing().await?;
     let listing = serde_json::from_slice::<Value>(&read).ok();
     let body = match listing.and_then(|listing| take_remote(listing, &state)) {
         Some(listing) => {

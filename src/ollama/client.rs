@@ -82,9 +82,7 @@ impl Client {
 
     /// The same, of whoever answers.
     pub(super) async fn ask(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-        let Some(authority) = &self.authority else {
-            return Err(self.broken(Unfit::Address(self.target.clone())));
-        };
+        let authority = self.authority()?;
         let (mut parts, body) = request.into_parts();
         parts.uri = self.place(&parts.uri).ok_or_else(|| self.broken(Unfit::Path))?;
         parts.version = Version::HTTP_11;
@@ -102,6 +100,11 @@ impl Client {
         drop_hop_by_hop(&mut parts.headers);
         drop_cors(&mut parts.headers);
         Ok(Response::from_parts(parts, Answer::new(body, end, authority.clone()).boxed_unsync()))
+    }
+
+    /// Host and port; an error if they cannot be asked at all.
+    pub(super) fn authority(&self) -> Result<&Arc<Authority>, ExchangeError> {
+        self.authority.as_ref().ok_or_else(|| self.broken(Unfit::Address(self.target.clone())))
     }
 
     /// Where a path of a request is at this Ollama: behind its own path, if it has one.

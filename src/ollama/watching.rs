@@ -38,6 +38,11 @@ const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// Follows the server until the task is dropped.
 pub(super) async fn watch(client: Client, publish: watch::Sender<Arc<State>>, nudge: Arc<Notify>) {
     let mut watch = Watch { client, publish, nudge };
+    if let Err(error) = watch.client.authority() {
+        watch.gone(&Gone::Odd(error));
+        // It will not change.
+        return watch.publish.closed().await;
+    }
     loop {
         let canary = watch.until_it_is_there().await;
         let problem = watch.while_it_is_there(canary).await;

@@ -22,6 +22,9 @@ const MAX_DIALS: usize = 32;
 const BEACON_INTERVAL: Duration = Duration::from_secs(10);
 /// A node's second address is tried if its first has not answered by then (as RFC 8305 staggers its attempts).
 const STAGGER: Duration = Duration::from_millis(250);
+/// The other addresses of a peer that was lost are tried if its last one has not answered by then: when a switch fails,
+/// all peers are lost at once, and each address that is dead costs one of ten dials a second.
+const OTHER_ADDRESS: Duration = Duration::from_secs(1);
 /// Two live connections to one key under two instance numbers: if the older still speaks after this, the key was cloned.
 /// Longer than the three heartbeats after which a dead connection counts as silent.
 const VERDICT: Duration = Duration::from_millis(3500);
@@ -48,8 +51,10 @@ pub enum Action {
 /// Why a connection is not wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dropped {
-    /// There is one already, or a newer one.
+    /// There is one already, or a newer one. Answers that run over it may finish.
     Duplicate,
+    /// The node it led to runs anew in the same place: nothing will come over it any more.
+    Restarted,
     /// The other end has our own key.
     OwnKey,
 }
@@ -182,9 +187,17 @@ impl Machine {
             return;
         }
         let claim = Claim { id, instance: hello.instance, name: hello.name.clone() };
+        let another_run = |candidate: &Candidate| {
+            candidate.claim.as_ref().is_none_or(|known| (known.id, known.instance) != (id, hello.instance))
+        };
+        let is_news = self.candidates.get(&address).is_some_and(another_run);
         self.add_candidate(now, address, Some(claim));
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.kept = true;
+            // This is no beacon that anyone can forge: whoever runs there now has proved its key and its address.
+            if is_news && candidate.due.is_some() {
+                candidate.due = Some(now);
+            }
         }
     }
 
@@ -216,7 +229,9 @@ impl Machine {
                 }
             }
             older => {
-                self.actions.extend(older.map(|older| Action::Drop(older, Dropped::Duplicate)));
+                let restarted = peer.address == address && peer.instance != hello.instance;
+                let why = if restarted { Dropped::Restarted } else { Dropped::Duplicate };
+                self.actions.extend(older.map(|older| Action::Drop(older, why)));
                 self.actions.push_back(Action::Adopt(peer.adopt(Rival { link, hello, address, since: now })));
             }
         }
@@ -243,7 +258,7 @@ impl Machine {
 
     /// A connection is over.
     pub fn handle_lost(&mut self, now: Instant, link: LinkId, refused: bool, reason: String) {
-        let Some((_, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has(link)) else { return };
+        let Some((&id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has(link)) else { return };
         if peer.rival.as_ref().is_some_and(|rival| rival.link == link) {
             peer.rival = None;
             return;
@@ -255,13 +270,16 @@ impl Machine {
             self.actions.push_back(Action::Adopt(peer.adopt(rival)));
             return;
         }
-        let wait = if refused { backoff::AFTER_REFUSAL } else { backoff::after(0) };
-        self.retry(now, address, wait);
+        if refused {
+            self.retry(now, address, backoff::AFTER_REFUSAL);
+        } else {
+            self.look_for(now, id, address);
+        }
     }
 
     /// A connection has fallen silent, or speaks again.
     pub fn handle_silence(&mut self, now: Instant, link: LinkId, silent: bool) {
-        let Some((_, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.link == Some(link)) else { return };
+        let Some((&id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.link == Some(link)) else { return };
         peer.silent = silent;
         if !silent {
             return;
@@ -273,7 +291,7 @@ impl Machine {
         }
         // It may have come back elsewhere, or with another socket: dial while we wait.
         let address = peer.address;
-        self.retry(now, address, backoff::after(0));
+        self.look_for(now, id, address);
     }
 
     /// A person has pardoned a peer, or may have: no reason to wait any longer.
@@ -440,6 +458,21 @@ impl Machine {
     fn retry(&mut self, now: Instant, address: SocketAddr, wait: Duration) {
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.due = Some(now + backoff::jitter(wait));
+        }
+    }
+
+    /// Dials a peer that was lost: where it was, and then wherever else it was seen, since it may be the network and not
+    /// the peer that is gone. As long as it was connected there was no reason to dial its other addresses.
+    fn look_for(&mut self, now: Instant, id: Id, last: SocketAddr) {
+        self.retry(now, last, backoff::after(0));
+        let claimed = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == id);
+        let others = self.candidates.iter().filter(|(address, candidate)| **address != last && claimed(candidate));
+        let idle: Vec<_> =
+            others.filter(|(_, candidate)| candidate.due.is_none()).map(|(address, _)| *address).collect();
+        for address in idle {
+            if self.candidates.get(&address).is_some_and(|candidate| candidate.dialing_since.is_none()) {
+                self.retry(now, address, OTHER_ADDRESS);
+            }
         }
     }
 

@@ -76,12 +76,12 @@ pub async fn peek(mut body: Body) -> Result<Peeked, FindError> {
 }
 
 /// Whether a body may name its model in JSON at all. A path that is not known may carry anything in both directions at
-/// once (gRPC), so that one is only read if it says it is JSON.
+/// once (gRPC), so that one is not read if it says it is something else.
 pub(crate) fn may_name_model(parts: &request::Parts) -> bool {
     if has_form(&parts.headers) || is_compressed(&parts.headers) {
         return false;
     }
-    path::listed(&parts.method, &path::decoded(parts.uri.path())).is_some() || says_json(&parts.headers)
+    path::listed(&parts.method, &path::decoded(parts.uri.path())).is_some() || !says_otherwise(&parts.headers)
 }
 
 /// Whether the body is a multipart form: what it asks for is not JSON.
@@ -97,8 +97,9 @@ pub(crate) fn is_compressed(headers: &HeaderMap) -> bool {
         .any(|coding| String::from_utf8_lossy(coding.as_bytes()).to_ascii_lowercase().contains("zstd"))
 }
 
-fn says_json(headers: &HeaderMap) -> bool {
-    content_type(headers).contains("json")
+fn says_otherwise(headers: &HeaderMap) -> bool {
+    let said = content_type(headers);
+    !said.is_empty() && !said.contains("json")
 }
 
 fn content_type(headers: &HeaderMap) -> String {

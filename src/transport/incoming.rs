@@ -73,8 +73,9 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Waits for the answer and sends it, head, body and trailers. If the peer gives up first, `answer` or the body it
-    /// gave is dropped at once, which ends the work behind it.
+    /// Waits for the answer and sends it, head, body and trailers, and until the peer has all of it: a node that stops
+    /// must not close the connection before. If the peer gives up first, `answer` or the body it gave is dropped at once,
+    /// which ends the work behind it.
     ///
     /// # Errors
     /// Why it did not get across; the stream is reset with it.
@@ -99,14 +100,18 @@ impl Responder {
         if !has_body {
             self.writer.flush().await?;
             self.writer.finish();
+            given_up.await;
             return Ok(());
         }
         let sent = tokio::select! {
             sent = self.writer.pump(body) => sent,
-            () = given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
+            () = &mut given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
         };
         if let Err(PumpError::Body(_)) = &sent {
             self.writer.broken().await?;
+        }
+        if sent.is_ok() {
+            given_up.await;
         }
         sent
     }

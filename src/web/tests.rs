@@ -118,3 +118,12 @@ async fn metrics_are_in_the_format_of_prometheus() {
     let rtt = metrics.lines().find(|line| line.starts_with("ollana_peer_rtt_seconds{peer=\"gpu1\"")).unwrap();
     assert!(rtt.ends_with("} 0.001250"), "{rtt}");
 }
+
+#[test]
+fn a_page_that_nobody_asked_for_is_left_out_where_its_port_is_taken() {
+    let holder = StdListener::bind("127.0.0.1:0").unwrap();
+    let addr = holder.local_addr().unwrap();
+    assert!(bind(addr, false).unwrap().is_none());
+    let error = bind(addr, true).unwrap_err().to_string();
+    assert!(error.contains(&addr.to_string()) && error.contains("--status"), "{error}");
+}

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use rustix::process::Signal;
 
@@ -36,6 +37,25 @@ fn a_daemon_serves_when_the_command_returns_and_is_gone_when_stop_does() {
     assert!(!state.join("ollana.sock").exists());
     assert!(!state.join("ollana.pid").exists());
     home.fails(1, &["stop"]);
+}
+
+#[test]
+fn a_daemon_keeps_nothing_open_that_its_starter_had_open() {
+    let home = Home::new();
+    let started = Command::new("sh")
+        .args(["-c", "exec 9>held; exec \"$0\" serve -d", env!("CARGO_BIN_EXE_ollana")])
+        .env_clear()
+        .envs(home.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .current_dir(home.path())
+        .output()
+        .unwrap();
+    assert!(started.status.success() && home.path().join("held").exists(), "{started:?}");
+    let pid = home.json(&["status", "--json"])["pid"].to_string();
+    for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+        let target = std::fs::read_link(fd.path()).unwrap();
+        assert!(!target.ends_with("held"), "{target:?}");
+    }
+    home.ok(&["stop"]);
 }
 
 #[test]

@@ -163,7 +163,7 @@ async fn an_ollama_that_answers_5xx_is_left_for_another_and_quoted_if_none_does_
 
 #[tokio::test]
 async fn a_gate_that_says_no_for_now_is_left_for_another() {
-    for code in ["draining", "busy", "no-ollama"] {
+    for code in ["draining", "busy", "not-lent", "no-ollama"] {
         let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
         let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
         let node = Node::over(&[&_a, &_b]).await;

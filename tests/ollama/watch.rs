@@ -144,3 +144,11 @@ async fn a_node_is_never_taken_for_an_ollama() {
     let request = http::Request::get("/api/tags").body(ollana::exchange::empty()).unwrap();
     assert!(ollama.send(request).await.unwrap_err().to_string().contains("an Ollana"));
 }
+
+#[tokio::test]
+async fn an_address_that_cannot_be_asked_says_why() {
+    let (ollama, _watch) = Ollama::spawn(&"https://ollama.example".parse().unwrap());
+    let mut state = ollama.state();
+    let (state, _) = until(&mut state, |state| state.problem.is_some()).await;
+    assert!(state.problem.as_ref().unwrap().contains("http://"), "{state:?}");
+}

@@ -6,6 +6,8 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -15,10 +17,13 @@ use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// One test, given the lab.
+type Test = fn(&Lab);
+
 fn main() {
     let arguments = Arguments::from_args();
     let needs = needs();
-    let tests: [(&str, fn(&Lab)); 4] = [
+    let tests: [(&str, Test); 4] = [
         ("the_ollama_command_lists_runs_and_shows_what_runs_elsewhere", the_command),
         ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", streamed_chat),
         ("embeddings_and_an_openai_chat_are_the_same_as_asked_directly", embeddings_and_openai),
@@ -147,13 +152,17 @@ impl Lab {
     fn spawn(&self, command: &mut Command) {
         let log = |path: &Path| std::fs::File::options().create(true).append(true).open(path).unwrap();
         let log = log(&self.home.path().join("log"));
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        // A group of its own, so that the runners that an Ollama starts end with it.
+        let child =
+            command.process_group(0).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.children.lock().unwrap().push(child);
     }
 
     fn stop(&self) {
         for child in self.children.lock().unwrap().iter_mut().rev() {
-            let _ = child.kill();
+            if let Some(group) = rustix::process::Pid::from_raw(child.id().cast_signed()) {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+            }
             let _ = child.wait();
         }
     }
@@ -183,17 +192,19 @@ fn request(at: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Vec<St
         }
     }
     let mut pieces = Vec::new();
-    while chunked {
-        line.clear();
-        reader.read_line(&mut line).unwrap();
-        let size = usize::from_str_radix(line.trim(), 16).unwrap();
-        let mut piece = vec![0; size + 2];
-        reader.read_exact(&mut piece).unwrap();
-        if size == 0 {
-            break;
+    if chunked {
+        loop {
+            line.clear();
+            reader.read_line(&mut line).unwrap();
+            let size = usize::from_str_radix(line.trim(), 16).unwrap();
+            let mut piece = vec![0; size + 2];
+            reader.read_exact(&mut piece).unwrap();
+            if size == 0 {
+                break;
+            }
+            piece.truncate(size);
+            pieces.push(String::from_utf8(piece).unwrap());
         }
-        piece.truncate(size);
-        pieces.push(String::from_utf8(piece).unwrap());
     }
     let mut whole = pieces.concat();
     if !chunked {

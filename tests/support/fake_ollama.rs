@@ -3,15 +3,23 @@
 //!
 //! Only what a mesh can tell apart is simulated. It says words that follow from the model and the prompt
 //! ([`expected`]), so that an answer can be checked wherever it comes out. Beside Ollama's own routes it has `/fake/…`:
-//! see [`routes`].
+//! see [`extra`].
 //!
 //! Included by path from integration tests and from `examples/lab.rs`.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "fake_ollama/answers.rs"]
+mod answers;
+#[path = "fake_ollama/extra.rs"]
+mod extra;
 #[path = "fake_ollama/go_json.rs"]
 mod go_json;
+#[path = "fake_ollama/job.rs"]
+mod job;
+#[path = "fake_ollama/router.rs"]
+mod router;
 #[path = "fake_ollama/routes.rs"]
-pub mod routes;
+mod routes;
 #[path = "fake_ollama/runner.rs"]
 mod runner;
 #[path = "fake_ollama/shapes.rs"]

@@ -279,3 +279,36 @@ async fn a_closed_connection_says_why_in_harmless_words() {
     assert!(closed.is(CloseCode::Revoked));
     assert_eq!(closed, Closed::ByPeer(1, "revoked[2J".into()));
 }
+
+#[tokio::test]
+async fn a_node_that_was_killed_and_comes_back_tells_that_old_connections_are_over() {
+    let identity = Identity::ephemeral().unwrap();
+    let user = transport();
+    let socket = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
+    // Killed: its runtime is gone in one step, and nothing is said.
+    let first_life = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let provider = {
+        let _inside = first_life.enter();
+        Transport::new(&identity, socket).unwrap()
+    };
+    let accepted = first_life.spawn(async move {
+        let connection = provider.accept().await.unwrap().shake_hands().await.unwrap();
+        connection.closed().await;
+    });
+    let dialled = user.dial(address).await.unwrap();
+    first_life.shutdown_background();
+    drop(accepted);
+    let socket = within(async {
+        loop {
+            match transport::bind(address) {
+                Ok(socket) => break socket,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    })
+    .await;
+    let _second_life = Transport::new(&identity, socket).unwrap();
+    // The keep-alive meets a stranger, well before the connection would count as silent.
+    assert_eq!(within(dialled.closed()).await, Closed::Restarted);
+}

@@ -61,7 +61,11 @@ fn taken(protocol: &str, addr: SocketAddr, error: &std::io::Error, tables: &[&st
 fn holder(table: &str, port: u16) -> Option<String> {
     let inode = inodes(table, port).next()?;
     let wanted = format!("socket:[{inode}]");
-    let process = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path()).find(|process| {
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    // `/proc/self` is this command, under another name.
+    let numbered =
+        |process: &Path| process.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    let process = processes.filter(|process| numbered(process)).find(|process| {
         let open = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
         open.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|target| target == Path::new(&wanted))
     })?;

@@ -1,13 +1,4 @@
-//! Who answers what.
-//!
-//! Beside Ollama's own routes:
-//! - `GET /fake/download?bytes=N[&chunk=C][&chunked=1]`: N bytes, by length or chunked
-//! - `POST /fake/sink[?hash=1]`: reads a body to its end and says how long it was
-//! - `POST /fake/echo`: gives a body back while it comes
-//! - `GET /fake/break?after=N`: breaks the connection off N bytes into an answer that has no length
-//! - `GET /fake/headers`: the request's headers as JSON, lists of values
-//! - `ANY /fake/never`: no answer
-//! - `POST /fake/early`: 413 before anything of the body was read
+//! Who answers what: Ollama's own routes. Others are in [`extra`](super::extra).
 
 use std::io;
 use std::sync::Arc;
@@ -16,76 +7,37 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, Stream};
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, ORIGIN, VARY};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Frame;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
+use super::answers::{Answer, chunked, empty, fault, json_answer, plain, streamed, v1_answer};
 use super::go_json::{Fault, Object};
+use super::job::{Job, read};
+use super::router::{allow, guard, preflight, routed};
 use super::runner::{Slot, pause, set_loaded, slot, word};
 use super::shapes::{self, Dialect, Finish};
-use super::{MOST_SEEN, Model, Seen, Shared};
-
-pub type FakeBody = UnsyncBoxBody<Bytes, io::Error>;
-type Answer = Response<FakeBody>;
-
-/// What the router knows: path, methods.
-const ROUTES: &[(&str, &[&str])] = &[
-    ("/", &["GET", "HEAD"]),
-    ("/api/version", &["GET", "HEAD"]),
-    ("/api/status", &["GET"]),
-    ("/api/pull", &["POST"]),
-    ("/api/push", &["POST"]),
-    ("/api/tags", &["GET", "HEAD"]),
-    ("/api/show", &["POST"]),
-    ("/api/delete", &["DELETE"]),
-    ("/api/me", &["POST"]),
-    ("/api/signout", &["POST"]),
-    ("/api/create", &["POST"]),
-    ("/api/copy", &["POST"]),
-    ("/api/experimental/web_search", &["POST"]),
-    ("/api/experimental/web_fetch", &["POST"]),
-    ("/api/ps", &["GET"]),
-    ("/api/generate", &["POST"]),
-    ("/api/chat", &["POST"]),
-    ("/api/embed", &["POST"]),
-    ("/api/embeddings", &["POST"]),
-    ("/v1/chat/completions", &["POST"]),
-    ("/v1/completions", &["POST"]),
-    ("/v1/embeddings", &["POST"]),
-    ("/v1/models", &["GET"]),
-    ("/v1/responses", &["POST"]),
-    ("/v1/messages", &["POST"]),
-];
+use super::{Model, Shared, extra, router};
 
 /// Before a break, so that what came before it is on its way: a break takes what was not yet written with it.
-const FLUSH: Duration = Duration::from_millis(50);
-
-/// A request under way. Whoever drops it before it is finished has lost its client.
-#[derive(Debug)]
-pub(crate) struct Job {
-    shared: Arc<Shared>,
-    finished: bool,
-}
+pub(super) const FLUSH: Duration = Duration::from_millis(50);
 
 /// Answers one request.
 pub(crate) async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
-    let path = shapes_path(&request);
+    let path = router::path(&request);
     let job = Job::begin(shared.clone(), &path);
     let _ = shared.frozen.subscribe().wait_for(|frozen| !frozen).await;
     let origin = match guard(request.headers()) {
         Ok(origin) => origin,
-        Err(refused) => return job.full(refused),
+        Err(refused) => return job.full(*refused),
     };
     if request.method() == Method::OPTIONS && origin.is_some() {
         return job.full(preflight(&path, origin.as_deref()));
     }
     let mut answer = match routed(&path, request.method()) {
-        Err(answer) => job.full(answer),
+        Err(answer) => job.full(*answer),
         Ok(()) => route(shared, job, path, request).await,
     };
     if let Some(origin) = origin {
@@ -124,7 +76,7 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             }
         }
         _ if path.starts_with("/api/blobs/") => blob(shared, job, &path, request).await,
-        _ if path.starts_with("/fake/") => fake(job, &path, request).await,
+        _ if path.starts_with("/fake/") => extra::fake(job, &path, request).await,
         _ => asked(shared, job, path, request).await,
     }
 }
@@ -241,19 +193,14 @@ async fn say(
     let slot = slot(&shared, &known.name).await;
     let load_ns = u64::try_from(slot.load.as_nanos()).unwrap_or(u64::MAX);
     pause(settings.prompt).await;
-    let finish = Finish {
-        reason,
-        tokens: count,
-        text: super::expected(&known.name, &prompt, count),
-        load_ns,
-        usage: wants_usage(object),
-    };
+    let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage: wants_usage(object) };
     if !object.get("stream").and_then(Value::as_bool).unwrap_or(dialect.streams()) {
         for _ in 0..count {
             pause(settings.pace).await;
             shared.counts.send_modify(|counts| counts.tokens += 1);
         }
         job.finish();
+        finish.text = super::expected(&known.name, &prompt, count);
         let body = dialect.whole(&model, &finish);
         return if dialect.is_v1() { v1_answer(200, body) } else { json_answer(200, body) };
     }
@@ -316,6 +263,7 @@ impl Words {
                 }
                 if words.said == words.finish.tokens {
                     words.job.finish();
+                    words.finish.text = super::expected(&words.known, &words.prompt, words.said);
                     let closing = words.dialect.closing(&words.model, &words.finish);
                     return Some((closing.into_iter().map(|chunk| Ok(Bytes::from(chunk))).collect(), None));
                 }
@@ -434,196 +382,17 @@ async fn blob(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<In
     job.full(empty(201))
 }
 
-async fn fake(mut job: Job, path: &str, mut request: Request<Incoming>) -> Answer {
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    let number = |name: &str| -> Option<u64> {
-        query.split('&').filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name)?.1.parse().ok()
-    };
-    match path {
-        "/fake/download" => {
-            let bytes = number("bytes").unwrap_or(0);
-            let chunk = Bytes::from(vec![b'd'; usize::try_from(number("chunk").unwrap_or(65_536)).unwrap()]);
-            let stream = stream::unfold((bytes, chunk, job), |(left, chunk, mut job)| async move {
-                let take = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
-                if take == 0 {
-                    job.finish();
-                    return None;
-                }
-                job.shared.counts.send_modify(|counts| counts.sent += take as u64);
-                Some((Ok(chunk.slice(..take)), (left - take as u64, chunk, job)))
-            });
-            let mut answer = streamed("application/octet-stream", stream);
-            if number("chunked").is_none() {
-                answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(bytes));
-            }
-            answer
-        }
-        "/fake/sink" => match read(&job, request.body_mut(), number("hash").is_some()).await {
-            Some((length, hash)) => job
-                .seen_as(&request, length, &hash, true)
-                .full(json_answer(200, json!({"bytes":length,"sha256":hash}).to_string())),
-            None => {
-                let _aborted = job.seen(&request, None, b"", false);
-                empty(400)
-            }
-        },
-        "/fake/echo" => {
-            let stream = stream::unfold((request.into_body(), job), |(mut body, mut job)| async move {
-                match body.frame().await {
-                    Some(Ok(frame)) => Some((Ok(frame.into_data().unwrap_or_default()), (body, job))),
-                    Some(Err(error)) => Some((Err(io::Error::other(error)), (body, job))),
-                    None => {
-                        job.finish();
-                        None
-                    }
-                }
-            });
-            streamed("application/octet-stream", stream)
-        }
-        "/fake/break" => {
-            let after = usize::try_from(number("after").unwrap_or(0)).unwrap();
+/// A line of JSON now and then.
+fn lines(job: Job, pace: Duration, lines: Vec<Value>) -> Answer {
+    let stream = stream::unfold((lines.into_iter(), job), move |(mut lines, mut job)| async move {
+        let Some(line) = lines.next() else {
             job.finish();
-            let sent = stream::iter([Ok(Bytes::from(vec![b'b'; after]))]);
-            let broken = stream::once(async {
-                pause(FLUSH).await;
-                Err(io::Error::other("a break was asked for"))
-            });
-            streamed("application/octet-stream", sent.chain(broken))
-        }
-        "/fake/headers" => {
-            let mut fields = serde_json::Map::new();
-            for name in request.headers().keys() {
-                let values = request
-                    .headers()
-                    .get_all(name)
-                    .iter()
-                    .map(|value| json!(String::from_utf8_lossy(value.as_bytes())));
-                fields.insert(name.to_string(), values.collect());
-            }
-            let mut answer = json_answer(200, Value::Object(fields).to_string());
-            for (name, value) in [("x-twice", "one"), ("x-twice", "two"), ("keep-alive", "timeout=5"), ("x-hop", "1")] {
-                answer.headers_mut().append(HeaderName::from_static(name), HeaderValue::from_static(value));
-            }
-            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("x-hop"));
-            job.full(answer)
-        }
-        "/fake/never" => std::future::pending().await,
-        "/fake/early" => {
-            job.seen(&request, None, b"", false).full(json_answer(413, json!({"error":"too much"}).to_string()))
-        }
-        _ => job.full(plain(404, "404 page not found")),
-    }
-}
-
-// What a router and its guards say.
-
-fn shapes_path(request: &Request<Incoming>) -> String {
-    percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned()
-}
-
-/// What gin and Go's mux say before any handler.
-fn routed(path: &str, method: &Method) -> Result<(), Answer> {
-    let clean = cleaned(path);
-    if clean != path && path != format!("{clean}/") {
-        return Err(moved(307, "Temporary Redirect", &clean));
-    }
-    if path.starts_with("/fake/") {
-        return Ok(());
-    }
-    let allowed = allowed(path);
-    if allowed.is_empty() {
-        if clean != path && !self::allowed(&clean).is_empty() {
-            let get = method == Method::GET;
-            return Err(moved(
-                if get { 301 } else { 307 },
-                if get { "Moved Permanently" } else { "Temporary Redirect" },
-                &clean,
-            ));
-        }
-        return Err(plain(404, "404 page not found"));
-    }
-    if allowed.contains(&method.as_str()) {
-        return Ok(());
-    }
-    let mut answer = plain(405, "405 method not allowed");
-    answer.headers_mut().insert(ALLOW, HeaderValue::try_from(allowed.join(", ")).unwrap());
-    Err(answer)
-}
-
-fn allowed(path: &str) -> &'static [&'static str] {
-    let below = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'));
-    if below("/api/blobs/") {
-        return &["POST", "HEAD"];
-    }
-    if below("/v1/models/") {
-        return &["GET"];
-    }
-    ROUTES.iter().find(|(known, _)| *known == path).map_or(&[], |(_, methods)| methods)
-}
-
-fn cleaned(path: &str) -> String {
-    let mut segments = Vec::new();
-    for segment in path.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            segment => segments.push(segment),
-        }
-    }
-    format!("/{}", segments.join("/"))
-}
-
-fn moved(status: u16, text: &str, to: &str) -> Answer {
-    let mut answer = plain(status, &format!("<a href=\"{to}\">{text}</a>.\n\n"));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    answer.headers_mut().insert(LOCATION, HeaderValue::try_from(to).unwrap());
-    answer
-}
-
-/// Ollama's guard against web pages: a foreign `Host` or `Origin` is refused; an allowed `Origin` is given back.
-fn guard(headers: &HeaderMap) -> Result<Option<String>, Answer> {
-    let text = |name| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-    let host = text(HOST).unwrap_or_default();
-    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).to_lowercase();
-    let local = |name: &str| {
-        let ip = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-        ip.is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
-            || name == "localhost"
-            || [".localhost", ".local", ".internal"].iter().any(|tld| name.ends_with(tld))
-    };
-    if !local(&name) {
-        return Err(empty(403));
-    }
-    match text(ORIGIN) {
-        None => Ok(None),
-        Some(origin) => {
-            let allowed = origin.split_once("://").is_some_and(|(scheme, host)| match scheme {
-                "http" | "https" => local(host.split(':').next().unwrap_or_default()),
-                scheme => ["app", "file", "tauri", "vscode-webview", "vscode-file"].contains(&scheme),
-            });
-            if allowed { Ok(Some(origin)) } else { Err(empty(403)) }
-        }
-    }
-}
-
-fn allow(headers: &mut HeaderMap, origin: &str) {
-    headers.insert("access-control-allow-origin", HeaderValue::try_from(origin).unwrap());
-    headers.append(VARY, HeaderValue::from_static("Origin"));
-}
-
-fn preflight(path: &str, origin: Option<&str>) -> Answer {
-    let mut answer = empty(204);
-    answer.headers_mut().remove(CONTENT_LENGTH);
-    let headers = answer.headers_mut();
-    allow(headers, origin.unwrap_or_default());
-    headers.insert("access-control-allow-methods", HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"));
-    headers.insert(
-        "access-control-allow-headers",
-        HeaderValue::from_static("Authorization,Content-Type,User-Agent,Accept"),
-    );
-    headers.insert("access-control-max-age", HeaderValue::from_static("43200"));
-    headers.insert(ALLOW, HeaderValue::try_from(allowed(path).join(", ")).unwrap());
-    answer
+            return None;
+        };
+        pause(pace).await;
+        Some((Ok(Bytes::from(shapes::line(&line))), (lines, job)))
+    });
+    streamed("application/x-ndjson", stream)
 }
 
 // What a request asks for.
@@ -661,147 +430,4 @@ fn asked_tokens(object: &Object) -> Option<usize> {
 
 fn wants_usage(object: &Object) -> bool {
     object.get("stream_options").and_then(|options| options.get("include_usage")) == Some(&json!(true))
-}
-
-/// Reads a body to its end: its length and hash; nothing if it broke off.
-async fn read(job: &Job, body: &mut Incoming, hash: bool) -> Option<(u64, String)> {
-    let (mut length, mut hasher) = (0, Sha256::new());
-    while let Some(frame) = body.frame().await {
-        let frame = frame.ok()?;
-        let Some(data) = frame.data_ref() else { continue };
-        length += data.len() as u64;
-        if hash {
-            hasher.update(data);
-        }
-        job.shared.counts.send_modify(|counts| counts.received += data.len() as u64);
-    }
-    Some((length, shapes::hex(&hasher.finalize())))
-}
-
-// Answers.
-
-fn full(status: u16, content_type: Option<&'static str>, body: impl Into<Bytes>) -> Answer {
-    let body: Bytes = body.into();
-    let mut answer = Response::new(());
-    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-    if let Some(content_type) = content_type {
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    }
-    answer.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    answer.map(|()| Full::new(body).map_err(|never| match never {}).boxed_unsync())
-}
-
-fn json_answer(status: u16, body: String) -> Answer {
-    full(status, Some("application/json; charset=utf-8"), body)
-}
-
-fn v1_answer(status: u16, body: String) -> Answer {
-    full(status, Some("application/json"), body)
-}
-
-fn plain(status: u16, body: &str) -> Answer {
-    full(status, Some("text/plain"), body.to_owned())
-}
-
-fn empty(status: u16) -> Answer {
-    full(status, None, Bytes::new())
-}
-
-fn fault(path: &str, status: u16, message: &str) -> Answer {
-    let body = shapes::error(path, status, message);
-    // Ollama's middleware for /v1 sets its own type, except where gin answers before it.
-    if path.starts_with("/v1/") && status != 400 { v1_answer(status, body) } else { json_answer(status, body) }
-}
-
-fn streamed(content_type: &'static str, stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Answer {
-    let mut answer = Response::new(StreamBody::new(stream.map(|chunk| chunk.map(Frame::data))).boxed_unsync());
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
-}
-
-/// One piece, but too long for Go to have found out how long.
-fn chunked(content_type: &'static str, body: String) -> Answer {
-    streamed(content_type, stream::iter([Ok(Bytes::from(body))]))
-}
-
-/// A line of JSON now and then.
-fn lines(job: Job, pace: Duration, lines: Vec<Value>) -> Answer {
-    let stream = stream::unfold((lines.into_iter(), job), move |(mut lines, mut job)| async move {
-        let Some(line) = lines.next() else {
-            job.finish();
-            return None;
-        };
-        pause(pace).await;
-        Some((Ok(Bytes::from(shapes::line(&line))), (lines, job)))
-    });
-    streamed("application/x-ndjson", stream)
-}
-
-// === impl Job ===
-
-impl Job {
-    fn begin(shared: Arc<Shared>, path: &str) -> Self {
-        shared.counts.send_modify(|counts| {
-            *counts.requests.entry(path.to_owned()).or_default() += 1;
-            counts.running += 1;
-            counts.most_running = counts.most_running.max(counts.running);
-        });
-        Self { shared, finished: false }
-    }
-
-    /// Keeps what was asked.
-    fn seen(self, request: &Request<Incoming>, model: Option<String>, body: &[u8], complete: bool) -> Self {
-        self.keep(request, model, body.len() as u64, &shapes::sha256(body), complete);
-        self.shared.counts.send_modify(|counts| counts.received += body.len() as u64);
-        self
-    }
-
-    fn seen_as(self, request: &Request<Incoming>, length: u64, sha256: &str, complete: bool) -> Self {
-        self.keep(request, None, length, sha256.trim_start_matches("sha256:"), complete);
-        self
-    }
-
-    fn keep(&self, request: &Request<Incoming>, model: Option<String>, length: u64, sha256: &str, complete: bool) {
-        if !self.shared.settings.lock().unwrap().record {
-            return;
-        }
-        let seen = Seen {
-            method: request.method().clone(),
-            target: request.uri().to_string(),
-            headers: request.headers().clone(),
-            length,
-            sha256: sha256.to_owned(),
-            complete,
-            model,
-        };
-        self.shared.counts.send_modify(|counts| {
-            if counts.seen.len() == MOST_SEEN {
-                counts.seen.pop_front();
-            }
-            counts.seen.push_back(seen);
-        });
-    }
-
-    /// An answer that is all there.
-    fn full(mut self, answer: Answer) -> Answer {
-        self.finish();
-        answer
-    }
-
-    fn finish(&mut self) {
-        self.finished = true;
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        self.shared.counts.send_modify(|counts| {
-            counts.running -= 1;
-            if self.finished {
-                counts.finished += 1;
-            } else {
-                counts.aborted += 1;
-            }
-        });
-    }
 }
