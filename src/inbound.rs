@@ -70,6 +70,7 @@ pub struct Inbound {
     /// The exchanges that run.
     exchanges: TaskTracker,
     census: Census,
+    heartbeat: Heartbeat,
     loud: Arc<Mutex<Budget>>,
 }
 
@@ -82,6 +83,7 @@ impl Inbound {
             settings: Arc::new(settings),
             exchanges: TaskTracker::new(),
             census: Census::default(),
+            heartbeat: Heartbeat(Instant::now()),
             loud: Arc::new(Mutex::new(Budget::new(LOUD, LOUD_WITHIN))),
         }
     }
@@ -158,7 +160,7 @@ impl Inbound {
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
         };
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
-        let reports = send_reports(control, gate.report(), book.watch(), id);
+        let reports = send_reports(control, gate.report(), book.watch(), id, self.heartbeat);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
@@ -297,21 +299,22 @@ async fn send_reports(
     mut report: watch::Receiver<Arc<Report>>,
     mut trust: watch::Receiver<Arc<Snapshot>>,
     id: Id,
+    heartbeat: Heartbeat,
 ) -> ControlError {
     let mut last = None;
-    let mut heartbeat = Instant::now();
+    let mut due = Instant::now();
     loop {
         let scope = trust.borrow_and_update().standing(&id).scope;
         let now = report_for(scope, &report.borrow_and_update());
-        if last.as_ref() != Some(&now) || Instant::now() >= heartbeat {
+        if last.as_ref() != Some(&now) || Instant::now() >= due {
             if let Err(error) = control.send(&Message::Report(now.clone())).await {
                 return error;
             }
             last = Some(now);
-            heartbeat = Instant::now() + HEARTBEAT;
+            due = heartbeat.after(Instant::now());
         }
         tokio::select! {
-            () = tokio::time::sleep_until(heartbeat) => {}
+            () = tokio::time::sleep_until(due) => {}
             _ = report.changed() => tokio::time::sleep(COALESCE).await,
             _ = trust.changed() => {}
             // A dialler says nothing more on the control stream.
@@ -328,6 +331,21 @@ fn report_for(scope: Scope, report: &Report) -> Report {
     match scope {
         Scope::None => Report { provider: report.provider, scope, ..Report::default() },
         Scope::Infer | Scope::Manage => Report { scope, ..report.clone() },
+    }
+}
+
+/// One clock for the heartbeats to all peers: they are due together, and a node at rest is woken once a second for all of
+/// them and not once for each.
+#[derive(Debug, Clone, Copy)]
+struct Heartbeat(Instant);
+
+impl Heartbeat {
+    /// When the next one is due after a report at `now`: the first beat that is not close upon it, and at most one and a
+    /// half of [`HEARTBEAT`] later, of which a peer waits for three.
+    fn after(self, now: Instant) -> Instant {
+        let since = (now + HEARTBEAT / 2).saturating_duration_since(self.0);
+        let beats = u32::try_from(since.as_millis() / HEARTBEAT.as_millis()).unwrap_or(u32::MAX);
+        self.0 + HEARTBEAT.saturating_mul(beats.saturating_add(1))
     }
 }
 
@@ -384,6 +402,17 @@ mod tests {
         assert!(census.enter(id, 100).is_some());
         places.clear();
         assert!(census.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn heartbeats_to_all_peers_are_due_together_and_soon_enough() {
+        let heartbeat = Heartbeat(Instant::now());
+        for ms in (0..5000).step_by(50) {
+            let now = heartbeat.0 + Duration::from_millis(ms);
+            let (due, wait) = (heartbeat.after(now), heartbeat.after(now) - now);
+            assert_eq!((due - heartbeat.0).as_millis() % HEARTBEAT.as_millis(), 0);
+            assert!(wait > HEARTBEAT / 2 && wait <= HEARTBEAT * 3 / 2, "{wait:?} after {ms} ms");
+        }
     }
 
     #[test]

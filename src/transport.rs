@@ -45,12 +45,15 @@ const INITIAL_RTT: Duration = Duration::from_millis(10);
 /// the network is whole again (shown by `tests/hosts`: 14 kB, the default, are over after a few seconds). This is the
 /// longest silence ([`IDLE_TIMEOUT`]) of ten answers at 40 tokens a second, and on a LAN of 1 Gbit/s 8 ms.
 const INITIAL_WINDOW: u64 = 1024 * 1024;
-/// What one stream may have in flight before its reader has taken it: 1 MiB is the bandwidth-delay product of
-/// 10 Gbit/s at 0.8 ms. Also the bound on what a slow reader makes us hold.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-/// What all answers of one provider may have in flight. Above `STREAM_WINDOW` for each reader that stalls, or they would
-/// stop the others and the reports, and the provider would seem to be silent. What is held is what our own applications
-/// do not read.
+/// What one request may have in flight before its reader has taken it: 1 MiB is the bandwidth-delay product of
+/// 10 Gbit/s at 0.8 ms, for blobs of many GB. Also the bound on what a slow reader makes us hold.
+const REQUEST_WINDOW: u32 = 1024 * 1024;
+/// What one answer may have in flight before the application has taken it: 1 Gbit/s at 2 ms. Answers are words; what is
+/// large goes the other way.
+const ANSWER_WINDOW: u32 = 256 * 1024;
+/// What all answers of one provider may have in flight. Far above `ANSWER_WINDOW` for each reader that stalls, or they
+/// would stop the others and the reports, and the provider would seem to be silent (half a hundred stalled downloads did
+/// so when this was 48 MiB). What is held is what our own applications do not read.
 const ANSWERS_WINDOW: u32 = 256 * 1024 * 1024;
 /// What a caller may have in flight before it has said hello: one hello.
 const STRANGER_WINDOW: u32 = 16 * 1024;
@@ -132,12 +135,12 @@ impl Transport {
     pub fn new(identity: &Identity, socket: UdpSocket) -> Result<Self, TransportError> {
         let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls::client_config(identity)?)?));
         // Whom we dial answers on our streams and opens none.
-        client.transport_config(Arc::new(transport_config(0, ANSWERS_WINDOW)));
+        client.transport_config(Arc::new(transport_config(0, ANSWER_WINDOW, ANSWERS_WINDOW)));
         let mut server =
             quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls::server_config(identity)?)?));
         // Whoever dials us has its control stream; [`Connection::admit`] gives it more.
         server
-            .transport_config(Arc::new(transport_config(1, STRANGER_WINDOW)))
+            .transport_config(Arc::new(transport_config(1, REQUEST_WINDOW, STRANGER_WINDOW)))
             .max_incoming(MAX_WAITING_HANDSHAKES)
             .incoming_buffer_size(WAITING_BYTES)
             .incoming_buffer_size_total(ALL_WAITING_BYTES);
@@ -220,8 +223,9 @@ async fn finish(connecting: quinn::Connecting) -> Result<Connection, ConnectErro
     Ok(Connection::new(quic, peer))
 }
 
-/// Settings of connections on which the other side may open so many streams and have so much in flight.
-fn transport_config(streams: u32, window: u32) -> TransportConfig {
+/// Settings of connections on which the other side may open so many streams, and have so much in flight on each and on
+/// all of them.
+fn transport_config(streams: u32, stream_window: u32, window: u32) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(
@@ -233,7 +237,7 @@ fn transport_config(streams: u32, window: u32) -> TransportConfig {
         // Nothing uses them.
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .datagram_receive_buffer_size(None)
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW);
     let mut congestion = CubicConfig::default();

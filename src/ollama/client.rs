@@ -25,6 +25,10 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Idle connections kept: as many requests as come together again after a pause.
 const MAX_IDLE: usize = 64;
 
+/// What is read at once of one connection, and so the longest head. hyper's 400 kB, of which each piece of an answer
+/// that waits to be sent keeps all, make 64 stalled answers 40 MB.
+const MAX_BUFFER: usize = 64 * 1024;
+
 /// What Ollama's pages and errors are made of is small; a listing of 10,000 models is 5 MB.
 pub(super) const MAX_LISTING: usize = 32 * 1024 * 1024;
 
@@ -55,6 +59,7 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE)
+            .http1_max_buf_size(MAX_BUFFER)
             .build(Connector::new());
         let plain = target.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP);
         let authority = target.authority().filter(|_| plain).cloned().map(Arc::new);

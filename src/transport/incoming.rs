@@ -102,8 +102,9 @@ impl Responder {
             StreamError::from(error)
         })?;
         let sending = async {
-            self.writer.frame(head).await?;
+            self.writer.hold(&head);
             if !has_body {
+                self.writer.flush().await?;
                 self.writer.finish();
                 return Ok(());
             }

@@ -160,7 +160,7 @@ async fn send_request(mut writer: Writer, request: Request<Body>) -> Result<Uplo
         writer.finish();
         return Ok(None);
     }
-    writer.frame(head::encode_request(&head, true)?).await?;
+    writer.hold(&head::encode_request(&head, true)?);
     let mut upload: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
         match writer.pump(body).await {
             // Stopped: the answer came without the rest.

@@ -4,7 +4,7 @@
 //! instead, and a [`Reader`] that is dropped before its end asks the other side to stop.
 
 use std::fmt;
-use std::future::Future as _;
+use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -19,12 +19,13 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 
-/// Asked of quinn at once: more than any packet, so that whatever lies there comes in one piece.
-const MAX_CHUNK: usize = 64 * 1024;
+/// Asked of quinn at once. A chunk is what one packet brought, so this is some 45 kB for one lock of the connection.
+const CHUNKS: usize = 32;
 /// Up to this size a piece of a body is copied behind its frame's header (one write, one allocation); above it both are
 /// handed over as they are. A token is some 150 bytes.
 const COPY_BELOW: usize = 1024;
-/// Scratch space is taken from the allocator in pieces of this size.
+/// Scratch space is taken from the allocator in pieces of this size, and what is held back is written at the latest when
+/// it comes to this.
 const SCRATCH: usize = 8 * 1024;
 
 /// Why a stream came to no good end.
@@ -96,13 +97,17 @@ fn wire_code(code: ResetCode) -> VarInt {
 pub struct Reader {
     stream: RecvStream,
     decoder: Decoder,
+    /// What quinn had, from `taken` to `filled`.
+    chunks: Box<[Bytes; CHUNKS]>,
+    taken: usize,
+    filled: usize,
     ended: bool,
 }
 
 impl Reader {
     /// Reads frames from `stream`.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, decoder: Decoder::default(), ended: false }
+        Self { stream, decoder: Decoder::default(), chunks: Default::default(), taken: 0, filled: 0, ended: false }
     }
 
     /// The next event, or `None` where the stream ended between two frames.
@@ -110,18 +115,18 @@ impl Reader {
     /// # Errors
     /// [`StreamError`]; nothing more can be read after one.
     pub async fn next(&mut self) -> Result<Option<Event>, StreamError> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// The next event, polled.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, StreamError>> {
         loop {
-            if let Some(event) = self.decoder.next()? {
+            if let Some(event) = self.next_read()? {
                 return Poll::Ready(Ok(Some(event)));
             }
-            // `read_chunk` keeps nothing in its future: quinn holds the waker, so a new future at each poll is sound.
-            match ready!(pin!(self.stream.read_chunk(MAX_CHUNK, true)).poll(cx)) {
-                Ok(Some(chunk)) => self.decoder.push(chunk.bytes),
+            // `read_chunks` keeps nothing in its future: quinn holds the waker, so a new future at each poll is sound.
+            match ready!(pin!(self.stream.read_chunks(self.chunks.as_mut_slice())).poll(cx)) {
+                Ok(Some(filled)) => (self.taken, self.filled) = (0, filled),
                 Ok(None) => {
                     self.ended = true;
                     self.decoder.finish()?;
@@ -132,6 +137,20 @@ impl Reader {
                     return Poll::Ready(Err(error.into()));
                 }
             }
+        }
+    }
+
+    /// The next event of what has been read already.
+    fn next_read(&mut self) -> Result<Option<Event>, FrameError> {
+        loop {
+            if let Some(event) = self.decoder.next()? {
+                return Ok(Some(event));
+            }
+            let Some(chunk) = self.chunks.get_mut(self.taken..self.filled).and_then(<[Bytes]>::first_mut) else {
+                return Ok(None);
+            };
+            self.decoder.push(std::mem::take(chunk));
+            self.taken += 1;
         }
     }
 
@@ -169,31 +188,60 @@ impl Writer {
         Self { stream, scratch: BytesMut::new(), ended: false }
     }
 
-    /// Writes a whole frame.
+    /// Writes a whole frame, behind what is held back.
     ///
     /// # Errors
     /// [`StreamError::Stopped`] or [`StreamError::Lost`].
     pub async fn frame(&mut self, frame: Bytes) -> Result<(), StreamError> {
-        Ok(self.stream.write_chunk(frame).await?)
+        if self.scratch.is_empty() {
+            return Ok(self.stream.write_chunk(frame).await?);
+        }
+        self.hold(&frame);
+        self.flush().await
     }
 
-    /// Writes a piece of a body, in as many data frames as it needs.
+    /// Takes a whole frame and holds it back until the next write: what goes together, as a head and a short body do,
+    /// is one packet and one wake-up of the connection, and not three.
+    pub fn hold(&mut self, frame: &[u8]) {
+        self.make_room(frame.len());
+        self.scratch.put_slice(frame);
+    }
+
+    /// Writes what is held back.
+    ///
+    /// # Errors
+    /// [`StreamError::Stopped`] or [`StreamError::Lost`].
+    pub async fn flush(&mut self) -> Result<(), StreamError> {
+        if self.scratch.is_empty() {
+            return Ok(());
+        }
+        Ok(self.stream.write_chunk(self.scratch.split().freeze()).await?)
+    }
+
+    /// Takes a piece of a body, in as many data frames as it needs. The last of it may be held back, if it is short.
     ///
     /// # Errors
     /// [`StreamError::Stopped`] or [`StreamError::Lost`].
     pub async fn data(&mut self, mut data: Bytes) -> Result<(), StreamError> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(frame::MAX_DATA));
-            self.scratch.reserve(if self.scratch.capacity() < frame::HEADER + COPY_BELOW { SCRATCH } else { 0 });
+            let copied = piece.len() <= COPY_BELOW;
+            self.make_room(frame::HEADER + if copied { piece.len() } else { 0 });
             frame::put_header(&mut self.scratch, Kind::Data, piece.len())?;
-            if piece.len() <= COPY_BELOW {
+            if copied {
                 self.scratch.put_slice(&piece);
-                self.stream.write_chunk(self.scratch.split().freeze()).await?;
             } else {
                 self.stream.write_all_chunks(&mut [self.scratch.split().freeze(), piece]).await?;
             }
         }
-        Ok(())
+        if self.scratch.len() >= SCRATCH - COPY_BELOW { self.flush().await } else { Ok(()) }
+    }
+
+    /// Takes scratch space in large pieces, of which each write leaves with its part.
+    fn make_room(&mut self, length: usize) {
+        if self.scratch.capacity() - self.scratch.len() < length {
+            self.scratch.reserve(length.max(SCRATCH));
+        }
     }
 
     /// Writes the body's end and its trailers, and ends the stream.
@@ -238,12 +286,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes a whole body, its trailers and the end.
+    /// Writes a whole body, its trailers and the end. What of the body is there at once goes together; nothing that is
+    /// there waits for what is not.
     ///
     /// # Errors
     /// [`PumpError::Body`] if the body broke: the caller decides how to tell.
     pub async fn pump(&mut self, mut body: Body) -> Result<(), PumpError> {
-        while let Some(frame) = body.frame().await {
+        loop {
+            let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await;
+            let frame = match at_once {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    self.flush().await?;
+                    body.frame().await
+                }
+            };
+            let Some(frame) = frame else { return Ok(self.end(&HeaderMap::new()).await?) };
             match frame.map_err(PumpError::Body)?.into_data() {
                 Ok(data) => self.data(data).await?,
                 Err(frame) => {
@@ -252,7 +310,6 @@ impl Writer {
                 }
             }
         }
-        Ok(self.end(&HeaderMap::new()).await?)
     }
 }
 
