@@ -139,12 +139,16 @@ impl Node {
 
     /// Asks as an application does; without a limit of time.
     pub async fn ask(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        let client: legacy::Client<HttpConnector, Full<Bytes>> =
-            legacy::Client::builder(TokioExecutor::new()).build_http();
-        client.request(request).await.unwrap()
+        self.try_ask(request).await.expect("an answer, or at least the head of one")
     }
 
-    fn at(&self, path: &str) -> String {
+    pub async fn try_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, legacy::Error> {
+        let client: legacy::Client<HttpConnector, Full<Bytes>> =
+            legacy::Client::builder(TokioExecutor::new()).build_http();
+        client.request(request).await
+    }
+
+    pub fn at(&self, path: &str) -> String {
         format!("http://{}{path}", self.listen)
     }
 

@@ -148,6 +148,7 @@ fn a_lost_peer_is_dialled_again_with_growing_waits() {
     world.see(1, Some(claim(1, 7)));
     world.dials();
     let link = world.open(1, 1, 7);
+    world.pass(GOOD);
     world.machine.handle_lost(world.now, link, false, "gone".into());
     let mut waits = Vec::new();
     for _ in 0..12 {
