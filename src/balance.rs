@@ -40,7 +40,7 @@ use tower::retry::budget::{Budget as _, TpsBudget};
 
 use self::aim::Aim;
 use self::attempt::{Outcome, attempt};
-use self::members::{Member, Members};
+use self::members::{Member, Members, Obstacle};
 use self::pins::Pins;
 use self::replay::{Replay, Reserve};
 use crate::exchange::{Body, Endpoint, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
@@ -50,6 +50,11 @@ use crate::route::{self, Kind, Route};
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
 /// mesh may take to be able to use it (issue 2).
 pub const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a request waits where all who could take it are suspect: a little longer than the silence after which they
+/// count as unreachable (DESIGN §4), so that by then each was heard of again or is known to be gone. A few lost datagrams
+/// make a server suspect, and are no reason to send an application away.
+const SUSPENSE: Duration = Duration::from_millis(3500);
 
 /// Tries beside the first.
 const RETRIES: u32 = 2;
@@ -114,11 +119,12 @@ impl Router {
     /// Those that can take a request now, or why nobody can.
     pub async fn providers(&self) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
         let mut members = self.0.members.clone();
+        let suspense_ends = Instant::now() + SUSPENSE;
         loop {
             let snapshot = members.borrow_and_update().clone();
             match aim::providers(&snapshot) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
-                Err(refusal) => self.0.wait_for_more(&mut members, refusal).await?,
+                Err(refusal) => self.0.wait_for_more(&mut members, suspense_ends, refusal).await?,
             }
         }
     }
@@ -166,6 +172,7 @@ impl Inner {
             Aim::Chosen(_) | Aim::Manage => Replay::once(body),
         };
         let mut members = self.members.clone();
+        let suspense_ends = Instant::now() + SUSPENSE;
         let mut tried = BTreeSet::new();
         // An Ollama's answer that another one was to better: better than nothing if none does.
         let mut last = None;
@@ -175,7 +182,7 @@ impl Inner {
             let member = match aim.candidates(&snapshot, &tried, &self.name, &self.pins, &path) {
                 Ok(candidates) => pick(&candidates),
                 Err(refusal) if tried.is_empty() => {
-                    self.wait_for_more(&mut members, refusal).await?;
+                    self.wait_for_more(&mut members, suspense_ends, refusal).await?;
                     continue;
                 }
                 Err(_) => None,
@@ -274,12 +281,21 @@ impl Inner {
         }
     }
 
-    /// In the first moments waits for the members to change; after that, or if no change could help, the refusal holds.
-    async fn wait_for_more(&self, members: &mut watch::Receiver<Members>, refusal: Refusal) -> Result<(), Refusal> {
-        if !matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE) {
-            return Err(refusal);
-        }
-        match tokio::time::timeout_at(self.grace_ends, members.changed()).await {
+    /// Waits for the members to change, in the first moments of the node or while some are suspect; after that, or if no
+    /// change could help, the refusal holds.
+    async fn wait_for_more(
+        &self,
+        members: &mut watch::Receiver<Members>,
+        suspense_ends: Instant,
+        refusal: Refusal,
+    ) -> Result<(), Refusal> {
+        let suspense = members.borrow().values().any(|member| member.obstacle() == Some(Obstacle::Suspect));
+        let until = match refusal.status {
+            StatusCode::SERVICE_UNAVAILABLE if suspense => suspense_ends.max(self.grace_ends),
+            StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => self.grace_ends,
+            _ => return Err(refusal),
+        };
+        match tokio::time::timeout_at(until, members.changed()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(refusal),
         }

@@ -19,7 +19,7 @@ use crate::exchange::{Health, Report};
 use crate::id::{Id, NodeName};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Remote, Transport};
-use crate::trust::{Book, Snapshot, Trust};
+use crate::trust::{Book, Pin, Snapshot, Trust};
 use crate::wire::control::Hello;
 
 pub mod backoff;
@@ -234,7 +234,7 @@ impl Actor {
         let Opening { connection, control, hello } = opening;
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let use_ = self.settings.book.snapshot().standing(&connection.id()).use_;
+        let use_ = self.settings.book.snapshot().standing(&connection.id()).as_provider().use_;
         let (face, face_seen) = watch::channel(Face { label: hello.name.clone(), use_ });
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
@@ -247,6 +247,7 @@ impl Actor {
             connection: connection.clone(),
             hello,
             book: self.settings.book.clone(),
+            face: face.clone(),
             report,
             health,
             heard,
@@ -348,10 +349,10 @@ impl Actor {
         let trust = self.settings.book.snapshot();
         let names = self.names();
         let entries: BTreeMap<Id, Entry> =
-            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &names))).collect();
+            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &names, &trust))).collect();
         for (id, entry) in &entries {
             let Some(link) = entry.peer.link.and_then(|link| self.links.get(&link)) else { continue };
-            let face = Face { label: entry.label.clone(), use_: entry.standing(*id, &trust).use_ };
+            let face = Face { label: entry.label.clone(), use_: trust.standing(id).as_provider().use_ };
             link.face.send_if_modified(|known| {
                 let changed = *known != face;
                 *known = face;
@@ -368,17 +369,30 @@ impl Actor {
         });
     }
 
-    fn entry(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>) -> Entry {
+    fn entry(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>, trust: &Snapshot) -> Entry {
         let live = peer.link.and_then(|link| self.links.get(&link)).map(|link| Live {
             connection: link.connection.clone(),
             remote: Arc::clone(&link.remote),
             report: link.report.clone(),
             health: link.health.clone(),
         });
-        // With a piece of the ID if another live node, or this one, bears the same name.
-        let others = names.get(&folded(&peer.name)).copied().unwrap_or(0) - usize::from(peer.link.is_some());
-        let label = if others > 0 { peer.name.with_suffix(&id.short()) } else { peer.name.clone() };
+        let label = self.label(id, peer, names, trust);
         Entry { peer: peer.clone(), label, live, dialled: self.machine.is_dialled(&id) }
+    }
+
+    /// The name to show: with a piece of the ID if another live node, or this one, bears the same. Who holds the name in
+    /// the trust book keeps it as it is, also while it is away: else a stranger could take it from it by saying it.
+    fn label(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>, trust: &Snapshot) -> NodeName {
+        let holds = |pin: &Pin| pin.trust != Trust::Revoked && pin.name.is(peer.name.as_str());
+        let rival_holds = trust.pins().any(|pin| pin.id != id && holds(pin));
+        let live = names.get(&folded(&peer.name)).copied().unwrap_or(0);
+        let rival_lives = live > usize::from(peer.link.is_some());
+        let contested = rival_holds || (rival_lives && !trust.pin(&id).is_some_and(holds));
+        if contested || self.settings.hello.name.is(peer.name.as_str()) {
+            peer.name.with_suffix(&id.short())
+        } else {
+            peer.name.clone()
+        }
     }
 
     /// How many live nodes bear each name, this one among them.

@@ -147,7 +147,9 @@ fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// The address cannot be bound.
-    #[error("cannot listen at {addr} for the status page: {source}; choose another address with --status, or off")]
+    #[error(
+        "cannot listen at {addr} for the status page: {source}; choose another address with --status, or --status off"
+    )]
     Bind {
         /// The address.
         addr: SocketAddr,

@@ -78,7 +78,7 @@ pub(super) async fn bind_listener(config: &Config) -> Result<Option<TcpListener>
     let second = SocketAddr::new(addr.ip(), FALLBACK_PORT);
     match bind(second) {
         Ok(listener) => {
-            tracing::warn!(
+            tracing::info!(
                 "{addr} is taken: {reason}. Applications find the mesh at http://{second} instead (OLLAMA_HOST={second})"
             );
             Ok(Some(listener))

@@ -117,14 +117,14 @@ impl Member {
         let report = &view.report;
         match (*self.health.borrow(), self.endpoint.use_()) {
             (Health::Gone, _) => return Some(Obstacle::Gone),
+            // Whether it may be used is a question only where there is something to use.
+            _ if !report.provider => return Some(Obstacle::NoOllama),
             (_, Use::Pending) if !self.is_local() => return Some(Obstacle::Pending),
             (_, Use::No) if !self.is_local() => return Some(Obstacle::NotUsed),
             (Health::Suspect, _) => return Some(Obstacle::Suspect),
             _ => {}
         }
-        if !report.provider {
-            Some(Obstacle::NoOllama)
-        } else if !self.is_local() && report.scope < Scope::Infer {
+        if !self.is_local() && report.scope < Scope::Infer {
             Some(Obstacle::NotLentToUs)
         } else if report.draining {
             Some(Obstacle::Draining)

@@ -1,5 +1,7 @@
 //! `ollana config`.
 
+use std::path::Path;
+
 use clap::Subcommand;
 
 use super::output::{Table, print};
@@ -112,13 +114,22 @@ fn set(key: &str, values: &[String], place: &Place) -> Result<(), Failure> {
         _ => {}
     }
     file.write().map_err(ConfigError::from)?;
-    Ok(())
+    print(&written(&format!("{} = {}", key.name(), values.join(",")), file.path()))
 }
 
 fn unset(key: &str, place: &Place) -> Result<(), Failure> {
     let key: Key = key.parse().map_err(Failure::usage)?;
-    if let Some(file) = file(place)?.without(key).map_err(ConfigError::from)? {
-        file.write().map_err(ConfigError::from)?;
+    let file = file(place)?;
+    match file.without(key).map_err(ConfigError::from)? {
+        Some(changed) => {
+            changed.write().map_err(ConfigError::from)?;
+            print(&written(&format!("{} is set no more", key.name()), changed.path()))
+        }
+        None => print(&format!("{} was not set in {}\n", key.name(), file.path().display())),
     }
-    Ok(())
+}
+
+/// Says which file it was, since a service reads another than the user who types this (`sudo` or not), and when it counts.
+fn written(what: &str, path: &Path) -> String {
+    format!("{what}, in {}; it takes effect at the next start of the node\n", path.display())
 }

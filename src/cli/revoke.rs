@@ -5,8 +5,8 @@ use super::trust::{describe, open};
 use super::{Failure, Place, block_on};
 
 const EXAMPLES: &str = "\
-<PEER> is a name, an ID, at least 8 characters of an ID, or an address. The key is refused at once and for good, \
-until `ollana trust` says otherwise.";
+<PEER> is a name, an ID, at least 8 characters of an ID, or an address. The
+key is refused at once and for good, until `ollana trust` says otherwise.";
 
 /// Flags of `revoke`.
 #[derive(Debug, clap::Args)]

@@ -15,20 +15,25 @@ use crate::config::{Config, Key, Layer, Status};
 use crate::control::Info;
 
 const EXAMPLES: &str = "\
-Every flag has an environment variable and a key in config.toml (see `ollana config show`); a flag goes over a variable, a \
-variable over the file. RUST_LOG takes error, warn, info, debug or trace (default: info), or tracing's directives.
+Every flag has an environment variable and a key in config.toml (`ollana
+config show`); a flag goes over a variable, a variable over the file. RUST_LOG
+is error, warn, info, debug or trace (default info), or tracing's directives.
 
-Where a local Ollama holds port 11434, applications find the node at 127.0.0.1:11433. To give the node port 11434, let \
-Ollama stand elsewhere and say where: OLLAMA_HOST=127.0.0.1:11500 for both `ollama serve` and `ollana serve`. If the \
-default port of the status page is taken, the page is left out. A port that somebody names must be free.
+Where a local Ollama holds port 11434, applications find the node at
+127.0.0.1:11433. To give the node port 11434, let Ollama stand elsewhere, and
+say where: OLLAMA_HOST=127.0.0.1:11500 for `ollama serve` and `ollana serve`.
+If the default port of the status page is taken, the page is left out; a port
+that a flag names must be free.
 
 Examples:
-  ollana serve                            find the others, use them, lend the local Ollama
-  ollana serve -d                         the same in the background
-  ollana serve --mode client              use the others and lend nothing
-  ollana serve --peer gpu1.example.org    where multicast does not reach
-  ollana serve --state-dir /tmp/two --listen 21434 --mesh 21435 --status off
-                                          a second node on one machine";
+  ollana serve                  find the others, use them, lend the local Ollama
+  ollana serve -d               the same in the background
+  ollana serve --mode client    use the others and lend nothing
+  ollana serve --peer gpu1.example.org
+                                where multicast does not reach
+  ollana serve --state-dir /tmp/two --name two --listen 127.0.0.1:21434 \\
+      --mesh 0.0.0.0:21435 --status off
+                                a second node on one machine";
 
 /// Flags of `serve`. All of them are texts here; `Config` parses what flags, variables and file say in one place.
 #[derive(Debug, clap::Args)]
@@ -57,7 +62,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     ollama: Option<String>,
 
-    /// UDP address for other nodes [env: OLLANA_MESH] [default: [::]:11435, which is IPv4 and IPv6]
+    /// UDP address for other nodes [env: OLLANA_MESH] [default: port 11435, IPv4 and IPv6]
     #[arg(long, value_name = "ADDR")]
     mesh: Option<String>,
 

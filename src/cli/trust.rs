@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long)]
     no_use: bool,
 
-    /// Ask nothing; <PEER> has to be a whole ID then
+    /// Ask nothing; the peer has to be named by its whole ID then
     #[arg(long)]
     yes: bool,
 }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::exchange::{Health, Report};
 use crate::id::Id;
 use crate::transport::connection::{Control, ControlError};
+use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot};
 use crate::wire::control::{Hello, Message, Refused};
@@ -119,6 +120,7 @@ pub struct Follow {
     pub connection: Connection,
     pub hello: Hello,
     pub book: Book,
+    pub face: watch::Sender<Face>,
     pub report: watch::Sender<Arc<Report>>,
     pub health: Arc<watch::Sender<Health>>,
     pub heard: watch::Sender<Instant>,
@@ -224,7 +226,11 @@ impl Follow {
                 direction: Direction::Outbound { provider: true },
             };
             match self.book.meet(met).await {
-                Ok(encounter) => self.presence = Some(encounter.presence),
+                Ok(encounter) => {
+                    self.presence = Some(encounter.presence);
+                    // Before the report is there: whoever reads that it provides finds at once whether it is used.
+                    self.face.send_modify(|face| face.use_ = encounter.standing.use_);
+                }
                 Err(error) => tracing::error!(peer = %self.hello.name, %error, "cannot pin it, so it is not used"),
             }
         }

@@ -33,6 +33,9 @@ const MAX_FAILURES: u32 = 120;
 const GOOD: Duration = Duration::from_secs(10);
 /// A node's second address is tried if its first has not answered by then (as RFC 8305 staggers its attempts).
 const STAGGER: Duration = Duration::from_millis(250);
+/// The other addresses of a peer that was lost are tried if its last one has not answered by then: when a switch fails,
+/// all peers are lost at once, and each address that is dead costs one of ten dials a second.
+const OTHER_ADDRESS: Duration = Duration::from_secs(1);
 /// Two live connections to one key under two instance numbers: if the older still speaks after this, the key was cloned.
 /// Longer than the three heartbeats after which a dead connection counts as silent.
 const VERDICT: Duration = Duration::from_millis(3500);
@@ -207,7 +210,17 @@ impl Machine {
             return;
         }
         let claim = Claim { id, instance: hello.instance, name: hello.name.clone() };
+        let another_run = |candidate: &Candidate| {
+            candidate.claim.as_ref().is_none_or(|known| (known.id, known.instance) != (id, hello.instance))
+        };
+        let is_news = self.candidates.get(&address).is_some_and(another_run);
         self.add_candidate(now, address, Some(claim));
+        // This is no beacon that anyone can forge: whoever runs there now has proved its key and its address.
+        if let Some(candidate) =
+            self.candidates.get_mut(&address).filter(|candidate| is_news && candidate.due.is_some())
+        {
+            candidate.due = Some(now);
+        }
     }
 
     /// A dial has led to a proved key and hellos.
@@ -292,12 +305,12 @@ impl Machine {
 
     /// A connection is over.
     pub fn handle_lost(&mut self, now: Instant, link: LinkId, refused: bool, reason: String) {
-        let Some((id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has(link)) else { return };
+        let Some((&id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has(link)) else { return };
         if peer.rival.as_ref().is_some_and(|rival| rival.link == link) {
             peer.rival = None;
             return;
         }
-        let (id, address, good) = (*id, peer.address, now >= peer.since + GOOD);
+        let (address, good) = (peer.address, now >= peer.since + GOOD);
         (peer.link, peer.silent, peer.refused, peer.problem) = (None, false, refused, Some(reason));
         if let Some(rival) = peer.rival.take() {
             // The older is over, so the newer was a restart.
@@ -314,7 +327,7 @@ impl Machine {
 
     /// A connection has fallen silent, or speaks again.
     pub fn handle_silence(&mut self, now: Instant, link: LinkId, silent: bool) {
-        let Some((id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.link == Some(link)) else { return };
+        let Some((&id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.link == Some(link)) else { return };
         peer.silent = silent;
         if !silent {
             return;
@@ -324,7 +337,7 @@ impl Machine {
             return;
         }
         // It may have come back elsewhere, or with another socket: dial while we wait.
-        let (id, address) = (*id, peer.address);
+        let address = peer.address;
         self.look_for(now, id, address, backoff::after(0));
     }
 
@@ -493,19 +506,22 @@ impl Machine {
         oldest.is_some_and(|id| self.peers.remove(&id).is_some())
     }
 
-    /// Dials a peer again, wherever it was or is said to be.
-    fn look_for(&mut self, now: Instant, id: Id, address: SocketAddr, wait: Duration) {
-        let its = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == id);
-        let others = self.candidates.iter().filter(|(other, c)| **other != address && its(c) && c.proved);
-        let all: Vec<SocketAddr> = others.map(|(other, _)| *other).chain([address]).collect();
-        for address in all {
-            self.retry(now, address, wait);
-        }
-    }
-
     fn retry(&mut self, now: Instant, address: SocketAddr, wait: Duration) {
         if let Some(candidate) = self.candidates.get_mut(&address) {
             candidate.due = Some(now + backoff::jitter(wait));
+        }
+    }
+
+    /// Dials a peer that was lost: after `wait` where it was, and then wherever else it was seen, since it may be the
+    /// network and not the peer that is gone. As long as it was connected there was no reason to dial its other addresses.
+    fn look_for(&mut self, now: Instant, id: Id, last: SocketAddr, wait: Duration) {
+        self.retry(now, last, wait);
+        let its = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == id);
+        let idle = |candidate: &Candidate| candidate.due.is_none() && candidate.dialing_since.is_none();
+        let others = self.candidates.iter().filter(|(address, c)| **address != last && its(c) && idle(c));
+        let others: Vec<SocketAddr> = others.map(|(address, _)| *address).collect();
+        for address in others {
+            self.retry(now, address, wait.max(OTHER_ADDRESS));
         }
     }
 

@@ -73,8 +73,9 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// Waits for the answer and sends it, head, body and trailers, until the peer has all of it. If the peer gives up
-    /// first, `answer` or the body it gave is dropped at once, which ends the work behind it.
+    /// Waits for the answer and sends it, head, body and trailers, and until the peer has all of it: a node that stops
+    /// must not close the connection before. If the peer gives up first, `answer` or the body it gave is dropped at once,
+    /// which ends the work behind it.
     ///
     /// # Errors
     /// Why it did not get across; the stream is reset with it.

@@ -38,7 +38,7 @@ struct Versioned {
     version: u32,
 }
 
-/// Reads what [`write`] wrote, or a person did.
+/// Reads what [`write()`] wrote, or a person did.
 pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Ledger, TrustError> {
     let damaged = |line, reason| TrustError::Damaged { path: path.to_owned(), line, reason };
     let text = std::str::from_utf8(content).map_err(|_| damaged(None, "it is not UTF-8".to_owned()))?;

@@ -122,7 +122,9 @@ impl Ledger {
         // else a key that is good for little could walk into a better one's place.
         let usurped = holder.filter(|_| !pin.name.is(met.name.as_str()));
         let mut news = usurped.map(|by| News::NameTaken { by });
-        if usurped.is_none() && pin.name != met.name {
+        // While it is here under one name, another name is that of a copy: names would jump to and fro between the two,
+        // and the copy's would be taken once it has a key of its own.
+        if usurped.is_none() && pin.name != met.name && !(rules.present)(&met.id) {
             news = Some(News::Renamed { from: pin.name.clone() });
             pin.name = met.name.clone();
         }

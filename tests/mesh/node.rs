@@ -137,18 +137,23 @@ impl Node {
         self.ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
     }
 
-    /// Asks as an application does; without a limit of time.
-    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
-        self.try_ask(request).await.expect("an answer, or at least the head of one")
+    /// The same where the answer may break off before its head.
+    pub async fn try_post(&self, path: &str, json: &serde_json::Value) -> Result<Response<Incoming>, legacy::Error> {
+        self.try_ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
     }
 
-    pub async fn try_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, legacy::Error> {
+    /// Asks as an application does; without a limit of time.
+    pub async fn ask(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        self.try_ask(request).await.unwrap()
+    }
+
+    async fn try_ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, legacy::Error> {
         let client: legacy::Client<HttpConnector, Full<Bytes>> =
             legacy::Client::builder(TokioExecutor::new()).build_http();
         client.request(request).await
     }
 
-    pub fn at(&self, path: &str) -> String {
+    fn at(&self, path: &str) -> String {
         format!("http://{}{path}", self.listen)
     }
 

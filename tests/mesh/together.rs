@@ -90,11 +90,14 @@ async fn two_nodes_of_one_name_are_told_apart() {
     let one = node("gpu").lends(&ollama).start().await;
     let two = node("gpu").lends(&ollama).start().await;
     let user = node("laptop").dials(one.mesh).dials(two.mesh).start().await;
-    let first = until("a name with a piece of the ID", || {
+    let (first, second) = until("one name with a piece of the ID", || {
         let (first, second) = (user.peer(one.id())?, user.peer(two.id())?);
-        (first.name != second.name && first.problem.is_some() && second.problem.is_some()).then_some(first)
+        (first.name != second.name).then_some((first, second))
     })
     .await;
-    assert_eq!(first.name.as_str(), format!("gpu-{}", one.id().short()));
+    // Who was met first keeps the name; the other gets a piece of its ID, and people are told.
+    let other = if first.name.as_str() == "gpu" { second } else { first };
+    assert_eq!(other.name.as_str(), format!("gpu-{}", other.id.short()));
+    assert!(other.problem.is_some());
     assert!(!user.view().conflicts().is_empty());
 }

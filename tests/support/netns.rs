@@ -12,8 +12,10 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::{Deref, DerefMut};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -102,6 +104,10 @@ pub struct Host {
     number: u8,
     interfaces: AtomicU8,
 }
+
+/// A runtime in a [`Host`].
+#[derive(Debug)]
+pub struct Inside(tokio::runtime::Runtime);
 
 /// A process that is killed when this is dropped.
 #[derive(Debug)]
@@ -335,6 +341,29 @@ impl Host {
         command
     }
 
+    /// Runs a closure on a thread of its own that has moved into this host: sockets that it makes are this host's.
+    pub fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> T {
+        let door = self.door();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                enter(&door);
+                act()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// A runtime whose threads are in this host: for servers and clients of the test itself.
+    pub fn runtime(&self) -> Inside {
+        let door = self.door();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        Inside(builder.worker_threads(1).on_thread_start(move || enter(&door)).enable_all().build().unwrap())
+    }
+
+    fn door(&self) -> File {
+        File::open(format!("/run/netns/{}", self.namespace)).unwrap()
+    }
+
     /// Runs a program in this host to its end; it must succeed. Its standard output.
     pub fn run(&self, program: &str, args: &[&str]) -> String {
         String::from_utf8(expect(self.command(program).args(args)).stdout).unwrap()
@@ -344,6 +373,27 @@ impl Host {
     fn port(&self, interface: &str) -> String {
         format!("h{}{interface}", self.number)
     }
+}
+
+// === impl Inside ===
+
+impl Inside {
+    /// Runs a future in the host to its end.
+    pub fn run<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        // The task runs in the host. Only its end is waited for here.
+        let done = self.0.block_on(self.0.spawn(future));
+        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    }
+
+    /// Lets a future run in the host until the runtime is dropped.
+    pub fn start(&self, future: impl Future<Output = ()> + Send + 'static) -> tokio::task::AbortHandle {
+        self.0.spawn(future).abort_handle()
+    }
+}
+
+/// Moves this thread, and no other, into a namespace.
+fn enter(door: &File) {
+    rustix::thread::move_into_link_name_space(door.as_fd(), Some(rustix::thread::LinkNameSpaceType::Network)).unwrap();
 }
 
 // === impl Running ===

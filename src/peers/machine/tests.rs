@@ -163,6 +163,46 @@ fn a_lost_peer_is_dialled_again_with_growing_waits() {
 }
 
 #[test]
+fn a_lost_peer_is_looked_for_where_it_was_and_then_wherever_else_it_was_seen() {
+    for silent in [false, true] {
+        let mut world = World::new();
+        world.see(1, Some(claim(1, 7)));
+        world.dials();
+        let link = world.open(1, 1, 7);
+        world.see(2, Some(claim(1, 7)));
+        world.see(3, Some(claim(3, 1)));
+        assert_eq!(world.dials(), [address(3)], "there is no reason to try the second address of a peer that is there");
+        world.open(3, 3, 1);
+        world.pass(GOOD);
+        match silent {
+            true => world.machine.handle_silence(world.now, link, true),
+            false => world.machine.handle_lost(world.now, link, false, "gone".into()),
+        }
+        world.pass(Duration::from_millis(300));
+        assert_eq!(world.dials(), [address(1)]);
+        world.pass(Duration::from_secs(1));
+        assert_eq!(world.dials(), [address(2)], "the network may be gone, and not the peer");
+        world.open(2, 1, 7);
+        world.fail(1, false);
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.dials(), []);
+    }
+}
+
+#[test]
+fn who_dials_us_with_a_new_key_or_in_a_new_run_is_dialled_back_at_once() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.dials();
+    let link = world.open(1, 1, 7);
+    world.machine.handle_lost(world.now, link, true, "refused".into());
+    world.machine.handle_inbound(world.now, id(1), &hello(1, 7), address(1));
+    assert_eq!(world.dials(), [], "the same run was dialled a moment ago");
+    world.machine.handle_inbound(world.now, id(2), &hello(2, 1), address(1));
+    assert_eq!(world.dials(), [address(1)]);
+}
+
+#[test]
 fn a_restart_at_the_same_address_takes_over_at_once() {
     let mut world = World::new();
     world.see(1, Some(claim(1, 7)));

@@ -176,6 +176,19 @@ fn a_new_name_that_is_free_is_taken_over_and_the_old_one_is_free() {
 }
 
 #[test]
+fn a_copy_of_a_node_that_is_here_does_not_rename_it() {
+    let mut ledger = Ledger::default();
+    meet_at(&mut ledger, &met(1, "original", PROVIDER), NOW);
+    let present = |of: &Id| *of == id(1);
+    let policy = TrustPolicy::default();
+    let rules = Rules { policy: &policy, now: NOW, may_pin: true, max_first_use: 1024, present: &present };
+    assert_eq!(ledger.meet(&met(1, "copy", Direction::Inbound), &rules).news, None);
+    // Once the copy has a key of its own its name is free.
+    let outcome = ledger.meet(&met(2, "copy", PROVIDER), &rules);
+    assert_eq!((outcome.standing.use_, outcome.news), (Use::Yes, Some(News::FirstMet)));
+}
+
+#[test]
 fn a_tombstone_beats_first_use_but_not_a_person() {
     let mut ledger = Ledger::default();
     meet_at(&mut ledger, &met(1, "gpu", PROVIDER), NOW);

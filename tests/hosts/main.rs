@@ -1,0 +1,75 @@
+//! The whole program on several hosts: `ollana serve` on machines that are network namespaces on one bridge, an Ollama
+//! here and there, and applications that ask 127.0.0.1:11434 and know nothing of it.
+//!
+//! What is in the way between the hosts is real: bridges that are cut, datagrams that get lost, processes that are
+//! killed, addresses that change. A test waits for what it says, never for a time; where it does take a time, the time
+//! is what the test is about.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod app;
+#[path = "../support/fake_ollama.rs"]
+mod fake_ollama;
+mod faults;
+#[path = "../support/netns.rs"]
+mod netns;
+#[path = "../support/node.rs"]
+mod node;
+mod roles;
+mod sharing;
+mod trust;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use netns::{nft_permitted, trial};
+
+/// "A node started on a network with a running provider can use it within 1 s."
+const SOON: Duration = Duration::from_secs(1);
+/// What an Ollama that comes or goes may take to be lent or withdrawn.
+const ROLE: Duration = Duration::from_secs(3);
+/// A change of the network, or a node that comes back: noticed by the next look at the interfaces, the next dial or the
+/// next beacon.
+const CHANGE: Duration = Duration::from_secs(6);
+
+fn main() -> ExitCode {
+    let netns = netns::permitted();
+    let nft = netns.clone().and_then(|()| nft_permitted());
+    let mut arguments = libtest_mimic::Arguments::from_args();
+    // They wait much more than they work.
+    arguments.test_threads = arguments.test_threads.or(Some(6));
+    macro_rules! trials {
+        ($($permitted:ident: $($file:ident::$test:ident)*;)*) => {
+            vec![$($(trial(concat!(stringify!($file), "::", stringify!($test)), $permitted.clone(), $file::$test),)*)*]
+        };
+    }
+    let trials = trials! {
+        nft:
+            faults::answers_are_right_although_a_fifth_of_all_datagrams_gets_lost
+            sharing::a_peer_that_is_named_is_found_without_multicast_and_finds_who_named_it;
+        netns:
+            trust::two_nodes_with_one_key_both_stop_lending_and_say_so_until_one_has_another_key
+            trust::a_revoked_peer_is_cut_off_at_once_and_stays_out_until_it_is_trusted_again
+            trust::a_provider_that_is_revoked_gets_nothing_more
+            faults::a_bridge_that_is_cut_for_ten_seconds_ends_no_answer_and_hangs_no_request
+            faults::a_provider_that_is_killed_breaks_its_answers_and_the_next_request_is_served_by_another
+            faults::a_node_that_comes_back_at_another_address_is_used_again
+            faults::a_node_that_comes_back_at_its_address_is_used_again
+            faults::a_node_whose_address_changes_while_it_runs_is_used_again
+            faults::a_node_that_stops_lets_its_answers_finish_and_takes_nothing_new
+            faults::a_node_that_stops_lets_the_answers_of_its_own_applications_finish
+            sharing::an_application_without_an_ollama_is_answered_by_another_host_token_by_token
+            sharing::two_users_are_spread_over_three_providers
+            sharing::hosts_with_nothing_but_link_local_ipv6_use_each_other
+            sharing::hosts_without_ipv4_use_each_other
+            sharing::a_host_on_two_networks_uses_both_and_joins_neither_to_the_other
+            sharing::a_host_on_two_networks_is_reached_by_the_other_when_one_is_cut
+            sharing::a_node_without_a_network_uses_its_own_ollama_and_joins_the_network_that_comes
+            roles::an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again
+            roles::beside_an_ollama_the_listener_is_at_the_next_port
+            roles::a_listener_of_ollana_is_never_taken_for_an_ollama
+            roles::a_port_that_is_taken_is_a_clear_message_and_not_half_a_start
+            trust::an_impostor_with_a_known_name_gets_nothing_and_is_reported
+            trust::a_provider_that_turns_up_late_waits_for_a_person;
+    };
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,126 @@
+//! Who lends, and who holds which port.
+
+use crate::app::{App, MODEL, Ollama};
+use crate::netns::Net;
+use crate::node::{Home, Node};
+use crate::{CHANGE, ROLE};
+
+pub fn an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again() {
+    let (net, lan) = Net::new();
+    let (gpu, spare, laptop) = (net.host("gpu", &lan), net.host("spare", &lan), net.host("laptop", &lan));
+    let homes = ["gpu", "spare", "laptop"].map(Home::new);
+    let flags = ["--ollama", "http://127.0.0.1:11500"];
+    let _gpu = Node::start(&gpu, &homes[0], &flags);
+    let user = Node::start(&laptop, &homes[2], &[]);
+    let app = App::on(&laptop);
+    user.until_peer("gpu", CHANGE, |peer| peer.state == "connected" && !peer.provider);
+    let refused = app.chat("too early", 1).unwrap();
+    assert_eq!(refused.status, 503);
+    assert!(refused.refusal().contains("gpu"), "it says which nodes are known");
+
+    let mut ollama = Ollama::at(&gpu, 11500, &[MODEL], |_| {});
+    user.until_used("gpu", ROLE);
+    assert_eq!(app.is_answered("lent"), "gpu");
+
+    // One that stands at the port of all, where the node is beside it.
+    let mut second = Ollama::start(&spare);
+    let _spare = Node::start(&spare, &homes[1], &[]);
+    user.until_used("spare", CHANGE);
+    ollama.stop();
+    user.until_peer("gpu", ROLE, |peer| !peer.provider && peer.state == "connected");
+    for n in 0..5 {
+        assert_eq!(app.is_answered(&format!("elsewhere {n}")), "spare");
+    }
+    ollama.start_again();
+    user.until_used("gpu", ROLE);
+    second.stop();
+    user.until_peer("spare", ROLE, |peer| !peer.provider);
+    assert_eq!(app.is_answered("back"), "gpu");
+    second.start_again();
+    user.until_used("spare", ROLE);
+}
+
+pub fn beside_an_ollama_the_listener_is_at_the_next_port() {
+    let (net, lan) = Net::new();
+    let (gpu, other) = (net.host("gpu", &lan), net.host("other", &lan));
+    let mut ollama = Ollama::start(&gpu);
+    let _far = Ollama::start(&other);
+    let homes = ["gpu", "other"].map(Home::new);
+    let node = Node::start(&gpu, &homes[0], &[]);
+    let _other = Node::start(&other, &homes[1], &[]);
+    assert_eq!(node.status()["listen"], "127.0.0.1:11433");
+    node.logs(&["127.0.0.1:11434 is taken", "11433"], ROLE);
+    node.until_status(ROLE, |status| status["ollama"]["lent"] == true);
+    let app = App::at(&gpu, 11433);
+    assert_eq!(app.is_answered("near"), "gpu", "at a tie, what needs no network");
+    // The port stays Ollama's, also while it is away.
+    node.until_used("other", CHANGE);
+    ollama.stop();
+    assert_eq!(app.is_answered_within(ROLE, "far"), "other");
+    assert!(App::on(&gpu).chat("nobody", 1).is_err());
+    ollama.start_again();
+    node.until_status(ROLE, |status| status["ollama"]["lent"] == true);
+}
+
+pub fn a_listener_of_ollana_is_never_taken_for_an_ollama() {
+    let (net, lan) = Net::new();
+    let (laptop, gpu) = (net.host("laptop", &lan), net.host("gpu", &lan));
+    let _ollama = Ollama::start(&gpu);
+    let homes = ["gpu", "laptop", "second", "third"].map(Home::new);
+    let provider = Node::start(&gpu, &homes[0], &[]);
+    let first = Node::start(&laptop, &homes[1], &[]);
+    first.until_used("gpu", CHANGE);
+    // There an application would find all that an Ollama has.
+    let app = App::on(&laptop);
+    assert_eq!(app.get("/api/version").status, 200);
+
+    let beside = ["--listen", "127.0.0.1:21434", "--mesh", "[::]:21435", "--status", "127.0.0.1:21437"];
+    let told = Node::start(&laptop, &homes[2], &[&beside[..], &["--ollama", "http://127.0.0.1:11434"]].concat());
+    // The same by default: 11434 and all other ports are taken, and by no Ollama.
+    let untold = Node::start(&laptop, &homes[3], &[]);
+    assert_eq!(untold.status()["listen"], "127.0.0.1:11433");
+    untold.logs(&["11434 is taken", "another ollana"], ROLE);
+    for node in [&told, &untold] {
+        node.until_used("gpu", CHANGE);
+        node.until_status(ROLE, |status| {
+            status["ollama"]["problem"].as_str().is_some_and(|problem| problem.to_lowercase().contains("ollana"))
+        });
+        assert_eq!(node.status()["ollama"]["lent"], false);
+    }
+    // To the others they are no providers, and nothing goes round.
+    for name in ["laptop", "second", "third"] {
+        provider.until_peer(name, CHANGE, |peer| peer.state == "connected");
+    }
+    for peer in provider.peers() {
+        assert!(!peer.provider && peer.models.is_empty(), "{peer:?}");
+    }
+    for port in [11434, 21434, 11433] {
+        assert_eq!(App::at(&laptop, port).is_answered("round"), "gpu");
+    }
+}
+
+pub fn a_port_that_is_taken_is_a_clear_message_and_not_half_a_start() {
+    let net = Net::empty();
+    let host = net.bare_host("host");
+    let homes = ["first", "second", "third"].map(Home::new);
+    let _first = Node::start(&host, &homes[0], &[]);
+    let _second = Node::start(&host, &homes[1], &[]);
+    let fails = |flags: &[&str]| {
+        let (code, error) = homes[2].fails(&host, flags);
+        assert_eq!(code, Some(1));
+        assert_eq!(error.lines().count(), 1, "{error}");
+        error
+    };
+    let both = fails(&[]);
+    assert!(both.contains("11434") && both.contains("11433") && both.contains("--listen"), "{both}");
+    let chosen = fails(&["--listen", "127.0.0.1:11434"]);
+    assert!(chosen.contains("another ollana") && chosen.contains("--listen"), "{chosen}");
+    let free = ["--listen", "127.0.0.1:31434"];
+    let mesh = fails(&[&free[..], &["--mesh", "[::]:11435"]].concat());
+    assert!(mesh.contains("UDP") && mesh.contains("11435") && mesh.contains("--mesh"), "{mesh}");
+    let page = fails(&[&free[..], &["--status", "127.0.0.1:11437"]].concat());
+    assert!(page.contains("11437") && page.contains("--status"), "{page}");
+    // A start that failed leaves nothing in the way of the next.
+    let third = Node::start(&host, &homes[2], &free);
+    third.until_peer("first", CHANGE, |peer| peer.state == "connected");
+}
