@@ -118,6 +118,8 @@ async fn idle(table: &mut Table, rest: Duration, nodes: &[(String, &Node)]) {
 
 async fn both_ways(table: &mut Table, gigabytes: f64) {
     let pair = Pair::start().await;
+    // From the command line: a few gigabytes.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let bytes = (gigabytes * 1e9) as u64;
     let start = Instant::now();
     let stalled = pair.both_ways(bytes, Duration::from_secs(10)).await;

@@ -1,8 +1,8 @@
 //! The network between two nodes, as far as a test wants to cut it, or to put another node at the same address.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
@@ -15,11 +15,13 @@ pub struct Relay {
     _task: AbortOnDropHandle<()>,
 }
 
-#[derive(Clone, Copy)]
 struct Way {
     target: SocketAddr,
-    cut: bool,
-    passed: u64,
+    there: bool,
+    back: bool,
+    /// The connections that packets came back on, by the ID at the start of each; those of old ones do not pass.
+    seen: HashSet<[u8; 8]>,
+    old: bool,
 }
 
 // === impl Relay ===
@@ -27,7 +29,7 @@ struct Way {
 impl Relay {
     pub async fn to(target: SocketAddr) -> Self {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let way = Arc::new(Mutex::new(Way { target, cut: false, passed: 0 }));
+        let way = Arc::new(Mutex::new(Way { target, there: true, back: true, seen: HashSet::new(), old: true }));
         let address = socket.local_addr().unwrap();
         let task = AbortOnDropHandle::new(tokio::spawn(pass(socket, Arc::clone(&way))));
         Self { address, way, _task: task }
@@ -35,12 +37,39 @@ impl Relay {
 
     /// Nothing passes any more, in either direction, until it is mended.
     pub fn cut(&self, cut: bool) {
-        self.way.lock().unwrap().cut = cut;
+        let mut way = self.way();
+        (way.there, way.back) = (!cut, !cut);
+    }
+
+    /// Nothing comes back any more.
+    pub fn cut_back(&self, cut: bool) {
+        self.way().back = !cut;
+    }
+
+    /// Nothing comes back any more on the connections that there are; on new ones it does.
+    pub fn cut_old(&self, cut: bool) {
+        self.way().old = !cut;
     }
 
     /// From here on another node stands at the address.
     pub fn lead_to(&self, target: SocketAddr) {
-        self.way.lock().unwrap().target = target;
+        self.way().target = target;
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap()
+    }
+}
+
+impl Way {
+    fn lets_back(&mut self, datagram: &[u8]) -> bool {
+        // A short header, and behind it the connection's ID (RFC 9000 §17.3).
+        let id = datagram.get(1..9).filter(|_| datagram[0] & 0x80 == 0).map(|id| <[u8; 8]>::try_from(id).unwrap());
+        let known = id.is_some_and(|id| self.seen.contains(&id));
+        if self.old {
+            self.seen.extend(id);
+        }
+        self.back && (self.old || !known)
     }
 }
 
@@ -58,19 +87,19 @@ async fn pass(socket: Arc<UdpSocket>, way: Arc<Mutex<Way>>) {
                 let mut datagram = vec![0; 65_536];
                 loop {
                     let Ok((length, _)) = own.recv_from(&mut datagram).await else { continue };
-                    if !way.lock().unwrap().cut {
+                    let passes = way.lock().unwrap().lets_back(&datagram[..length]);
+                    if passes {
                         let _ = socket.send_to(&datagram[..length], from).await;
                     }
                 }
             });
         }
-        let now = {
-            let mut way = way.lock().unwrap();
-            way.passed += 1;
-            *way
+        let target = {
+            let way = way.lock().unwrap();
+            way.there.then_some(way.target)
         };
-        if !now.cut {
-            let _ = senders[&from].send_to(&datagram[..length], now.target).await;
+        if let Some(target) = target {
+            let _ = senders[&from].send_to(&datagram[..length], target).await;
         }
     }
 }

@@ -80,12 +80,12 @@ async fn an_answer_that_runs_outlives_a_silence_after_which_the_peer_is_dialled_
     let mut answer = within(user.post("/api/generate", &prompt("m", 60))).await;
     within(answer.frame()).await.unwrap().unwrap();
 
-    relay.cut(true);
-    user.until_peer(provider.id(), |peer| peer.state == PeerState::Unreachable).await;
-    // A dial is under way by now, and succeeds when the network is there again.
-    tokio::time::sleep(Duration::from_millis(600)).await;
-    relay.cut(false);
+    relay.cut_old(true);
+    user.until_peer(provider.id(), |peer| peer.state != PeerState::Connected).await;
+    // It is dialled at once, and that is how it comes back.
     user.until_lent(provider.id(), "m").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    relay.cut_old(false);
     let rest = within(answer.into_body().collect()).await.expect("the answer comes to its end");
     assert!(String::from_utf8_lossy(&rest.to_bytes()).contains("\"done\":true"));
 }
