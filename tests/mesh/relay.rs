@@ -79,27 +79,31 @@ async fn pass(socket: Arc<UdpSocket>, way: Arc<Mutex<Way>>) {
     let mut datagram = vec![0; 65_536];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut datagram).await else { continue };
-        if !senders.contains_key(&from) {
-            let own = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            senders.insert(from, Arc::clone(&own));
-            let (socket, way) = (Arc::clone(&socket), Arc::clone(&way));
-            back.spawn(async move {
-                let mut datagram = vec![0; 65_536];
-                loop {
-                    let Ok((length, _)) = own.recv_from(&mut datagram).await else { continue };
-                    let passes = way.lock().unwrap().lets_back(&datagram[..length]);
-                    if passes {
-                        let _ = socket.send_to(&datagram[..length], from).await;
-                    }
-                }
-            });
-        }
+        let sender = match senders.entry(from) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let own = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                back.spawn(pass_back(Arc::clone(&own), Arc::clone(&socket), from, Arc::clone(&way)));
+                new.insert(own)
+            }
+        };
         let target = {
             let way = way.lock().unwrap();
             way.there.then_some(way.target)
         };
         if let Some(target) = target {
-            let _ = senders[&from].send_to(&datagram[..length], target).await;
+            let _ = sender.send_to(&datagram[..length], target).await;
+        }
+    }
+}
+
+async fn pass_back(own: Arc<UdpSocket>, socket: Arc<UdpSocket>, from: SocketAddr, way: Arc<Mutex<Way>>) {
+    let mut datagram = vec![0; 65_536];
+    loop {
+        let Ok((length, _)) = own.recv_from(&mut datagram).await else { continue };
+        let passes = way.lock().unwrap().lets_back(&datagram[..length]);
+        if passes {
+            let _ = socket.send_to(&datagram[..length], from).await;
         }
     }
 }

@@ -32,7 +32,7 @@ async fn a_peer_that_acknowledges_nothing_keeps_no_request_that_another_can_take
             }
         }
     };
-    let (answer, _provider) = within(async { tokio::join!(asked, moved) }).await;
+    let (answer, _provider) = within(Box::pin(async { tokio::join!(asked, moved) })).await;
     assert_eq!(answer.headers()["ollana-peer"], "gpu1");
 }
 
@@ -65,7 +65,7 @@ async fn a_silent_peer_is_unreachable_in_three_seconds_and_its_waiting_request_m
         assert!(after > Duration::from_millis(2900) && after < Duration::from_millis(4500), "{after:?}");
         (taken, provider)
     };
-    let (answer, _kept) = within(async { tokio::join!(asked, moved) }).await;
+    let (answer, _kept) = within(Box::pin(async { tokio::join!(asked, moved) })).await;
     assert_eq!(answer.headers()["ollana-peer"], "gpu1");
 }
 
