@@ -1,5 +1,6 @@
 //! The network between two nodes, as far as a test wants to cut it, or to put another node at the same address.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
