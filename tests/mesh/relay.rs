@@ -1,5 +1,6 @@
 //! The network between two nodes, as far as a test wants to cut it, or to put another node at the same address.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -79,9 +80,8 @@ async fn pass(socket: Arc<UdpSocket>, way: Arc<Mutex<Way>>) {
     let mut datagram = vec![0; 65_536];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut datagram).await else { continue };
-        if !senders.contains_key(&from) {
-            let own = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            senders.insert(from, Arc::clone(&own));
+        if let Entry::Vacant(new) = senders.entry(from) {
+            let own = Arc::clone(new.insert(Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap())));
             let (socket, way) = (Arc::clone(&socket), Arc::clone(&way));
             back.spawn(async move {
                 let mut datagram = vec![0; 65_536];
