@@ -283,8 +283,6 @@ impl Actor {
                 }
                 self.machine.handle_silence(now, link, silent);
             }
-            // What that changes is published in any case.
-            Event::Role => {}
             Event::Lost(link, closed) => {
                 if let Some(held) = self.links.remove(&link) {
                     let loud = self.loud(Some(held.connection.id()));

@@ -203,7 +203,6 @@ impl Entry {
     fn view(&self, id: Id, trust: &Snapshot) -> PeerView {
         let standing = self.standing(id, trust);
         let report = self.live.as_ref().map(|live| live.report.borrow().clone()).unwrap_or_default();
-        let standing = if report.provider { standing.as_provider() } else { standing };
         let connected = self.is_connected();
         PeerView {
             name: self.label.clone(),

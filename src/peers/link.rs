@@ -107,8 +107,6 @@ pub fn is_refusal(closed: &Closed) -> bool {
 pub enum Event {
     /// It fell silent, or speaks again.
     Silence(LinkId, bool),
-    /// It has begun to lend, or does so no longer.
-    Role,
     /// It is over.
     Lost(LinkId, Closed),
 }
@@ -216,8 +214,7 @@ impl Follow {
     async fn take(&mut self, report: Report) {
         let unpinned = || self.book.snapshot().pin(&self.connection.id()).is_none();
         let again = |met: Instant| met.elapsed() >= MEET_AGAIN && unpinned();
-        let (provides, provided) = (report.provider, self.report.borrow().provider);
-        if provides && self.met.is_none_or(again) {
+        if report.provider && self.met.is_none_or(again) {
             self.met = Some(Instant::now());
             let met = Met {
                 id: self.connection.id(),
@@ -242,9 +239,6 @@ impl Follow {
             }
             changed
         });
-        if provides != provided {
-            let _ = self.events.send(Event::Role).await;
-        }
     }
 
     async fn closed_or(&self, otherwise: String) -> Closed {

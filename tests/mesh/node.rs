@@ -184,7 +184,8 @@ pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("it takes too long")
+    // Boxed: a test's future is as large as all that it waits for.
+    tokio::time::timeout(PATIENCE, Box::pin(future)).await.expect("it takes too long")
 }
 
 /// Status and whole body.

@@ -288,6 +288,168 @@ fn a_refusal_is_shown_and_not_asked_again_at_once() {
     assert_eq!(world.dials(), []);
 }
 
+/// A stranger with a key and an address of its own.
+fn stranger(n: u16) -> (SocketAddr, Claim) {
+    let [high, low] = n.to_be_bytes();
+    let mut key = [0xee; 32];
+    (key[0], key[1]) = (high, low);
+    let claim = Claim { id: Id::from_bytes(key), instance: Instance(1), name: NodeName::lossy("stranger") };
+    (SocketAddr::from(([10, 1, high, low], 11435)), claim)
+}
+
+fn opened(link: u64, claim: &Claim) -> Opened {
+    Opened { link: LinkId(link), id: claim.id, hello: Hello::of(claim.name.clone(), claim.instance) }
+}
+
+impl World {
+    /// A beacon, or a call, of so many strangers.
+    fn flood(&mut self, strangers: std::ops::Range<u16>, call: bool) {
+        for (address, claim) in strangers.map(stranger) {
+            match call {
+                true => {
+                    let hello = Hello::of(claim.name, claim.instance);
+                    self.machine.handle_inbound(self.now, claim.id, &hello, address);
+                }
+                false => {
+                    let sighting = Sighting { kind: SightingKind::Present, address, claim: Some(claim) };
+                    self.machine.handle_sighting(self.now, sighting);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_that_strangers_prove_are_bounded_and_push_out_nobody_who_is_there() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.dials();
+    let link = world.open(1, 1, 7);
+    world.actions();
+    // Some leave again, and are forgotten for others.
+    for n in 0..1000 {
+        let (address, claim) = stranger(n);
+        world.machine.handle_opened(world.now, address, opened(1000 + u64::from(n), &claim));
+        if n % 2 == 0 {
+            world.machine.handle_lost(world.now, LinkId(1000 + u64::from(n)), false, "x".into());
+        }
+        world.pass(Duration::from_millis(1));
+    }
+    assert_eq!(world.machine.peers().count(), MAX_PEERS);
+    let dropped = |action: &Action| matches!(action, Action::Drop(_, Dropped::Crowded));
+    assert!(!world.actions().iter().any(dropped));
+    // The others stay, until nobody else is let in.
+    for n in 1000..2000 {
+        let (address, claim) = stranger(n);
+        world.machine.handle_opened(world.now, address, opened(1000 + u64::from(n), &claim));
+    }
+    assert_eq!(world.machine.peers().count(), MAX_PEERS);
+    assert!(world.actions().iter().any(dropped));
+    assert_eq!(world.machine.peers().find(|(of, _)| **of == id(1)).unwrap().1.link, Some(link));
+}
+
+#[test]
+fn a_flood_of_addresses_displaces_none_that_a_person_named_and_delays_no_peer() {
+    for call in [false, true] {
+        let mut world = World::new();
+        world.see(2, Some(claim(2, 1)));
+        world.see(2, None);
+        world.see(1, Some(claim(1, 7)));
+        assert_eq!(world.dials().len(), 2);
+        let link = world.open(1, 1, 7);
+        world.fail(2, false);
+        world.flood(0..3000, call);
+        assert!(world.machine.candidates.len() <= MAX_CANDIDATES);
+        world.dials();
+        world.pass(GOOD);
+        world.machine.handle_lost(world.now, link, false, "gone".into());
+        world.flood(0..3000, call);
+        let mut missing = vec![address(1), address(2)];
+        let end = world.now + Duration::from_millis(400);
+        while world.now < end {
+            let dialled = world.dials();
+            missing.retain(|address| !dialled.contains(address));
+            world.pass(Duration::from_millis(50));
+        }
+        assert_eq!(missing, [], "call: {call}");
+    }
+}
+
+#[test]
+fn an_address_that_nobody_knows_is_dialled_once_in_ten_seconds_however_it_fails() {
+    let mut world = World::new();
+    let mut dials = 0;
+    for second in 0..60 {
+        if second % 3 == 0 {
+            world.see(1, Some(claim(1, second)));
+        }
+        for _ in world.dials() {
+            dials += 1;
+            world.fail(1, false);
+        }
+        world.pass(Duration::from_secs(1));
+    }
+    assert!((4..=6).contains(&dials), "{dials}");
+}
+
+#[test]
+fn who_takes_connections_and_ends_them_is_dialled_ever_less_often() {
+    let mut world = World::new();
+    world.see(1, None);
+    let mut dials = 0;
+    let end = world.now + Duration::from_secs(60);
+    while world.now < end {
+        for _ in world.dials() {
+            dials += 1;
+            let link = world.open(1, 1, 7);
+            world.machine.handle_lost(world.now, link, false, "no reason".into());
+        }
+        world.pass(Duration::from_millis(50));
+    }
+    assert!((4..=10).contains(&dials), "{dials}");
+}
+
+#[test]
+fn an_address_that_a_person_named_outlives_its_beacons() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.see(1, None);
+    let gone = Sighting { kind: SightingKind::Expired, address: address(1), claim: Some(claim(1, 7)) };
+    world.machine.handle_sighting(world.now, gone.clone());
+    assert_eq!(world.dials(), [address(1)]);
+    world.fail(1, false);
+    world.machine.handle_sighting(world.now, Sighting { claim: None, ..gone });
+    world.pass(Duration::from_secs(600));
+    assert_eq!(world.dials(), [], "the name that was typed has another address now");
+}
+
+#[test]
+fn a_copy_of_a_peer_is_reported_once_and_forgotten_when_it_is_gone() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.see(2, Some(claim(1, 8)));
+    world.dials();
+    world.open(1, 1, 7);
+    let mut reports = 0;
+    for copy_is_there in [true, true, true, false, false, false, false] {
+        if copy_is_there {
+            world.open(2, 1, 8);
+        }
+        for _ in 0..10 {
+            world.now += Duration::from_secs(1);
+            let now = world.now;
+            world.machine.handle_timeout(now, |_| Some(now));
+            reports += world.actions().iter().filter(|action| matches!(action, Action::PeerCloned(_))).count();
+        }
+        if copy_is_there {
+            assert_eq!(world.dials(), [], "not yet");
+            assert!(world.machine.peers().next().unwrap().1.cloned.is_some());
+        }
+    }
+    assert_eq!(reports, 1);
+    assert!(world.machine.peers().next().unwrap().1.cloned.is_none());
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     See(u8, u8, u64),
