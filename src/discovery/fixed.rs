@@ -210,7 +210,9 @@ fn parse_port(text: &str) -> Result<u16, ParsePeerAddressError> {
 /// An IPv6 address, perhaps with a scope of the characters that interface names are made of.
 fn is_v6(text: &str) -> bool {
     let (address, scope) = text.split_once('%').map_or((text, None), |(address, scope)| (address, Some(scope)));
-    let scope_fits = scope.is_none_or(|scope| !scope.is_empty() && scope.bytes().all(|b| b.is_ascii_graphic()));
+    // A bracket in it could not be told from the one that ends the address.
+    let fits = |b: u8| b.is_ascii_graphic() && !matches!(b, b'[' | b']');
+    let scope_fits = scope.is_none_or(|scope| !scope.is_empty() && scope.bytes().all(fits));
     address.parse::<Ipv6Addr>().is_ok() && scope_fits
 }
 
@@ -279,6 +281,7 @@ mod tests {
             ("300.1.1.1", E::Host("300.1.1.1".to_owned())),
             ("10.0.0", E::Host("10.0.0".to_owned())),
             ("-x", E::Host("-x".to_owned())),
+            ("::%]", E::V6("::%]".to_owned())),
         ] {
             assert_eq!(text.parse::<PeerAddress>(), Err(expected), "{text}");
         }
