@@ -122,6 +122,11 @@ impl Reader {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Event>, StreamError>> {
         loop {
             if let Some(event) = self.next_read()? {
+                let (kind, length) = match &event {
+                    Event::Data(data) => (Kind::Data, data.len()),
+                    Event::Frame(kind, payload) => (*kind, payload.len()),
+                };
+                tracing::trace!(stream = %self.stream.id(), ?kind, length, "frame");
                 return Poll::Ready(Ok(Some(event)));
             }
             // `read_chunks` keeps nothing in its future: quinn holds the waker, so a new future at each poll is sound.
