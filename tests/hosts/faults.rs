@@ -48,7 +48,7 @@ pub fn a_provider_that_is_killed_breaks_its_answers_and_the_next_request_is_serv
     for chat in dying {
         chat.breaks_within(GIVEN_UP);
     }
-    user.until_peer("first", CHANGE, |peer| peer.state == "unreachable");
+    user.until_peer("first", CHANGE, |peer| ["unreachable", "connecting"].contains(&peer.state.as_str()));
 }
 
 pub fn a_bridge_that_is_cut_for_ten_seconds_ends_no_answer_and_hangs_no_request() {
@@ -72,7 +72,7 @@ pub fn a_bridge_that_is_cut_for_ten_seconds_ends_no_answer_and_hangs_no_request(
         assert!(matches!(refused.status, 502 | 503), "{}", refused.status);
         assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
     }
-    user.until_peer("gpu", CHANGE, |peer| peer.state == "unreachable");
+    user.until_peer("gpu", CHANGE, |peer| ["unreachable", "connecting"].contains(&peer.state.as_str()));
     std::thread::sleep(Duration::from_secs(10).saturating_sub(since.elapsed()));
     lan.join();
     app.is_answered_within(CHANGE, "after the cut");
@@ -102,7 +102,7 @@ fn restarted(lan: &Lan, net: &Net, change: impl FnOnce(&Host)) {
     provider.until_peer("laptop", CHANGE, |peer| peer.state == "connected" && peer.scope == "infer");
     // And a stop that is no power cut.
     provider.stop();
-    user.until_peer("gpu", SOON, |peer| peer.state == "unreachable");
+    user.until_peer("gpu", SOON, |peer| ["unreachable", "connecting"].contains(&peer.state.as_str()));
     let _again = Node::start(&gpu, &homes[0], &[]);
     app.is_answered_within(CHANGE, "once more");
 }
@@ -190,7 +190,7 @@ pub fn a_node_that_stops_lets_its_answers_finish_and_takes_nothing_new() {
     assert_eq!(ollamas[0].chats(), before);
     assert_eq!(running.must_be_right(), "first");
     assert_eq!(first.ends(CHANGE).code(), Some(0));
-    user.until_peer("first", SOON, |peer| peer.state == "unreachable");
+    user.until_peer("first", SOON, |peer| ["unreachable", "connecting"].contains(&peer.state.as_str()));
 }
 
 pub fn a_node_that_stops_lets_the_answers_of_its_own_applications_finish() {
