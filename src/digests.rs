@@ -31,8 +31,8 @@ pub const DIGESTS_FILE: &str = "digests.toml";
 /// Names that are kept: more than people use, and with less than 2 KB each at most the file is written in milliseconds.
 /// The one that was not used for longest goes first, but for those that a person chose.
 const MAX: usize = 1024;
-/// Longest name in bytes, as Ollama compares it: host, namespace, model and tag have 80 each at most.
-const MAX_NAME: usize = 350;
+/// Longest name in bytes, as Ollama compares it: a host of 350, and three parts of 80.
+const MAX_NAME: usize = 600;
 /// Longest digest in bytes: SHA-256 in hexadecimal has 64.
 const MAX_DIGEST: usize = 160;
 /// Nodes remembered for one digest: enough to know for whom to wait.

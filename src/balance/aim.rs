@@ -9,7 +9,7 @@ use super::refuse::{self, Hindered};
 use crate::digests::Kept;
 use crate::exchange::Refusal;
 use crate::id::Id;
-use crate::route::ModelName;
+use crate::route::{ModelName, unknown_model};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -44,7 +44,8 @@ pub(super) struct Search<'a> {
 impl Aim {
     /// Of a request for this model.
     pub(super) fn of(model: ModelName) -> Self {
-        if model.is_cloud() { Self::Cloud(model) } else { Self::Model(model) }
+        // What is no name to Ollama is no cloud model either, and refused in its words.
+        if model.is_cloud() && model.fault().is_none() { Self::Cloud(model) } else { Self::Model(model) }
     }
 
     /// Those who may take it, or why nobody can.
@@ -124,7 +125,7 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
 /// own, if applications of this machine alone ask here.
 fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     let own = search.members.values().find(|member| member.is_local() && member.obstacle().is_none());
-    own.filter(|_| !search.node.open).cloned().ok_or_else(|| refuse::cloud(model))
+    own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
 }
 
 fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
@@ -143,7 +144,7 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
             .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
             .collect();
         return Err(match hindered.is_empty() {
-            true => refuse::no_such_model(model, search.path),
+            true => unknown_model(search.path, model),
             false => refuse::holders_unusable(model, hindered, members),
         });
     }

@@ -48,29 +48,6 @@ pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, member
     unavailable("no-provider", message, members)
 }
 
-/// No server has the model: in Ollama's own words, since programs look for them.
-pub(super) fn no_such_model(model: &ModelName, path: &str) -> Refusal {
-    let message = if path == "/api/embed" {
-        format!("model {:?} not found, try pulling it first", model.as_written())
-    } else {
-        format!("model '{model}' not found")
-    };
-    Refusal { status: StatusCode::NOT_FOUND, code: "no-model", message, retry_after: None }
-}
-
-/// What runs on an owner's account.
-pub(super) fn cloud(model: &ModelName) -> Refusal {
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "cloud",
-        message: format!(
-            "model '{model}' runs in the cloud on the account of an Ollama's owner: it never crosses the mesh, and this \
-             node has no Ollama of its own to run it. Ask the Ollama on its own machine directly"
-        ),
-        retry_after: None,
-    }
-}
-
 /// The servers that hold the weights used so far cannot be used, others hold other weights under the same name.
 pub(super) fn other_weights(
     model: &ModelName,
