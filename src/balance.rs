@@ -45,7 +45,7 @@ use self::pins::Pins;
 use self::replay::{Replay, Reserve};
 use crate::exchange::{Body, Endpoint, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
 use crate::id::{Id, NodeName};
-use crate::route::{self, Kind, Route};
+use crate::route::{self, Dialect, Kind, Route};
 
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
 /// mesh may take to be able to use it (issue 2).
@@ -116,13 +116,13 @@ impl Router {
         }))
     }
 
-    /// Those that can take a request now, or why nobody can.
-    pub async fn providers(&self) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
+    /// Those that can take a request of this dialect now, or why nobody can.
+    pub async fn providers(&self, dialect: Dialect) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
         let mut members = self.0.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;
         loop {
             let snapshot = members.borrow_and_update().clone();
-            match aim::providers(&snapshot) {
+            match aim::providers(&snapshot, dialect) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
                 Err(refusal) => self.0.wait_for_more(&mut members, suspense_ends, refusal).await?,
             }
@@ -166,6 +166,7 @@ impl Inner {
         let (mut parts, body) = request.into_parts();
         let (aim, body) = aim_of(kind, &mut parts, body).await?;
         let path = parts.uri.path().to_owned();
+        let dialect = Dialect::of(&parts);
         // What changes models, or was sent to one node, is tried there and nowhere else.
         let replay = match aim {
             Aim::Model(_) | Aim::Any => Replay::new(body, self.reserve.clone()),
@@ -179,7 +180,7 @@ impl Inner {
         self.budget.deposit();
         loop {
             let snapshot = members.borrow_and_update().clone();
-            let member = match aim.candidates(&snapshot, &tried, &self.name, &self.pins, &path) {
+            let member = match aim.candidates(&snapshot, &tried, &self.name, &self.pins, &path, dialect) {
                 Ok(candidates) => pick(&candidates),
                 Err(refusal) if tried.is_empty() => {
                     self.wait_for_more(&mut members, suspense_ends, refusal).await?;
@@ -200,7 +201,7 @@ impl Inner {
                     && matches!(aim, Aim::Model(_) | Aim::Any)
                     && replay.is_possible()
                     && aim
-                        .candidates(members, &tried, &self.name, &self.pins, &path)
+                        .candidates(members, &tried, &self.name, &self.pins, &path, dialect)
                         .is_ok_and(|candidates| !candidates.is_empty())
             };
             let outcome = attempt(&member, again(&parts, replay.body()), members.clone(), may_move).await;

@@ -10,6 +10,7 @@ mod look;
 mod name;
 mod path;
 mod refusal;
+mod server;
 
 use http::{Method, Uri};
 
@@ -20,6 +21,7 @@ pub(crate) use find::{has_form, is_compressed, may_name_model};
 pub use look::{Key, Look, Progress};
 pub use name::ModelName;
 pub use refusal::{cloud_off, render, unauthorized};
+pub use server::{Dialect, is_grpc, is_lent};
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

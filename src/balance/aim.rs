@@ -8,7 +8,7 @@ use super::pins::Pins;
 use super::refuse;
 use crate::exchange::Refusal;
 use crate::id::{Id, NodeName, Use};
-use crate::route::ModelName;
+use crate::route::{Dialect, ModelName};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -33,12 +33,13 @@ impl Aim {
         own: &NodeName,
         pins: &Pins,
         path: &str,
+        dialect: Dialect,
     ) -> Result<Vec<Arc<Member>>, Refusal> {
         let mut found = match self {
             Self::Chosen(choice) => vec![chosen(choice, members)?],
             Self::Manage => vec![manager(members, own)?],
-            Self::Model(model) => holders(model, members, pins, path)?,
-            Self::Any => providers(members)?,
+            Self::Model(model) => holders(model, members, pins, path, dialect)?,
+            Self::Any => providers(members, dialect)?,
         };
         found.retain(|member| !tried.contains(&member.id()));
         Ok(found)
@@ -53,10 +54,16 @@ impl Aim {
     }
 }
 
-/// Those that can take a request at all.
-pub(super) fn providers(members: &Members) -> Result<Vec<Arc<Member>>, Refusal> {
+/// Those that can take a request of this dialect.
+pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Refusal> {
     let usable: Vec<_> = members.values().filter(|member| member.obstacle().is_none()).cloned().collect();
-    if usable.is_empty() { Err(refuse::nobody(members)) } else { Ok(usable) }
+    let suited: Vec<_> = usable.iter().filter(|member| member.suits(dialect)).cloned().collect();
+    match (usable.is_empty(), suited.is_empty()) {
+        (true, _) => Err(refuse::nobody(members)),
+        (false, true) if dialect.is_strict() => Err(refuse::other_api(dialect, &usable, members)),
+        (false, true) => Ok(usable),
+        (false, false) => Ok(suited),
+    }
 }
 
 fn chosen(choice: &str, members: &Members) -> Result<Arc<Member>, Refusal> {
@@ -79,7 +86,7 @@ fn chosen(choice: &str, members: &Members) -> Result<Arc<Member>, Refusal> {
 }
 
 fn manager(members: &Members, own: &NodeName) -> Result<Arc<Member>, Refusal> {
-    let usable = providers(members)?;
+    let usable = providers(members, Dialect::Ollama)?;
     let managers: Vec<&Member> = usable.iter().map(|m| &**m).filter(|member| member.lets_manage()).collect();
     match managers.as_slice() {
         [] => {
@@ -94,14 +101,20 @@ fn manager(members: &Members, own: &NodeName) -> Result<Arc<Member>, Refusal> {
     }
 }
 
-fn holders(model: &ModelName, members: &Members, pins: &Pins, path: &str) -> Result<Vec<Arc<Member>>, Refusal> {
-    let usable = providers(members)?;
+fn holders(
+    model: &ModelName,
+    members: &Members,
+    pins: &Pins,
+    path: &str,
+    dialect: Dialect,
+) -> Result<Vec<Arc<Member>>, Refusal> {
+    let usable = providers(members, dialect)?;
     // Whom we do not use because a person said so does not count as having it.
     let all: Vec<&Member> = members
         .values()
         .map(|m| &**m)
         .filter(|member| member.is_local() || member.endpoint.use_() != Use::No)
-        .filter(|member| member.view().digest(model).is_some())
+        .filter(|member| member.view().digest(model).is_some() && (!dialect.is_strict() || member.suits(dialect)))
         .collect();
     let having: Vec<_> = usable.into_iter().filter(|member| member.view().digest(model).is_some()).collect();
     if having.is_empty() {

@@ -3,6 +3,7 @@
 use super::output::{Table, print, print_json};
 use super::{Failure, Place, block_on};
 use crate::control::ModelView;
+use crate::exchange::ServerKind;
 
 /// Lists the models of the mesh.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
@@ -20,8 +21,10 @@ fn render(models: &[ModelView]) -> String {
         let nodes: Vec<String> = model
             .nodes
             .iter()
-            .map(|node| {
-                if model.conflict { format!("{} ({})", node.name, digest(&node.digest)) } else { node.name.to_string() }
+            .map(|node| match node.api {
+                ServerKind::Ollama if model.conflict => format!("{} ({})", node.name, digest(&node.digest)),
+                ServerKind::Ollama => node.name.to_string(),
+                ServerKind::OpenAi | ServerKind::Grpc => format!("{} (/v1 only)", node.name),
             })
             .collect();
         let loaded: Vec<String> = model.loaded.iter().map(ToString::to_string).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exchange::ModelInfo;
+use crate::exchange::{ModelInfo, ServerKind};
 use crate::id::{Id, NodeName};
 
 /// What one node has.
@@ -16,6 +16,8 @@ pub struct Catalog {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
+    /// What its server speaks.
+    pub api: ServerKind,
     /// Its models, as its report says.
     pub models: BTreeMap<String, ModelInfo>,
 }
@@ -44,7 +46,10 @@ pub struct ModelNode {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
-    /// The digest it has.
+    /// What its server speaks: on one that is no Ollama the model is had at `/v1` alone.
+    #[serde(default)]
+    pub api: ServerKind,
+    /// The digest it has; empty where there are none.
     pub digest: String,
     /// Whether the model is in its memory.
     pub loaded: bool,
@@ -59,6 +64,7 @@ pub fn merge(catalogs: Vec<Catalog>) -> Vec<ModelView> {
                 name: catalog.name.clone(),
                 id: catalog.id,
                 local: catalog.local,
+                api: catalog.api,
                 digest: info.digest,
                 loaded: info.loaded,
             });
@@ -68,7 +74,8 @@ pub fn merge(catalogs: Vec<Catalog>) -> Vec<ModelView> {
         .into_iter()
         .map(|(name, nodes)| {
             let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
-            for node in &nodes {
+            // Only an Ollama gives digests; where there is none, nobody can tell.
+            for node in nodes.iter().filter(|node| !node.digest.is_empty()) {
                 *votes.entry(&node.digest).or_default() += 1;
             }
             let conflict = votes.len() > 1;
@@ -89,6 +96,7 @@ mod tests {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),
             local: false,
+            api: ServerKind::Ollama,
             models: models.iter().map(|(name, digest, loaded)| ((*name).to_owned(), info(digest, *loaded))).collect(),
         }
     }
@@ -106,5 +114,14 @@ mod tests {
         assert_eq!(models[0].digest, "y");
         assert_eq!(models[0].loaded, [NodeName::lossy("a"), NodeName::lossy("b")]);
         assert_eq!(models[0].nodes.len(), 3);
+    }
+
+    #[test]
+    fn a_server_without_digests_is_no_conflict() {
+        let llama = Catalog { api: ServerKind::OpenAi, ..node("b", &[("m", "", true)]) };
+        let models = merge(vec![node("a", &[("m", "x", true)]), llama]);
+        assert!(!models[0].conflict);
+        assert_eq!(models[0].digest, "x");
+        assert_eq!(models[0].nodes[1].api, ServerKind::OpenAi);
     }
 }
