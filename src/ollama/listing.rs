@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::State;
 use super::client::Client;
-use super::meet::{ask, greet};
-use crate::exchange::{ExchangeError, ModelInfo, ServerKind};
+use super::meet::ask;
+use crate::exchange::{ExchangeError, ModelInfo};
 use crate::route::ModelName;
 
 #[derive(Deserialize)]
@@ -57,17 +57,10 @@ struct OpenAiStatus {
     value: String,
 }
 
-/// Asks for all that may have changed, of a server of this kind.
+/// Asks an Ollama for all that may have changed.
 pub(super) async fn refresh(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
-    match state.kind {
-        ServerKind::Ollama => {
-            tags(client, state).await?;
-            loaded(client, state).await
-        }
-        ServerKind::OpenAi => openai(client, state).await,
-        // It has no list; that it answers is all there is to know.
-        ServerKind::Grpc => greet(client).await.map(drop),
-    }
+    tags(client, state).await?;
+    loaded(client, state).await
 }
 
 /// Asks an Ollama which models there are, and keeps of `state` which of them were loaded.

@@ -131,6 +131,7 @@ impl Watch {
                 () = sleep(LOOK) => {}
                 () = self.nudge.notified() => sleep(SOONEST.saturating_sub(looked.elapsed())).await,
             }
+            let kind = self.publish.borrow().kind;
             match self.ask(self.look()).await {
                 Ok(state) => self.publish(state),
                 // Once more before it is withdrawn from everybody.
@@ -141,6 +142,12 @@ impl Watch {
                         Err(problem) => return problem,
                     }
                 }
+            }
+            if self.publish.borrow().kind != kind {
+                canary = match self.canary().await {
+                    Ok(canary) => canary,
+                    Err(gone) => return gone,
+                };
             }
         }
     }
@@ -179,9 +186,13 @@ impl Watch {
         Ok(state)
     }
 
-    /// What may have changed.
+    /// What may have changed. Without a canary, a server may have become another since the last look; and an Ollama has
+    /// what the others are asked for.
     async fn look(&self) -> Result<State, ExchangeError> {
         let mut state = State::clone(&self.publish.borrow());
+        if state.kind != ServerKind::Ollama {
+            return self.meet().await;
+        }
         listing::refresh(&self.client, &mut state).await?;
         Ok(state)
     }
