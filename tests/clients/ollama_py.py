@@ -6,7 +6,7 @@ import os
 import tempfile
 
 import ollama
-from transcript import PNG, SCHEMA, cancel, main, settle, step
+from transcript import PNG, SCHEMA, cancel, main, once, step
 
 OPTIONS = {"num_predict": 12, "seed": 1, "temperature": 0}
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -61,6 +61,7 @@ async def transcript(kind, client, model):
     await ask("chat, unknown", lambda: client.chat("no-such-model", QUESTION))
     await ask("show, unknown", lambda: client.show("no-such-model"))
     await ask("embed, unknown", lambda: client.embed("no-such-model", "x"))
+    await ask("embeddings, unknown", lambda: client.embeddings("no-such-model", "x"))
     await ask("a bad name", lambda: client.generate("a b", "x"))
     await ask("a route of a later Ollama", lambda: client.systemone(
         model, [], {"q": {"type": "noul", "question": "Is it?"}}))
@@ -86,17 +87,17 @@ async def manage(kind, client, model):
     await ask("delete", lambda: client.delete("copied"))
     await ask("delete what is gone", lambda: client.delete("copied"))
     await ask("copy what is not there", lambda: client.copy("no-such-model", "copied"))
-    with tempfile.NamedTemporaryFile() as file:
-        path = os.environ.get("GGUF")
-        if not path:
-            file.write(kind.encode() * 1_000_000)
-            file.flush()
-            path = file.name
-        await ask("upload", lambda: client.create_blob(path))
-        await ask("upload again", lambda: client.create_blob(path))
-        with open(path, "rb") as content:
-            digest = "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
-    await ask("create", lambda: client.create("made", files={"model.gguf": digest}))
+    with tempfile.NamedTemporaryFile() as small, tempfile.NamedTemporaryFile() as large:
+        small.write(kind.encode())
+        small.flush()
+        await ask("upload", lambda: client.create_blob(small.name))
+        await ask("upload what is there", lambda: client.create_blob(small.name))
+        large.write(os.urandom(20_000_000))
+        large.flush()
+        await step(f"{kind} large upload", lambda: uploaded(client, large.name))
+        # What a real Ollama shall make a model of has been uploaded before, by its own command.
+        model_digest = digest(os.environ.get("GGUF", large.name))
+    await ask("create", lambda: client.create("made", files={"model.gguf": model_digest}))
     await ask("chat with what was made", lambda: client.chat("made", QUESTION, options=OPTIONS))
     await ask("delete what was made", lambda: client.delete("made"))
     await ask("create, streamed", lambda: client.create("made", from_=model, system="Be short.", stream=True))
@@ -109,6 +110,16 @@ async def change(kind, client, model):
     await step(f"{kind} copy", lambda: client.copy(model, "copied"))
     await step(f"{kind} pull with progress", lambda: client.pull("pulled", stream=True))
     await step(f"{kind} delete", lambda: client.delete("no-such-model"))
+
+
+async def uploaded(client, path):
+    """Whether the client says that it uploaded what it should have; the name of it is another each time."""
+    return await once(client.create_blob(path)) == digest(path)
+
+
+def digest(path):
+    with open(path, "rb") as content:
+        return "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
 
 
 async def stop(kind, client, model):

@@ -3,7 +3,7 @@
 import time
 
 import openai
-from transcript import PNG, SCHEMA, cancel, main, once, settle, step
+from transcript import PNG, SCHEMA, cancel, main, once, step
 
 FEW = {"max_tokens": 12, "seed": 1, "temperature": 0}
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]

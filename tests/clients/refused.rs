@@ -30,7 +30,7 @@ fn nobody(client: Client) {
             Client::OllamaPython => "ollama.ResponseError",
             Client::OllamaNode => "ResponseError",
             Client::OpenAi => "openai.InternalServerError",
-            Client::Anthropic => "anthropic.InternalServerError",
+            Client::Anthropic => "anthropic.ServiceUnavailableError",
         };
         assert_raised(&step, error, 503, &["no Ollama server is known", "ollana doctor"]);
         match client {

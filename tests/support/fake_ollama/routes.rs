@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
@@ -377,7 +378,7 @@ async fn blob(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<In
         return job.full(if there { empty(200) } else { absent() });
     }
     if there {
-        // At once, whatever is still to come.
+        discard(request.body_mut()).await;
         return job.seen(&request, None, b"", false).full(empty(200));
     }
     let Some((length, got)) = read(&job, request.body_mut(), true).await else {
@@ -391,6 +392,23 @@ async fn blob(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<In
     }
     shared.blobs.lock().unwrap().insert(digest);
     job.full(empty(201))
+}
+
+/// What Go's server does with a body that its handler left unread before it answers: reads what is short, and does not
+/// wait for what is long (`maxPostHandlerReadBytes` in net/http).
+async fn discard(body: &mut Incoming) {
+    const MOST: u64 = 256 << 10;
+    let mut left = MOST;
+    if body.size_hint().exact().is_some_and(|length| length >= MOST) {
+        return;
+    }
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        if length > left {
+            return;
+        }
+        left -= length;
+    }
 }
 
 /// A line of JSON now and then.
