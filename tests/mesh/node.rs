@@ -1,4 +1,5 @@
 //! A node as `ollana serve` runs it, and an application that asks it.
+#![allow(dead_code)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -55,8 +56,12 @@ pub fn node(name: &str) -> Setup {
 // === impl Setup ===
 
 impl Setup {
-    pub fn lends(mut self, ollama: &FakeOllama) -> Self {
-        self.config.ollama.url = ollama.url();
+    pub fn lends(self, ollama: &FakeOllama) -> Self {
+        self.lends_at(ollama.url())
+    }
+
+    pub fn lends_at(mut self, url: Uri) -> Self {
+        self.config.ollama.url = url;
         self
     }
 
