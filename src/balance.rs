@@ -225,9 +225,9 @@ impl Inner {
     fn judge(&self, outcome: &Outcome, aim: &Aim, member: &Member, path: &str) -> Verdict {
         let verdict = match outcome {
             Outcome::Lost(_)
-            | Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
-                Verdict::Elsewhere
-            }
+            | Outcome::Failed(
+                ExchangeError::Unreachable(_) | ExchangeError::Lost(_) | ExchangeError::Reset(_, ResetCode::Forbidden),
+            ) => Verdict::Elsewhere,
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
             Outcome::Failed(_) => Verdict::ElsewhereWithinBudget,
             Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {

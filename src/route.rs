@@ -10,6 +10,7 @@ mod look;
 mod name;
 mod path;
 mod refusal;
+mod unknown;
 
 use http::{Method, Uri};
 
@@ -18,8 +19,9 @@ use crate::id::Scope;
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
 pub(crate) use find::{has_form, is_compressed, may_name_model};
 pub use look::{Key, Look, Progress};
-pub use name::ModelName;
+pub use name::{ModelName, NameFault};
 pub use refusal::{cloud_off, render, unauthorized};
+pub use unknown::unknown_model;
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

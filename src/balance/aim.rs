@@ -8,7 +8,7 @@ use super::pins::Pins;
 use super::refuse;
 use crate::exchange::Refusal;
 use crate::id::{Id, NodeName, Use};
-use crate::route::ModelName;
+use crate::route::{ModelName, unknown_model};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ fn holders(model: &ModelName, members: &Members, pins: &Pins, path: &str) -> Res
     let having: Vec<_> = usable.into_iter().filter(|member| member.view().digest(model).is_some()).collect();
     if having.is_empty() {
         return Err(if all.is_empty() {
-            refuse::no_such_model(model, path)
+            unknown_model(path, model)
         } else {
             refuse::holders_unusable(model, &all, members)
         });

@@ -36,16 +36,6 @@ pub(super) fn holders_unusable(model: &ModelName, holders: &[&Member], members: 
     unavailable("no-provider", format!("no server with model '{model}' can be used at the moment: {holders}"), members)
 }
 
-/// No server has the model: in Ollama's own words, since programs look for them.
-pub(super) fn no_such_model(model: &ModelName, path: &str) -> Refusal {
-    let message = if path == "/api/embed" {
-        format!("model {:?} not found, try pulling it first", model.as_written())
-    } else {
-        format!("model '{model}' not found")
-    };
-    Refusal { status: StatusCode::NOT_FOUND, code: "no-model", message, retry_after: None }
-}
-
 /// The servers that hold the version used so far cannot be used, others hold another one under the same name.
 pub(super) fn other_version(model: &ModelName, holders: &[&Member], others: &[&Member], members: &Members) -> Refusal {
     let holders = describe(holders.iter().map(|member| (*member, member.obstacle())), members);

@@ -12,8 +12,8 @@ use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Connection;
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
+use super::{Closed, Connection};
 use crate::exchange::{Answer, Body, Endpoint, ExchangeError, Health, Report};
 use crate::id::{Id, NodeName, Use};
 use crate::wire::frame::{Event, FrameError, Kind};
@@ -94,13 +94,18 @@ async fn exchange(
     request: Request<Body>,
 ) -> Result<Response<Body>, ExchangeError> {
     let counted = connection.exchange();
-    let head = until_gone(&health, &peer, async {
+    let taken = unless_gone(&health, async {
         let (send, recv) = connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into()))?;
         let mut reader = Reader::new(recv);
         let upload = acknowledged(&mut reader, Writer::new(send), request, &health).await?;
-        Ok((read_head(&mut reader).await?, reader, upload))
+        Ok((reader, upload))
     });
-    let ((head, has_body), reader, upload) = head.await?.map_err(|error: StreamError| error.into_exchange(&peer))?;
+    let (mut reader, upload) = taken.await.map_err(|error| match error {
+        StreamError::Lost(_) => ExchangeError::Unreachable(peer.clone()),
+        other => other.into_exchange(&peer),
+    })?;
+    let head = unless_gone(&health, read_head(&mut reader)).await;
+    let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
     let body = if has_body {
         RecvBody::new(reader, peer, head.headers()).keeping((upload, counted)).boxed_unsync()
     } else {
@@ -138,16 +143,15 @@ async fn acknowledged(
 
 /// Runs `future` unless the peer counts as gone first: the QUIC connection itself is given up much later, for the sake
 /// of answers that run, but what has no byte yet can go elsewhere.
-async fn until_gone<T>(
+async fn unless_gone<T>(
     health: &watch::Sender<Health>,
-    peer: &NodeName,
-    future: impl Future<Output = T>,
-) -> Result<T, ExchangeError> {
+    future: impl Future<Output = Result<T, StreamError>>,
+) -> Result<T, StreamError> {
     let mut watch = health.subscribe();
     tokio::select! {
         biased;
-        done = future => Ok(done),
-        _ = watch.wait_for(|health| *health == Health::Gone) => Err(ExchangeError::Unreachable(peer.clone())),
+        done = future => done,
+        _ = watch.wait_for(|health| *health == Health::Gone) => Err(StreamError::Lost(Closed::Silent)),
     }
 }
 

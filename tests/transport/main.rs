@@ -270,20 +270,51 @@ async fn a_missing_acknowledgement_makes_the_peer_suspect_and_a_late_one_well_ag
     assert_eq!(answer.unwrap().into_body().collect().await.unwrap().to_bytes(), "late");
 }
 
+/// How a peer is lost.
+const WAYS: [fn(&Pair); 2] = [
+    |pair| {
+        pair.health.send_replace(Health::Gone);
+    },
+    |pair| pair.provider.close(CloseCode::Goodbye, "this node stops"),
+];
+
 #[tokio::test]
 async fn what_waits_for_a_peer_that_is_gone_moves_on() {
-    let pair = pair().await;
-    let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
-    let served = async {
-        let _kept = pair.provider.accept_exchange().await.unwrap();
-        pair.health.send_replace(Health::Gone);
-        std::future::pending::<()>().await
-    };
-    let answer = within(async {
-        tokio::select! { answer = asked => answer, () = served => unreachable!() }
-    })
-    .await;
-    assert!(matches!(answer, Err(ExchangeError::Unreachable(_))));
+    for lose in WAYS {
+        let pair = pair().await;
+        let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
+        let served = async {
+            let _kept = pair.provider.accept_exchange().await.unwrap();
+            lose(&pair);
+            std::future::pending::<()>().await
+        };
+        let answer = within(async {
+            tokio::select! { answer = asked => answer, () = served => unreachable!() }
+        })
+        .await;
+        assert!(matches!(answer, Err(ExchangeError::Unreachable(_))), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_by_a_peer_that_is_lost_says_so() {
+    for lose in WAYS {
+        let pair = pair().await;
+        let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
+        let served = async {
+            let incoming = pair.provider.accept_exchange().await.unwrap();
+            let _kept = incoming.request(&NodeName::lossy("user")).await.unwrap();
+            // Until the acknowledgement has crossed.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            lose(&pair);
+            std::future::pending::<()>().await
+        };
+        let answer = within(async {
+            tokio::select! { answer = asked => answer, () = served => unreachable!() }
+        })
+        .await;
+        assert!(matches!(answer, Err(ExchangeError::Lost(_))), "{answer:?}");
+    }
 }
 
 #[tokio::test]
