@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::wire::{Answer, Framing, Transcript};
+use super::wire::{Answer, Framing, Piece, Transcript};
 
 /// A difference that an application may see.
 pub struct Allowed {
@@ -14,7 +14,7 @@ pub struct Allowed {
 }
 
 /// The list.
-pub const ALLOWED: [Allowed; 5] = [
+pub const ALLOWED: [Allowed; 8] = [
     Allowed {
         what: "the field `Ollana-Peer`",
         why: "says which node answered: the one thing that DESIGN §3 adds",
@@ -37,21 +37,82 @@ pub const ALLOWED: [Allowed; 5] = [
         },
     },
     Allowed {
-        what: "a chunk of more than a kilobyte comes in several",
-        why: "pieces are passed on as they come from the network, before the rest of them is there",
-        erase: |answer| join_long(answer),
+        what: "`Connection: close` in an answer of HTTP/1.0",
+        why: "says what HTTP/1.0 does anyway, and takes back what an application asked for with `keep-alive`",
+        erase: |answer| {
+            if answer.status.starts_with("HTTP/1.0") {
+                answer.headers.retain(|(name, value)| name != "Connection" || value != "close");
+            }
+        },
+    },
+    Allowed {
+        what: "a chunk comes in several",
+        why: "pieces are passed on as the network cuts them, before the rest is there; none waits for the next, and two \
+              never become one",
+        erase: |answer| join_cut(answer),
+    },
+    Allowed {
+        what: "length and date of an answer to what is no request",
+        why: "Go sends neither there; the connection is closed behind it in any case",
+        erase: |answer| {
+            if answer.framing != Framing::None && answer.status.starts_with("HTTP/1.1 400 ") && closes(answer) {
+                answer.framing = Framing::Close;
+                drop_field(answer, "Content-Length");
+                drop_field(answer, "Date");
+            }
+        },
+    },
+    Allowed {
+        what: "why a head is no head",
+        why: "the parser that reads heads does not say which part of one it could not read",
+        erase: |answer| {
+            for reason in [": invalid header name", ": invalid header value"] {
+                answer.status = answer.status.replace(reason, "");
+                for piece in &mut answer.pieces {
+                    piece.bytes = super::wire::lossy(&piece.bytes).replace(reason, "").into_bytes();
+                }
+            }
+        },
     },
 ];
 
 /// A case that differs although nothing of [`ALLOWED`] says so.
 pub struct Known {
-    /// What its name begins with.
+    /// What its name, with a blank behind it, begins with.
     pub case: &'static str,
     pub why: &'static str,
 }
 
 /// The list. A case that does not differ any more fails until it is taken off.
-pub const KNOWN: [Known; 0] = [];
+pub const KNOWN: &[Known] = &[
+    Known {
+        case: "chunked and with a length",
+        why: "an attacker may mean the two to be read differently, so the connection is closed (RFC 9112 §6.1)",
+    },
+    Known {
+        case: "large, ",
+        why: "Go gives a connection up rather than read more than 256 kB of a body that nobody wants; a node reads on, since \
+              what was sent meanwhile would make the application see a reset and not the answer",
+    },
+    Known { case: "expected, and refused early", why: CONTINUE },
+    Known { case: "expected, by a wrong method", why: CONTINUE },
+    Known { case: "a blob that is there, after a promise of more than comes", why: CONTINUE },
+    Known { case: "an unknown coding", why: "the parser that reads heads says 400 to it, where Go says 501" },
+    Known {
+        case: "a break of what only the close ends",
+        why: "with HTTP/1.0 a break looks like the end; a node makes it a reset, so that nobody takes half an answer for whole",
+    },
+    Known { case: "GET http://127.0.0.1 ", why: NO_PATH },
+    Known { case: "HEAD http://127.0.0.1 ", why: NO_PATH },
+    Known { case: "POST http://127.0.0.1 ", why: NO_PATH },
+    Known {
+        case: "POST /v1/audio/transcriptions with a model that is not there",
+        why: "no form, and yet it names a model",
+    },
+];
+
+const CONTINUE: &str = "who answers, and what, is known when the body is: whoever waits for a word is told to continue";
+const NO_PATH: &str = "a target without a path is read as one with `/`, where Go's mux redirects to it";
 
 /// Of JSON and of events: what an Ollama says otherwise each time.
 const VARIES: [&str; 14] = [
@@ -78,10 +139,10 @@ const LATER: Duration = Duration::from_millis(50);
 pub fn comparable(transcript: &Transcript) -> Transcript {
     let mut transcript = transcript.clone();
     for answer in &mut transcript.answers {
-        mask_body(answer);
         for allowed in &ALLOWED {
             (allowed.erase)(answer);
         }
+        mask_body(answer);
     }
     transcript
 }
@@ -97,7 +158,12 @@ pub fn in_time(direct: &Transcript, mesh: &Transcript) -> bool {
 
 /// Why this case differs, if that is known.
 pub fn known(case: &str) -> Option<&'static str> {
+    let case = format!("{case} ");
     KNOWN.iter().find(|known| case.starts_with(known.case)).map(|known| known.why)
+}
+
+fn closes(answer: &Answer) -> bool {
+    answer.values("connection").any(|value| value == "close")
 }
 
 fn drop_field(answer: &mut Answer, field: &str) {
@@ -143,15 +209,16 @@ fn masked(bytes: &[u8]) -> Vec<u8> {
     text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
 }
 
-/// Joins what may have been one chunk. What ends a line or an event is the end of what was said, and stays one.
-fn join_long(answer: &mut Answer) {
+/// Joins what may have been one chunk: of lines and events, what does not end with one; of anything else, all of it.
+fn join_cut(answer: &mut Answer) {
     if answer.framing != Framing::Chunked {
         return;
     }
-    let mut joined: Vec<super::wire::Piece> = Vec::new();
+    let lines = answer.values("content-type").any(|kind| kind.contains("ndjson") || kind.contains("event-stream"));
+    let mut joined: Vec<Piece> = Vec::new();
     for piece in answer.pieces.drain(..) {
         match joined.last_mut() {
-            Some(last) if last.bytes.len() > 1024 && !last.bytes.ends_with(b"\n") => last.bytes.extend(piece.bytes),
+            Some(last) if !lines || !last.bytes.ends_with(b"\n") => last.bytes.extend(piece.bytes),
             _ => joined.push(piece),
         }
     }

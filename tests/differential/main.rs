@@ -89,8 +89,17 @@ fn one(lab: &Lab, case: &Case) -> Result<(), String> {
     match (same, allowed::known(&case.name)) {
         (true, None) | (false, Some(_)) => Ok(()),
         (true, Some(why)) => Err(format!("  does not differ any more; it did because {why}\n")),
-        (false, None) => Err(format!("{}  straight:\n{direct}  mesh:\n{mesh}", case.script(Side::Mesh))),
+        (false, None) => {
+            Err(format!("{}{}", case.script(Side::Mesh), only(&left, '-', &right) + &only(&right, '+', &left)))
+        }
     }
+}
+
+/// The lines of one that the other has not.
+fn only(one: &Transcript, mark: char, other: &Transcript) -> String {
+    let (one, other) = (one.to_string(), other.to_string());
+    let lines = one.lines().filter(|line| !other.lines().any(|other| other == *line));
+    lines.map(|line| format!("  {mark} {}\n", line.trim_start())).collect()
 }
 
 fn play(lab: &Lab, case: &Case, side: Side, at: SocketAddr) -> Transcript {

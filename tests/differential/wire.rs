@@ -451,8 +451,8 @@ impl fmt::Display for Transcript {
             }
             let whole = if answer.whole { "" } else { ", broken off" };
             writeln!(f, "    ({:?}, {} pieces{whole})", answer.framing, answer.pieces.len())?;
-            for piece in answer.pieces.iter().take(8) {
-                writeln!(f, "      {:4} ms {}", piece.at.as_millis(), shown(&piece.bytes))?;
+            for piece in &answer.pieces {
+                writeln!(f, "      {}", shown(&piece.bytes))?;
             }
         }
         writeln!(f, "    ({:?})", self.end)
@@ -461,7 +461,7 @@ impl fmt::Display for Transcript {
 
 /// As a string of Rust, cut where it is long.
 fn shown(bytes: &[u8]) -> String {
-    const MOST: usize = 600;
+    const MOST: usize = 200;
     let text = bytes.iter().take(MOST).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from);
     let text: String = text.collect();
     if bytes.len() > MOST { format!("{text}… ({} bytes)", bytes.len()) } else { text }

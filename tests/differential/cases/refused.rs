@@ -10,19 +10,15 @@ pub fn refused() -> Group {
     let large: String = (0..1200).map(|i| format!("\nX-{i}: {}", "x".repeat(1000))).collect();
     let cases = [
         ("no host", "GET /api/version HTTP/1.1\r\n\r\n".into(), plain(": missing required Host header")),
-        (
-            "two hosts",
-            "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into(),
-            plain(": too many Host headers"),
-        ),
+        ("two hosts", "GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n".into(), plain("")),
         ("a host that is none", head_of(b"Host: a\xff b"), plain(": malformed Host header")),
         ("nonsense", b"nonsense\r\n\r\n".to_vec(), plain("")),
         ("no version", b"GET /\r\n\r\n".to_vec(), plain("")),
         ("no number of a version", b"GET / HTTP/x\r\n\r\n".to_vec(), plain("")),
-        ("a blank in a name", head("GET /\nX Y: 1"), plain("")),
-        ("a blank before the colon", head("GET /\nX : 1"), plain("")),
+        ("a blank in a name", head("GET /\nX Y: 1"), plain(": invalid header name")),
+        ("a blank before the colon", head("GET /\nX : 1"), plain(": invalid header name")),
         ("no colon", head("GET /\nnonsense"), plain("")),
-        ("a control byte in a value", head("GET /\nX: \u{1}"), plain(": invalid header value")),
+        ("a control byte in a value", head("GET /\nX: \u{1}"), plain("")),
         ("a control byte in the target", head("GET /\u{1}"), plain("")),
         ("a percent that is none", head("GET /api/%zz"), plain("")),
         ("a length that is no number", head("POST /api/show\nContent-Length: x"), plain("")),

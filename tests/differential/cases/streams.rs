@@ -76,7 +76,6 @@ pub fn simulated_streams() -> Group {
             "a pull without a stream",
             Script::one(json("POST /api/pull", r#"{"model":"pulled","stream":false}"#)),
         ),
-        Case::new("several values of one field", Script::one(head("GET /fake/headers\nX-Two: 1\nX-Two: 2"))),
         Case::new("bytes by length", Script::one(head("GET /fake/download?bytes=3000000&chunk=70000"))),
         Case::new("bytes in chunks", Script::one(head("GET /fake/download?bytes=3000000&chunk=70000&chunked=1"))),
         Case::new("an echo", Script::one(super::with_body("POST /fake/echo", "x".repeat(5000)))),
