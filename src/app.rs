@@ -63,6 +63,8 @@ struct Running {
     ollama: Option<AbortOnDropHandle<()>>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
+    /// Where there are applications to balance for.
+    router: Option<Router>,
 }
 
 // === impl App ===
@@ -137,8 +139,10 @@ impl App {
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
         let router = Router::spawn(RouterSettings { name: config.name.clone(), grace: GRACE }, endpoints);
         let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let mut balances = None;
         let listener = match listen {
             Some(tcp) => {
+                balances = Some(router.clone());
                 let settings = ListenerSettings {
                     name: config.name.clone(),
                     origins: config.origins.clone(),
@@ -175,6 +179,7 @@ impl App {
             ollama: ollama_task,
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
+            router: balances,
         };
         Ok(Self { config, state, control, page, book, mesh, gate, listener, transport, inbound, discovery, running })
     }
@@ -215,6 +220,7 @@ impl App {
             .listener
             .map(|(tcp, listener)| AbortOnDropHandle::new(tokio::spawn(listener.serve(tcp, shutdown.clone()))));
         let mut running = self.running;
+        let mut discovery = self.discovery;
 
         // None of these ends by itself. A node that goes on without one would only seem to serve.
         let died = tokio::select! {
@@ -227,6 +233,9 @@ impl App {
             () = over(&mut running.ollama) => Some("the watch over Ollama"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
+            () = self.gate.ended() => Some("the gate before Ollama"),
+            () = resolved(running.router.as_ref().map(Router::ended)) => Some("the balance over the nodes"),
+            () = resolved(discovery.as_mut().map(Discovery::ended)) => Some("the search for other nodes"),
         };
         if let Some(what) = died {
             shutdown.cancel();
@@ -235,7 +244,7 @@ impl App {
         }
         tracing::info!("stopping: nothing new is taken");
         self.gate.drain();
-        if let Some(discovery) = self.discovery {
+        if let Some(discovery) = discovery {
             discovery.goodbye().await;
         }
         let drained = async {
@@ -276,9 +285,14 @@ impl App {
 
 /// Resolves when the task is over; never without one.
 async fn over<T>(task: &mut Option<AbortOnDropHandle<T>>) {
-    match task {
-        Some(task) => {
-            let _ = task.await;
+    resolved(task.as_mut()).await;
+}
+
+/// Resolves when it does; never where there is nothing that could.
+async fn resolved(part: Option<impl Future>) {
+    match part {
+        Some(part) => {
+            part.await;
         }
         None => std::future::pending().await,
     }
@@ -350,5 +364,12 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
         assert!(matches!(ended, Err(AppError::Died("the port for other nodes"))), "{ended:?}");
         assert!(shutdown.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_balance_that_follows_nobody_any_more_says_so() {
+        let broken = stream::poll_fn(|_| panic!("as by a bug"));
+        let router = Router::spawn(RouterSettings { name: crate::id::NodeName::lossy("test"), grace: GRACE }, broken);
+        tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }
