@@ -13,5 +13,6 @@ mod stranger;
 mod drain;
 mod hostile;
 mod identity;
+mod manage;
 mod silence;
 mod together;
