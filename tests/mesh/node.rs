@@ -55,8 +55,13 @@ pub fn node(name: &str) -> Setup {
 // === impl Setup ===
 
 impl Setup {
-    pub fn lends(mut self, ollama: &FakeOllama) -> Self {
-        self.config.ollama.url = ollama.url();
+    pub fn lends(self, ollama: &FakeOllama) -> Self {
+        self.lends_at(ollama.url())
+    }
+
+    /// Lends whatever is there.
+    pub fn lends_at(mut self, server: http::Uri) -> Self {
+        self.config.ollama.url = server;
         self
     }
 
