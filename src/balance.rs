@@ -195,9 +195,10 @@ impl tower::Service<Request<Body>> for Router {
 impl Inner {
     async fn dispatch(&self, kind: Kind, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let (aim, body) = aim_of(kind, &mut parts, body).await?;
+        let (aim, body) = aim_of(&kind, &mut parts, body).await?;
         let path = parts.uri.path().to_owned();
         let repeatable = route::is_repeatable(&parts.method, &parts.uri);
+        let changes = kind == Kind::Manage;
         let dialect = Dialect::of(&parts);
         // What changes models, or was sent to one node, is tried there and nowhere else.
         let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
@@ -249,7 +250,8 @@ impl Inner {
             };
             // While it waits nobody knows whether the gate has acknowledged it.
             let may_be_given_up = |members: &Members| repeatable && may_move(members);
-            let outcome = attempt(&member, again(&parts, replay.body()), members.clone(), may_be_given_up).await;
+            let request = again(&parts, replay.body());
+            let outcome = attempt(&member, request, changes, members.clone(), may_be_given_up).await;
             let again = match self.judge(&outcome, &asked, &member) {
                 Verdict::Pass | Verdict::Fail => false,
                 Verdict::Elsewhere => may_move(&members.borrow()),
@@ -282,6 +284,8 @@ impl Inner {
                 Some(_) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
                     Some(_) if asked.repeatable => Verdict::ElsewhereWithinBudget,
+                    // It never said that it has the model. Another one that may have it could be asked.
+                    None if asked.repeatable && asked.aim.model().is_some() => return Verdict::Elsewhere,
                     _ => return Verdict::Pass,
                 },
                 None if response.status().is_server_error() && asked.repeatable => Verdict::ElsewhereWithinBudget,
@@ -366,7 +370,7 @@ fn digest_of(aim: &Aim, member: &Member) -> Option<String> {
 }
 
 /// What decides who may take it. Reads as much of the body as it takes to know the model.
-async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
+async fn aim_of(kind: &Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
     if let Some(choice) = take_choice(&mut parts.headers) {
         return Ok((Aim::Chosen(choice), body));
     }
@@ -378,7 +382,7 @@ async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body)
                 .map_err(|error| error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken)))?;
             Ok((model.map_or(Aim::Any, Aim::of), body))
         }
-        Kind::PathModel(model) => Ok((Aim::of(ModelName::new(&model)), body)),
+        Kind::PathModel(model) => Ok((Aim::of(ModelName::new(model)), body)),
         Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Any | Kind::Owner(_) => Ok((Aim::Any, body)),
     }
 }

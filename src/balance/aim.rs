@@ -113,9 +113,10 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
         [one] if !unsure => Ok(Arc::clone(one)),
         [] | [_] => {
             let away = members.departed().filter(|departed| departed.let_manage());
+            // That this node itself lends no Ollama is how most of them are meant.
             let hindered: Vec<_> = managers
                 .iter()
-                .filter(|member| member.obstacle().is_some())
+                .filter(|member| member.obstacle().is_some() && !member.is_local())
                 .map(|member| Hindered::of(member, members))
                 .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
                 .collect();
@@ -147,17 +148,19 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
     let having: Vec<_> = all.iter().copied().filter(|member| member.obstacle().is_none()).cloned().collect();
     if having.is_empty() {
         // With nobody to ask at all, all that are known are told of.
-        providers(members, dialect)?;
+        let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
         let hindered: Vec<_> = all
             .iter()
             .map(|member| Hindered::of(member, members))
             .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
             .collect();
-        return Err(match hindered.is_empty() {
-            true => unknown_model(search.path, model),
-            false => refuse::holders_unusable(model, hindered, members),
-        });
+        if !hindered.is_empty() {
+            return Err(refuse::holders_unusable(model, hindered, members));
+        }
+        // `ollama cp a b && ollama run b` is faster than the report that has `b` in it.
+        usable.retain(|member| member.has_changed());
+        return if usable.is_empty() { Err(unknown_model(search.path, model)) } else { Ok(usable) };
     }
     let Some(kept) = search.kept else { return Ok(having) };
     let is_kept =
