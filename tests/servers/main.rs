@@ -58,9 +58,7 @@ fn main() -> ExitCode {
         grpc::what_only_says_it_is_grpc_reaches_an_ollama_all_the_same
     };
     trials.extend(llama_server::trials());
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    llama_server::stop();
-    conclusion.exit_code()
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn simulated(name: &str, test: fn()) -> Trial {
