@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         grpc::in_a_bidirectional_call_each_message_is_answered_before_the_next_is_sent
         grpc::errors_pass_with_and_without_messages_before_them
         grpc::a_call_that_is_given_up_ends_at_the_server_and_no_other_does
-        grpc::calls_that_nobody_reads_hold_up_no_other
+        grpc::answers_that_nobody_reads_hold_up_no_other
         grpc::a_large_message_passes_both_ways
         grpc::a_peer_gets_nothing_of_the_other_apis
         grpc::beside_an_ollama_calls_go_where_they_are_understood

@@ -46,6 +46,8 @@ pub struct Counts {
     pub given_up: usize,
     /// Calls that wait to be.
     pub waiting: usize,
+    /// Bytes of endless answers that it got rid of, buffers included.
+    pub flooded: usize,
 }
 
 /// The server. Stops when it is dropped.
@@ -135,6 +137,8 @@ async fn serve(listener: TcpListener, face: Face, counts: Arc<watch::Sender<Coun
     }
 }
 
+const FLOOD: &[u8] = &[b'f'; 16 * 1024];
+
 type Answered = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 fn answer(request: Request<Incoming>, face: Face, counts: &Arc<watch::Sender<Counts>>) -> Answered {
@@ -201,6 +205,14 @@ fn answer(request: Request<Incoming>, face: Face, counts: &Arc<watch::Sender<Cou
             let mut answer = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync());
             head(&mut answer);
             answer
+        }
+        // An answer without an end.
+        "/test.Echo/Flood" => {
+            let counts = counts.clone();
+            streamed(futures_util::stream::repeat_with(move || {
+                counts.send_modify(|counts| counts.flooded += FLOOD.len());
+                Bytes::from_static(FLOOD)
+            }))
         }
         // A head, and then nothing, until it is given up.
         "/test.Echo/Wait" => {
