@@ -95,7 +95,10 @@ impl App {
         let (lend, lend_seen) = watch::channel(lends);
         let (ollama, ollama_task) = match lends {
             true => {
-                let (ollama, task) = Ollama::spawn(&config.ollama.url);
+                let (ollama, task) = match config.ollama.explicit {
+                    true => Ollama::spawn_named(&config.ollama.url),
+                    false => Ollama::spawn(&config.ollama.url),
+                };
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),

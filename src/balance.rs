@@ -48,7 +48,7 @@ use self::replay::{Replay, Reserve};
 use crate::digests::{Digests, Holder};
 use crate::exchange::{Body, Endpoint, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
 use crate::id::{Id, NodeName};
-use crate::route::{self, Kind, ModelName, Route};
+use crate::route::{self, Dialect, Kind, ModelName, Route};
 
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
 /// mesh may take to be able to use it (issue 2).
@@ -137,13 +137,13 @@ impl Router {
         }))
     }
 
-    /// Those that can take a request now, or why nobody can.
-    pub async fn providers(&self) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
+    /// Those that can take a request of this dialect now, or why nobody can.
+    pub async fn providers(&self, dialect: Dialect) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
         let mut members = self.0.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;
         loop {
             let snapshot = members.borrow_and_update().clone();
-            match aim::providers(&snapshot) {
+            match aim::providers(&snapshot, dialect) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
                 Err(refusal) => self.0.wait_for_more(&mut members, suspense_ends, refusal).await?,
             }
@@ -188,6 +188,7 @@ impl Inner {
         let (aim, body) = aim_of(kind, &mut parts, body).await?;
         let path = parts.uri.path().to_owned();
         let repeatable = route::is_repeatable(&parts.method, &parts.uri);
+        let dialect = Dialect::of(&parts);
         // What changes models, or was sent to one node, is tried there and nowhere else.
         let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
         let mut members = self.members.clone();
@@ -199,8 +200,14 @@ impl Inner {
         loop {
             let snapshot = members.borrow_and_update().clone();
             let kept = aim.model().and_then(|model| self.node.digests.of(model));
-            let search =
-                Search { members: &snapshot, tried: &tried, kept: kept.as_ref(), node: &self.node, path: &path };
+            let search = Search {
+                members: &snapshot,
+                tried: &tried,
+                kept: kept.as_ref(),
+                node: &self.node,
+                path: &path,
+                dialect,
+            };
             let member = match aim.candidates(&search) {
                 Ok(candidates) => pick(&candidates),
                 Err(refusal) if tried.is_empty() => {
@@ -223,7 +230,8 @@ impl Inner {
 
             let may_move = |members: &Members| {
                 let kept = aim.model().and_then(|model| self.node.digests.of(model));
-                let search = Search { members, tried: &tried, kept: kept.as_ref(), node: &self.node, path: &path };
+                let search =
+                    Search { members, tried: &tried, kept: kept.as_ref(), node: &self.node, path: &path, dialect };
                 tried.len() <= RETRIES as usize
                     && aim.may_move()
                     && replay.is_possible()

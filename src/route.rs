@@ -10,6 +10,7 @@ mod look;
 mod name;
 mod path;
 mod refusal;
+mod server;
 mod unknown;
 
 use http::{Method, Uri};
@@ -21,6 +22,7 @@ pub(crate) use find::{has_form, is_compressed, may_name_model};
 pub use look::{Key, Look, Progress};
 pub use name::{ModelName, NameFault};
 pub use refusal::{cloud_off, render, unauthorized};
+pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.

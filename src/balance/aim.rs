@@ -9,7 +9,7 @@ use super::refuse::{self, Hindered};
 use crate::digests::Kept;
 use crate::exchange::Refusal;
 use crate::id::Id;
-use crate::route::{ModelName, unknown_model};
+use crate::route::{Dialect, ModelName, unknown_model};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Search<'a> {
     pub(super) node: &'a RouterSettings,
     /// The request's path, for the words of a refusal.
     pub(super) path: &'a str,
+    /// Which servers understand it.
+    pub(super) dialect: Dialect,
 }
 
 // === impl Aim ===
@@ -55,7 +57,7 @@ impl Aim {
             Self::Manage => vec![manager(search)?],
             Self::Model(model) => holders(model, search)?,
             Self::Cloud(model) => vec![own_ollama(model, search)?],
-            Self::Any => providers(search.members)?,
+            Self::Any => providers(search.members, search.dialect)?,
         };
         found.retain(|member| !search.tried.contains(&member.id()));
         Ok(found)
@@ -75,10 +77,16 @@ impl Aim {
     }
 }
 
-/// Those that can take a request at all.
-pub(super) fn providers(members: &Members) -> Result<Vec<Arc<Member>>, Refusal> {
+/// Those that can take a request of this dialect.
+pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Refusal> {
     let usable: Vec<_> = members.values().filter(|member| member.obstacle().is_none()).cloned().collect();
-    if usable.is_empty() { Err(refuse::nobody(members)) } else { Ok(usable) }
+    let suited: Vec<_> = usable.iter().filter(|member| member.suits(dialect)).cloned().collect();
+    match (usable.is_empty(), suited.is_empty()) {
+        (true, _) => Err(refuse::nobody(members)),
+        (false, true) if dialect.is_strict() => Err(refuse::other_api(dialect, &usable, members)),
+        (false, true) => Ok(usable),
+        (false, false) => Ok(suited),
+    }
 }
 
 fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
@@ -112,7 +120,7 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
                 .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
                 .collect();
             if hindered.is_empty() {
-                let usable = providers(members)?;
+                let usable = providers(members, Dialect::Ollama)?;
                 return Err(refuse::nobody_lets_manage(&search.node.name, &usable, members));
             }
             Err(refuse::managers_unusable(hindered, members))
@@ -129,14 +137,17 @@ fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Ref
 }
 
 fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
-    let members = search.members;
-    // Whom we do not use because a person said so does not count as having it.
-    let all: Vec<&Arc<Member>> =
-        members.values().filter(|member| !member.is_unwanted() && member.knows(model)).collect();
+    let (members, dialect) = (search.members, search.dialect);
+    // Whom we do not use because a person said so does not count as having it; nor does who does not understand us.
+    let all: Vec<&Arc<Member>> = members
+        .values()
+        .filter(|member| !member.is_unwanted() && member.knows(model))
+        .filter(|member| !dialect.is_strict() || member.suits(dialect))
+        .collect();
     let having: Vec<_> = all.iter().copied().filter(|member| member.obstacle().is_none()).cloned().collect();
     if having.is_empty() {
         // With nobody to ask at all, all that are known are told of.
-        providers(members)?;
+        providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
         let hindered: Vec<_> = all
             .iter()

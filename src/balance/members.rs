@@ -17,7 +17,7 @@ use super::choose::Candidate;
 use super::departed::{Departed, Lent, Memory};
 use crate::exchange::{Endpoint, Health, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
-use crate::route::ModelName;
+use crate::route::{Dialect, ModelName};
 
 /// How long a server that failed comes after all others: longer than one quick failure takes, short enough that a
 /// server which is well again has its share within the 5 s that issue 4 wants.
@@ -249,6 +249,11 @@ impl Member {
         } else {
             None
         }
+    }
+
+    /// Whether its server understands requests of this dialect.
+    pub(super) fn suits(&self, dialect: Dialect) -> bool {
+        dialect.suits(self.view().report.api, self.is_local())
     }
 
     /// Whether we may change models there. Our own gate serves its owner.

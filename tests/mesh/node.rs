@@ -60,6 +60,7 @@ impl Setup {
         self.lends_at(ollama.url())
     }
 
+    /// Lends whatever is there.
     pub fn lends_at(mut self, url: Uri) -> Self {
         self.config.ollama.url = url;
         self
