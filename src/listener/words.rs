@@ -152,7 +152,6 @@ fn not_found() -> Response<Body> {
 fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(exchange::empty());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(0));
     response
 }
 

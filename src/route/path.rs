@@ -77,6 +77,7 @@ pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
         _ if BODY_MODEL.contains(&path) => Kind::Any,
         _ => match path.strip_prefix("/v1/models/") {
             Some(model) if get && !model.is_empty() && !has_dots(model) => Kind::PathModel(model.to_owned()),
+            Some(model) if !model.is_empty() && !model.contains('/') && !has_dots(model) => Kind::Any,
             _ => return None,
         },
     })
@@ -231,6 +232,7 @@ mod tests {
         assert_eq!(kind(Method::GET, "/api/generate"), Kind::Any);
         assert_eq!(kind(Method::PUT, "/api/generate"), Kind::Any);
         assert_eq!(kind(Method::POST, "/api/tags"), Kind::Any);
+        assert_eq!(kind(Method::POST, "/v1/models/x"), Kind::Any);
         assert_eq!(kind(Method::HEAD, "/api/ps"), Kind::Any);
         assert_eq!(kind(Method::OPTIONS, "*"), Kind::Any);
     }

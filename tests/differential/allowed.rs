@@ -80,38 +80,67 @@ pub const ALLOWED: [Allowed; 8] = [
 pub struct Known {
     /// What its name, with a blank behind it, begins with.
     pub case: &'static str,
+    /// Whether it differs from a simulated Ollama, and from a real one.
+    pub from: [bool; 2],
     pub why: &'static str,
 }
+
+const BOTH: [bool; 2] = [true, true];
+const SIMULATED: [bool; 2] = [true, false];
+const REAL: [bool; 2] = [false, true];
 
 /// The list. A case that does not differ any more fails until it is taken off.
 pub const KNOWN: &[Known] = &[
     Known {
         case: "chunked and with a length",
+        from: REAL,
         why: "an attacker may mean the two to be read differently, so the connection is closed (RFC 9112 §6.1)",
     },
     Known {
-        case: "large, ",
+        case: "large,",
+        from: BOTH,
         why: "Go gives a connection up rather than read more than 256 kB of a body that nobody wants; a node reads on, since \
               what was sent meanwhile would make the application see a reset and not the answer",
     },
-    Known { case: "expected, and refused early", why: CONTINUE },
-    Known { case: "expected, by a wrong method", why: CONTINUE },
-    Known { case: "a blob that is there, after a promise of more than comes", why: CONTINUE },
-    Known { case: "an unknown coding", why: "the parser that reads heads says 400 to it, where Go says 501" },
+    Known { case: "expected, and refused early", from: BOTH, why: CONTINUE },
+    Known { case: "expected, by a wrong method", from: BOTH, why: CONTINUE },
+    Known { case: "a blob that is there, after a promise of more than comes", from: BOTH, why: CONTINUE },
+    Known {
+        case: "an unknown coding",
+        from: BOTH,
+        why: "the parser that reads heads says 400 to it, where Go says 501",
+    },
     Known {
         case: "a break of what only the close ends",
+        from: SIMULATED,
         why: "with HTTP/1.0 a break looks like the end; a node makes it a reset, so that nobody takes half an answer for whole",
     },
-    Known { case: "GET http://127.0.0.1 ", why: NO_PATH },
-    Known { case: "HEAD http://127.0.0.1 ", why: NO_PATH },
-    Known { case: "POST http://127.0.0.1 ", why: NO_PATH },
+    Known { case: "GET http://127.0.0.1", from: REAL, why: NO_PATH },
+    Known { case: "HEAD http://127.0.0.1", from: REAL, why: NO_PATH },
+    Known { case: "POST http://127.0.0.1", from: REAL, why: NO_PATH },
     Known {
-        case: "POST /v1/audio/transcriptions with a model that is not there",
-        why: "no form, and yet it names a model",
+        case: "a model that is not there for POST /v1/audio/transcriptions",
+        from: BOTH,
+        why: "no form, and yet it names a model: nobody has it",
     },
+    Known {
+        case: "an array for POST",
+        from: REAL,
+        why: "a gate does not let through what it cannot read: Ollama misses the end, and says so",
+    },
+    Known { case: "an array for DELETE", from: REAL, why: "the same" },
+    Known {
+        case: "fields of 300 KB",
+        from: BOTH,
+        why: "a node's limit for a head is 256 KiB, where Go's is 1 MiB: each connection may keep as much",
+    },
+    Known { case: "a target of 70 KB", from: BOTH, why: "a node's limit for a target is 64 KiB, and its answer 414" },
+    Known { case: "GET /v1/models/a/b", from: BOTH, why: SLASH },
+    Known { case: "GET /v1/models/a%2Fb", from: BOTH, why: SLASH },
 ];
 
 const CONTINUE: &str = "who answers, and what, is known when the body is: whoever waits for a word is told to continue";
+const SLASH: &str = "servers that are no Ollama have models with a slash in their names, and show them there";
 const NO_PATH: &str = "a target without a path is read as one with `/`, where Go's mux redirects to it";
 
 /// Of JSON and of events: what an Ollama says otherwise each time.
@@ -147,6 +176,13 @@ pub fn comparable(transcript: &Transcript) -> Transcript {
     transcript
 }
 
+/// Both lists, to read.
+pub fn listed() -> String {
+    let allowed = ALLOWED.iter().map(|allowed| format!("{}: {}\n", allowed.what, allowed.why));
+    let known = KNOWN.iter().map(|known| format!("\"{}\": {}\n", known.case, known.why));
+    allowed.chain(known).collect()
+}
+
 /// Whether each piece came when it came directly: none waited for the next one.
 pub fn in_time(direct: &Transcript, mesh: &Transcript) -> bool {
     let moments = |transcript: &Transcript| {
@@ -157,9 +193,10 @@ pub fn in_time(direct: &Transcript, mesh: &Transcript) -> bool {
 }
 
 /// Why this case differs, if that is known.
-pub fn known(case: &str) -> Option<&'static str> {
+pub fn known(case: &str, real: bool) -> Option<&'static str> {
     let case = format!("{case} ");
-    KNOWN.iter().find(|known| case.starts_with(known.case)).map(|known| known.why)
+    let known = KNOWN.iter().filter(|known| known.from[usize::from(real)]);
+    known.into_iter().find(|known| case.starts_with(&format!("{} ", known.case))).map(|known| known.why)
 }
 
 fn closes(answer: &Answer) -> bool {

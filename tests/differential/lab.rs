@@ -22,7 +22,7 @@ pub struct Lab {
     pub fake: Option<FakeOllama>,
     _real: Option<RealOllama>,
     _nodes: [Node; 2],
-    pub runtime: Runtime,
+    _runtime: Runtime,
 }
 
 // === impl Lab ===
@@ -64,6 +64,6 @@ impl Lab {
             let may = || (!probe.play(mesh).answers[0].status.contains(" 403 ")).then_some(());
             runtime.block_on(node::until("the scope to be known", may));
         }
-        Self { direct, mesh, fake, _real: real, _nodes: nodes, runtime }
+        Self { direct, mesh, fake, _real: real, _nodes: nodes, _runtime: runtime }
     }
 }

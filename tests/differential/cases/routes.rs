@@ -53,10 +53,10 @@ pub fn every_route() -> Group {
                 continue;
             }
             let method = if route == "/api/delete" { "DELETE" } else { "POST" };
-            cases.push(Case::new(
-                format!("{method} {route} with {name}"),
-                Script::one(json(&format!("{method} {route}"), body)),
-            ));
+            let request = json(&format!("{method} {route}"), body);
+            cases.push(Case::new(format!("{name} for {method} {route}"), Script::one(request)));
+            let request = json(&format!("PUT {route}"), body);
+            cases.push(Case::new(format!("{name} for PUT {route}"), Script::one(request)));
         }
     }
     Group { name: "every_route_by_every_method_is_as_asked_directly", real: true, cases }

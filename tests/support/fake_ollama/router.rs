@@ -94,6 +94,9 @@ pub(super) fn pass(request: &Request<Incoming>, path: &str) -> Result<HeaderMap,
 /// What Go's server and its mux say themselves.
 fn server(request: &Request<Incoming>) -> Option<Answer> {
     let close = |mut answer: Answer| {
+        if request.method() == Method::HEAD {
+            answer.headers_mut().remove(CONTENT_LENGTH);
+        }
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         answer
     };
@@ -172,7 +175,7 @@ fn guard(request: &Request<Incoming>) -> Result<HeaderMap, Box<Answer>> {
     let mut cors = HeaderMap::new();
     let refusal = |status, cors: &HeaderMap| {
         let mut answer = empty(status);
-        if status == 204 {
+        if status == 204 || request.method() == Method::HEAD {
             answer.headers_mut().remove(CONTENT_LENGTH);
         }
         answer.headers_mut().extend(cors.clone());

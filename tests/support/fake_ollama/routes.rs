@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, Stream};
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, EXPECT};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
+use http::{HeaderValue, Method, Request, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -37,22 +37,27 @@ pub(crate) async fn answer(shared: Arc<Shared>, mut request: Request<Incoming>) 
             return job.full(after_rest(*answer, request.body_mut(), expected).await);
         }
     };
+    let version = request.version();
     let mut answer = route(shared, job, path, request).await;
     answer.headers_mut().extend(cors);
+    if version == Version::HTTP_10 && !answer.headers().contains_key(CONTENT_LENGTH) {
+        // Its close is its end, whatever the client asked for.
+        *answer.version_mut() = version;
+    }
     answer
 }
 
 /// Go reads 256 kB of a body that nobody wanted before it answers, and gives the connection up beyond that, or if it
 /// would have to say "continue" first.
 async fn after_rest(mut answer: Answer, body: &mut Incoming, expected: bool) -> Answer {
-    let mut read = 0;
-    while !expected && read <= 256 << 10 && !body.is_end_stream() {
+    let (mut read, mut over) = (0, body.is_end_stream());
+    while !expected && !over && read <= 256 << 10 {
         match body.frame().await {
             Some(Ok(frame)) => read += frame.data_ref().map_or(0, Bytes::len),
-            _ => break,
+            _ => over = true,
         }
     }
-    if !body.is_end_stream() {
+    if !over {
         answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     answer
