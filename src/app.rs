@@ -19,7 +19,7 @@ use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
-use crate::gate::Gate;
+use crate::gate::{Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
@@ -97,7 +97,8 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let gate = Gate::new(ollama.clone(), lend_seen.clone());
+        let settings = GateSettings { lend_push: config.lend_push };
+        let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
