@@ -138,9 +138,9 @@ impl Unzstd {
         }
     }
 
-    /// Whether the body may end here: between frames. (Less than a magic number after one is ignored, as Ollama does.)
+    /// Whether the body may end here: between frames.
     pub fn may_end(&self) -> bool {
-        matches!(self.stage, Stage::Frame) && self.packed.len() < 4
+        matches!(self.stage, Stage::Frame) && self.packed.is_empty()
     }
 
     fn collect(&mut self) -> Result<Option<Bytes>, ZstdError> {
