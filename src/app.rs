@@ -18,6 +18,7 @@ use crate::balance::{GRACE, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
+use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
 use crate::gate::{Gate, GateSettings};
 use crate::id::Instance;
@@ -49,6 +50,7 @@ pub struct App {
     control: control::Server,
     page: Option<StdListener>,
     book: Book,
+    digests: Digests,
     mesh: Arc<View>,
     gate: Arc<Gate>,
     listener: Option<(TcpListener, Listener)>,
@@ -61,6 +63,7 @@ pub struct App {
 /// What lives as long as the node.
 struct Running {
     ollama: Option<AbortOnDropHandle<()>>,
+    digests: AbortOnDropHandle<()>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
 }
@@ -134,10 +137,22 @@ impl App {
             callers,
         });
 
+        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let digests = Digests::open(&state.digests()).unwrap_or_else(|error| {
+            tracing::error!("which weights a model's name stands for is forgotten when this node stops: {error}");
+            Digests::default()
+        });
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
-        let router = Router::spawn(RouterSettings { name: config.name.clone(), grace: GRACE }, endpoints);
-        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let settings = RouterSettings {
+            name: config.name.clone(),
+            id: me,
+            listen: listen_addr,
+            open: config.listen.open,
+            digests: digests.clone(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, endpoints);
         let listener = match listen {
             Some(tcp) => {
                 let settings = ListenerSettings {
@@ -170,14 +185,30 @@ impl App {
             why_not_lent: roles::why_not_lent(&config, listen_addr),
             report: gate.report(),
             directory: peers.directory(),
+            digests: digests.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
             ollama: ollama_task,
+            digests: digests.keep_saved(),
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
         };
-        Ok(Self { config, state, control, page, book, mesh, gate, listener, transport, inbound, discovery, running })
+        Ok(Self {
+            config,
+            state,
+            control,
+            page,
+            book,
+            digests,
+            mesh,
+            gate,
+            listener,
+            transport,
+            inbound,
+            discovery,
+            running,
+        })
     }
 
     /// What is worth saying once the node serves.
@@ -202,6 +233,7 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
+            digests: self.digests.clone(),
             policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
@@ -226,6 +258,7 @@ impl App {
             _ = &mut inbound => Some("the port for other nodes"),
             () = over(&mut listener) => Some("the listener for applications"),
             () = over(&mut running.ollama) => Some("the watch over Ollama"),
+            _ = &mut running.digests => Some("the record of which weights a name stands for"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
         };
@@ -251,6 +284,7 @@ impl App {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
         }
         self.transport.close().await;
+        self.digests.save().await;
         drop((inbound, page));
         ended.cancel();
         if let Ok(Err(error)) = control.await {

@@ -123,9 +123,14 @@ pub struct Refusal {
 /// Why an exchange did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The peer cannot be reached; nothing of the request was acted on.
+    /// The peer cannot be reached and its gate has not acknowledged the request: its Ollama has not seen it, unless the
+    /// acknowledgement itself was lost on the way.
     #[error("the connection to {0} is gone")]
     Unreachable(NodeName),
+    /// The peer cannot be reached any more, and its gate had acknowledged the request: its Ollama may have worked on it,
+    /// or do so still until that side has noticed.
+    #[error("the connection to {0} was lost")]
+    Lost(NodeName),
     /// The other side gave the exchange up: what it said.
     #[error("{0} broke off: {1}")]
     Reset(NodeName, ResetCode),

@@ -144,6 +144,12 @@ pub(crate) fn runs_web_search(uri: &Uri, version: &str) -> bool {
     }
 }
 
+/// Whether this may be done twice: it only asks, or it is one of Ollama's own routes that change nothing.
+pub(crate) fn is_repeatable(method: &Method, uri: &Uri) -> bool {
+    let listed = path::listed(method, &path::decoded(uri.path()));
+    method.is_safe() || matches!(listed, Some(Kind::BodyModel | Kind::Any))
+}
+
 /// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.
 pub fn is_push(uri: &Uri) -> bool {
     path::strictest(&path::decoded(uri.path())).starts_with("/api/push")

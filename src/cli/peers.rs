@@ -22,8 +22,8 @@ fn render(peers: &[PeerView]) -> String {
             us => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
         };
         table.row([
-            // A name that two bear says nothing; with the beginning of the ID it can be typed.
-            if twice { format!("{} ({})", peer.name, peer.id.short()) } else { peer.name.to_string() },
+            // A name that two bear says nothing; with the beginning of the ID it can be typed (`id::means`).
+            if twice { peer.name.with_suffix(&peer.id.short()).to_string() } else { peer.name.to_string() },
             peer.state.to_string(),
             peer.trust.to_string(),
             peer.use_.to_string(),

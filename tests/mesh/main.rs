@@ -10,6 +10,7 @@ mod node;
 mod relay;
 mod stranger;
 
+mod cancel;
 mod drain;
 mod hostile;
 mod identity;

@@ -1,6 +1,7 @@
 //! The node that runs, the Ollama beside it, and where applications look for either.
 
 use super::Finding;
+use crate::cli::models::{node_of, out_of_reach};
 use crate::cli::{Failure, Place};
 use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
@@ -30,14 +31,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     for conflict in &status.conflicts {
         findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
     }
-    for model in models.iter().filter(|model| model.conflict) {
-        let nodes: Vec<String> = model.nodes.iter().map(|node| node.name.to_string()).collect();
-        findings.push(Finding::hint(
-            "models",
-            format!("{} is not the same on {}", model.name, nodes.join(", ")),
-            format!("`ollama pull {}` on each of them; `ollana models` shows the digests", model.name),
-        ));
-    }
+    findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status)?);
     Ok(Some(status))
 }
@@ -92,6 +86,23 @@ fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// One name, two digests.
+fn weights_of(model: &ModelView) -> Option<Finding> {
+    if let Some(away) = out_of_reach(model) {
+        let (found, advice) = away.split_once("; ").unwrap_or((&away, ""));
+        return Some(Finding::hint("models", found, advice));
+    }
+    let nodes: Vec<String> = model.nodes.iter().map(|node| node_of(model, node)).collect();
+    let other = model.nodes.iter().find(|node| !model.is_kept_to(node)).or(model.nodes.last())?;
+    model.conflict.then(|| {
+        Finding::hint(
+            "models",
+            format!("{} has different weights on {}", model.name, nodes.join(", ")),
+            format!("`ollama pull {}` on each of them, or choose: ollana models --keep {0}@{}", model.name, other.name),
+        )
+    })
 }
 
 /// Whether applications started from here find the node: they go where `OLLAMA_HOST` says.

@@ -76,6 +76,7 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             }
         }
         _ if path.starts_with("/api/blobs/") => blob(shared, job, &path, request).await,
+        "/v1/audio/transcriptions" => transcription(shared, job, request).await,
         _ if path.starts_with("/fake/") => extra::fake(job, &path, request).await,
         _ => asked(shared, job, path, request).await,
     }
@@ -380,6 +381,17 @@ async fn blob(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<In
     }
     shared.blobs.lock().unwrap().insert(digest);
     job.full(empty(201))
+}
+
+/// The route that reads a form. What is in it is not looked at: it hears one word in everything.
+async fn transcription(shared: Arc<Shared>, job: Job, mut request: Request<Incoming>) -> Answer {
+    let Some((length, sum)) = read(&job, request.body_mut(), true).await else {
+        let _aborted = job.seen(&request, None, b"", false);
+        return empty(400);
+    };
+    shared.counts.send_modify(|counts| counts.tokens += 1);
+    let heard = v1_answer(200, shapes::line(&json!({"text": "hello"})));
+    job.seen_as(&request, length, &sum, true).full(heard)
 }
 
 /// A line of JSON now and then.
