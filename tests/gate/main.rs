@@ -5,8 +5,11 @@
 mod fake_ollama;
 
 mod bodies;
+mod forms;
 mod load;
+mod packed;
 mod scopes;
+mod staying;
 
 use std::sync::Arc;
 use std::time::Duration;
