@@ -89,6 +89,12 @@ impl Inspector {
             let message = "web search is run by the server on its owner's account; that is not shared".to_owned();
             return Some(refusal(StatusCode::FORBIDDEN, "web-search", message));
         }
+        if look.remote_host() {
+            let message = "a model that runs elsewhere would run on the account of the server's owner; \
+                           that is not shared"
+                .to_owned();
+            return Some(refusal(StatusCode::FORBIDDEN, "cloud", message));
+        }
         if let Some(name) = self.lodger.as_ref().filter(|_| unloads(&self.uri, look)) {
             let message = format!(
                 "{name} may run this server's models but not unload them, others may be using them; \

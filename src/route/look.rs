@@ -69,6 +69,7 @@ pub struct Look {
     seen: [u8; Key::ALL.len()],
     overlong: bool,
     web_search: bool,
+    remote_host: bool,
     keep_alive: KeepAlive,
     /// Whether the last `prompt` says something.
     prompt: bool,
@@ -117,6 +118,7 @@ impl Look {
             seen: [0; Key::ALL.len()],
             overlong: false,
             web_search: false,
+            remote_host: false,
             keep_alive: KeepAlive::default(),
             prompt: false,
             messages: false,
@@ -199,6 +201,11 @@ impl Look {
     /// Whether an element of `tools` is a web search that the server would run.
     pub fn web_search(&self) -> bool {
         self.web_search
+    }
+
+    /// Whether it says where a model runs: what `create` makes of that runs there, on the owner's account.
+    pub fn remote_host(&self) -> bool {
+        self.remote_host
     }
 
     /// Where the last byte of the key `keep_alive` is, as it is written, counted from the body's start. Whatever the
@@ -342,6 +349,10 @@ impl Look {
             Some(Key::Model) => &mut self.model,
             Some(Key::Name) => &mut self.name,
             Some(Key::From | Key::Source) => &mut self.origin,
+            Some(Key::RemoteHost) => {
+                self.remote_host |= self.kept.text().is_none_or(|text| !text.is_empty());
+                return;
+            }
             Some(Key::KeepAlive) => return self.keep_alive.string(self.kept.text().as_deref()),
             Some(Key::Prompt) => {
                 self.prompt = self.kept.text().is_none_or(|text| !text.is_empty());

@@ -1,4 +1,5 @@
-//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24) and how a path is read for it.
+//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24 and of 0.33, which has the same but for the
+//! two for images) and how a path is read for it.
 
 use http::Method;
 use percent_encoding::percent_decode_str;

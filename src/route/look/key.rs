@@ -21,13 +21,15 @@ pub enum Key {
     Prompt,
     /// `messages`
     Messages,
+    /// `remote_host`: where a model that is created runs.
+    RemoteHost,
 }
 
 // === impl Key ===
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Model,
         Self::Name,
         Self::KeepAlive,
@@ -37,6 +39,7 @@ impl Key {
         Self::Source,
         Self::Prompt,
         Self::Messages,
+        Self::RemoteHost,
     ];
 
     /// As it is usually written.
@@ -51,6 +54,7 @@ impl Key {
             Self::Source => "source",
             Self::Prompt => "prompt",
             Self::Messages => "messages",
+            Self::RemoteHost => "remote_host",
         }
     }
 
@@ -61,8 +65,8 @@ impl Key {
 
     /// The one that Go would take this text for.
     pub(super) fn matching(key: &str) -> Option<Self> {
-        // Keys of at most ten characters, of at most three bytes each.
-        if key.len() > 30 {
+        // Keys of at most eleven characters, of at most three bytes each.
+        if key.len() > 33 {
             return None;
         }
         let key = folded(key);
