@@ -20,7 +20,7 @@ use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
 use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
-use crate::gate::Gate;
+use crate::gate::{Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
@@ -105,7 +105,8 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let gate = Gate::new(ollama.clone(), lend_seen.clone());
+        let settings = GateSettings { lend_push: config.lend_push };
+        let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
@@ -406,7 +407,15 @@ mod tests {
     #[tokio::test]
     async fn a_balance_that_follows_nobody_any_more_says_so() {
         let broken = stream::poll_fn(|_| panic!("as by a bug"));
-        let router = Router::spawn(RouterSettings { name: crate::id::NodeName::lossy("test"), grace: GRACE }, broken);
+        let settings = RouterSettings {
+            name: crate::id::NodeName::lossy("test"),
+            id: crate::id::Id::of_spki(b"test"),
+            listen: None,
+            open: false,
+            digests: Digests::default(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, broken);
         tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }
