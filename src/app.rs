@@ -18,8 +18,9 @@ use crate::balance::{GRACE, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
+use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
-use crate::gate::Gate;
+use crate::gate::{Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
@@ -49,6 +50,7 @@ pub struct App {
     control: control::Server,
     page: Option<StdListener>,
     book: Book,
+    digests: Digests,
     mesh: Arc<View>,
     gate: Arc<Gate>,
     listener: Option<(TcpListener, Listener)>,
@@ -61,6 +63,7 @@ pub struct App {
 /// What lives as long as the node.
 struct Running {
     ollama: Option<AbortOnDropHandle<()>>,
+    digests: AbortOnDropHandle<()>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
     /// Where there are applications to balance for.
@@ -94,12 +97,16 @@ impl App {
         let (lend, lend_seen) = watch::channel(lends);
         let (ollama, ollama_task) = match lends {
             true => {
-                let (ollama, task) = Ollama::spawn(&config.ollama.url);
+                let (ollama, task) = match config.ollama.explicit {
+                    true => Ollama::spawn_named(&config.ollama.url),
+                    false => Ollama::spawn(&config.ollama.url),
+                };
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let gate = Gate::new(ollama.clone(), lend_seen.clone());
+        let settings = GateSettings { lend_push: config.lend_push };
+        let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
@@ -135,10 +142,22 @@ impl App {
             callers,
         });
 
+        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let digests = Digests::open(&state.digests()).unwrap_or_else(|error| {
+            tracing::error!("which weights a model's name stands for is forgotten when this node stops: {error}");
+            Digests::default()
+        });
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
-        let router = Router::spawn(RouterSettings { name: config.name.clone(), grace: GRACE }, endpoints);
-        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let settings = RouterSettings {
+            name: config.name.clone(),
+            id: me,
+            listen: listen_addr,
+            open: config.listen.open,
+            digests: digests.clone(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, endpoints);
         let mut balances = None;
         let listener = match listen {
             Some(tcp) => {
@@ -173,15 +192,31 @@ impl App {
             why_not_lent: roles::why_not_lent(&config, listen_addr),
             report: gate.report(),
             directory: peers.directory(),
+            digests: digests.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
             ollama: ollama_task,
+            digests: digests.keep_saved(),
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
             router: balances,
         };
-        Ok(Self { config, state, control, page, book, mesh, gate, listener, transport, inbound, discovery, running })
+        Ok(Self {
+            config,
+            state,
+            control,
+            page,
+            book,
+            digests,
+            mesh,
+            gate,
+            listener,
+            transport,
+            inbound,
+            discovery,
+            running,
+        })
     }
 
     /// What is worth saying once the node serves.
@@ -206,6 +241,7 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
+            digests: self.digests.clone(),
             policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
@@ -231,6 +267,7 @@ impl App {
             _ = &mut inbound => Some("the port for other nodes"),
             () = over(&mut listener) => Some("the listener for applications"),
             () = over(&mut running.ollama) => Some("the watch over Ollama"),
+            _ = &mut running.digests => Some("the record of which weights a name stands for"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
             () = self.gate.ended() => Some("the gate before Ollama"),
@@ -259,6 +296,7 @@ impl App {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
         }
         self.transport.close().await;
+        self.digests.save().await;
         drop((inbound, page));
         ended.cancel();
         if let Ok(Err(error)) = control.await {
@@ -369,7 +407,15 @@ mod tests {
     #[tokio::test]
     async fn a_balance_that_follows_nobody_any_more_says_so() {
         let broken = stream::poll_fn(|_| panic!("as by a bug"));
-        let router = Router::spawn(RouterSettings { name: crate::id::NodeName::lossy("test"), grace: GRACE }, broken);
+        let settings = RouterSettings {
+            name: crate::id::NodeName::lossy("test"),
+            id: crate::id::Id::of_spki(b"test"),
+            listen: None,
+            open: false,
+            digests: Digests::default(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, broken);
         tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }
