@@ -120,9 +120,10 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
         [one] if !unsure => Ok(Arc::clone(one)),
         [] | [_] => {
             let away = members.departed().filter(|departed| departed.let_manage());
+            // That this node itself lends no Ollama is how most of them are meant.
             let hindered: Vec<_> = managers
                 .iter()
-                .filter(|member| member.obstacle().is_some())
+                .filter(|member| member.obstacle().is_some() && !member.is_local())
                 .map(|member| Hindered::of(member, members))
                 .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
                 .collect();
@@ -145,28 +146,30 @@ fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Ref
 }
 
 fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
-    let members = search.members;
-    // Whom we do not use because a person said so does not count as having it.
+    let (members, dialect) = (search.members, search.dialect);
+    // Whom we do not use because a person said so does not count as having it; nor does who does not understand us.
     let all: Vec<&Arc<Member>> = members
         .values()
         .filter(|member| !member.is_unwanted() && member.knows(model))
-        .filter(|member| !search.dialect.is_strict() || member.suits(search.dialect))
+        .filter(|member| !dialect.is_strict() || member.suits(dialect))
         .collect();
     let having: Vec<_> = all.iter().copied().filter(|member| member.obstacle().is_none()).cloned().collect();
-    let having = suited(having, search.dialect);
+    let having = suited(having, dialect);
     if having.is_empty() {
         // With nobody to ask at all, all that are known are told of.
-        providers(members, search.dialect)?;
+        let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
         let hindered: Vec<_> = all
             .iter()
             .map(|member| Hindered::of(member, members))
             .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
             .collect();
-        return Err(match hindered.is_empty() {
-            true => unknown_model(search.path, model),
-            false => refuse::holders_unusable(model, hindered, members),
-        });
+        if !hindered.is_empty() {
+            return Err(refuse::holders_unusable(model, hindered, members));
+        }
+        // `ollama cp a b && ollama run b` is faster than the report that has `b` in it.
+        usable.retain(|member| member.has_changed());
+        return if usable.is_empty() { Err(unknown_model(search.path, model)) } else { Ok(usable) };
     }
     let Some(kept) = search.kept else { return Ok(having) };
     let is_kept =
