@@ -21,8 +21,7 @@ struct Lab {
 impl Lab {
     async fn start(manage: [bool; 2]) -> Self {
         let ollamas = [FakeOllama::start(&["m"]).await, FakeOllama::start(&["m"]).await];
-        let providers =
-            [node("gpu1").lends(&ollamas[0]).start().await, node("gpu2").lends(&ollamas[1]).start().await];
+        let providers = [node("gpu1").lends(&ollamas[0]).start().await, node("gpu2").lends(&ollamas[1]).start().await];
         let user = node("laptop").dials(providers[0].mesh).dials(providers[1].mesh).start().await;
         let lab = Self { ollamas, providers, user };
         for provider in &lab.providers {
@@ -91,7 +90,11 @@ async fn what_was_just_made_can_be_used_at_once() {
         let copied = within(lab.user.send(Method::POST, &format!("/@{at}/api/copy"), copy)).await;
         assert_eq!(copied.status(), StatusCode::OK);
         let shown = within(lab.user.post("/api/show", &json!({"model": name}))).await;
-        assert_eq!((shown.status(), shown.headers()["ollana-peer"].to_str().unwrap()), (StatusCode::OK, &*at), "{name}");
+        assert_eq!(
+            (shown.status(), shown.headers()["ollana-peer"].to_str().unwrap()),
+            (StatusCode::OK, &*at),
+            "{name}"
+        );
         let (status, said) = read(within(lab.user.post("/api/generate", &prompt(&name, 1))).await).await;
         assert_eq!(status, StatusCode::OK, "{said}");
         let unknown = within(lab.user.post("/api/show", &json!({"model": "nope"}))).await;
@@ -145,7 +148,9 @@ async fn with_scope_infer_nothing_is_changed_and_the_refusal_says_what_to_type()
     }
     for ollama in &lab.ollamas {
         let counts = ollama.counts();
-        assert!(!["pull", "push", "create", "copy", "delete"].iter().any(|path| counts.of(&format!("/api/{path}")) > 0));
+        assert!(
+            !["pull", "push", "create", "copy", "delete"].iter().any(|path| counts.of(&format!("/api/{path}")) > 0)
+        );
         assert_eq!(counts.of(&blob), 0);
     }
     assert!(lab.has(0, "m:latest") && lab.has(1, "m:latest"));
