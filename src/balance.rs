@@ -37,7 +37,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
@@ -94,6 +94,7 @@ struct Inner {
     budget: TpsBudget,
     reserve: Arc<Reserve>,
     grace_ends: Instant,
+    following: TaskTracker,
     _following: AbortOnDropHandle<()>,
 }
 
@@ -127,14 +128,23 @@ impl Router {
         D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
     {
         let (sender, members) = watch::channel(Members::default());
+        let following = TaskTracker::new();
+        let task = following.spawn(members::follow(discover, sender));
+        following.close();
         Self(Arc::new(Inner {
             members,
             budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_A_SECOND, BUDGET_SHARE),
             reserve: Arc::default(),
             grace_ends: Instant::now() + settings.grace,
             node: settings,
-            _following: AbortOnDropHandle::new(tokio::spawn(members::follow(discover, sender))),
+            following,
+            _following: AbortOnDropHandle::new(task),
         }))
+    }
+
+    /// Resolves if it follows the endpoints no more, which is a bug: it does as long as there is a handle.
+    pub async fn ended(&self) {
+        self.0.following.wait().await;
     }
 
     /// Those that can take a request of this dialect now, or why nobody can.

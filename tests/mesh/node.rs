@@ -1,4 +1,5 @@
 //! A node as `ollana serve` runs it, and an application that asks it.
+#![allow(dead_code)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -60,8 +61,8 @@ impl Setup {
     }
 
     /// Lends whatever is there.
-    pub fn lends_at(mut self, server: http::Uri) -> Self {
-        self.config.ollama.url = server;
+    pub fn lends_at(mut self, url: Uri) -> Self {
+        self.config.ollama.url = url;
         self
     }
 
