@@ -11,6 +11,7 @@ mod allowed;
 mod cases;
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
+mod forbidden;
 mod grammar;
 mod lab;
 #[path = "../mesh/node.rs"]
@@ -41,6 +42,14 @@ fn main() {
     trials.push(Trial::test("simulated::what_is_generated_is_answered_as_asked_directly", || {
         simulated().as_ref().map_or(Ok(()), |lab| generate(lab, CASES))
     }));
+    for (name, scope) in [
+        ("simulated::what_needs_manage_is_refused_to_infer_in_its_callers_shape", Scope::Infer),
+        ("simulated::what_is_the_owners_alone_is_refused_to_manage_in_its_callers_shape", Scope::Manage),
+    ] {
+        trials.push(Trial::test(name, move || {
+            forbidden::all_is_refused(&Lab::simulated(scope, fake_ollama::Settings::default()), scope)
+        }));
+    }
     let needs = real_ollama::needs();
     for group in cases::groups().into_iter().filter(|group| group.real) {
         // libtest prints no reason of its own, so it stands in the name's kind.
