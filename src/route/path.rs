@@ -1,4 +1,5 @@
-//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24) and how a path is read for it.
+//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24 and of 0.33, which has the same but for the
+//! two for images) and how a path is read for it.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -15,6 +16,9 @@ const MANAGE: &[&str] = &["pull", "push", "create", "copy", "delete", "blobs"];
 /// 0.24's: they are where its `experimental/*` and its account routes would go by name.
 const OWNER: &[&str] = &["signout", "user", "experimental", "signin", "account", "web_search", "web_fetch"];
 
+/// The route of Ollama that reads a form.
+pub(super) const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
+
 /// The routes that a model in the body decides.
 const BODY_MODEL: &[&str] = &[
     "/api/generate",
@@ -27,7 +31,7 @@ const BODY_MODEL: &[&str] = &[
     "/v1/embeddings",
     "/v1/responses",
     "/v1/messages",
-    "/v1/audio/transcriptions",
+    TRANSCRIPTIONS,
     "/v1/images/generations",
     "/v1/images/edits",
 ];

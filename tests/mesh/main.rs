@@ -14,5 +14,6 @@ mod cancel;
 mod drain;
 mod hostile;
 mod identity;
+mod manage;
 mod silence;
 mod together;

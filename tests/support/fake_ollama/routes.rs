@@ -100,6 +100,7 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             }
         }
         _ if path.starts_with("/api/blobs/") => blob(shared, job, &path, request).await,
+        "/v1/audio/transcriptions" => transcription(shared, job, request).await,
         _ if path.starts_with("/fake/") => extra::fake(job, &path, request).await,
         _ => asked(shared, job, path, request).await,
     }
@@ -464,6 +465,17 @@ async fn discard(body: &mut Incoming) {
         }
         left -= length;
     }
+}
+
+/// The route that reads a form. What is in it is not looked at: it hears one word in everything.
+async fn transcription(shared: Arc<Shared>, job: Job, mut request: Request<Incoming>) -> Answer {
+    let Some((length, sum)) = read(&job, request.body_mut(), true).await else {
+        let _aborted = job.seen(&request, None, b"", false);
+        return empty(400);
+    };
+    shared.counts.send_modify(|counts| counts.tokens += 1);
+    let heard = v1_answer(200, shapes::line(&json!({"text": "hello"})));
+    job.seen_as(&request, length, &sum, true).full(heard)
 }
 
 /// A line of JSON now and then.
