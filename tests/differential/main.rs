@@ -28,14 +28,14 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use ollana::id::Scope;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use self::cases::{Case, Group, Side};
+use self::cases::{Case, Group, Kind, Side};
 use self::lab::Lab;
 use self::wire::Transcript;
 
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for group in cases::groups() {
+    for group in cases::groups().into_iter().filter(|group| group.of.contains(&Kind::Simulated)) {
         let name = format!("simulated::{}", group.name);
         trials.push(Trial::test(name, move || simulated().as_ref().map_or(Ok(()), |lab| compare(lab, &group))));
     }
@@ -51,7 +51,7 @@ fn main() {
         }));
     }
     let needs = real_ollama::needs();
-    for group in cases::groups().into_iter().filter(|group| group.real) {
+    for group in cases::groups().into_iter().filter(|group| group.of.contains(&Kind::Real)) {
         // libtest prints no reason of its own, so it stands in the name's kind.
         let kind = needs.as_ref().err().cloned().unwrap_or_default();
         let name = format!("real::{}", group.name);

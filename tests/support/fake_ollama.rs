@@ -44,6 +44,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+// Not every test that includes this file knows what is said.
+#[allow(unused_imports)]
 pub use runner::expected;
 
 /// How it behaves. All can be changed while it runs, by [`FakeOllama::set`].
@@ -270,8 +272,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     });
                     let mut builder = http1::Builder::new();
                     builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
-                    // As Go: a client that has said all it wants to is answered, and heads may be long.
-                    let connection = builder.half_close(true).max_headers(1024);
+                    let connection = builder.max_headers(1024);
                     // An error is a client that went away, or a break that was asked for.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });
