@@ -44,6 +44,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+// Not every test that includes this file knows what is said.
+#[allow(unused_imports)]
 pub use runner::expected;
 
 /// How it behaves. All can be changed while it runs, by [`FakeOllama::set`].
