@@ -16,6 +16,15 @@ use super::{Test, each, tools};
 
 const MODEL: &str = "smollm2";
 
+/// Mentions tools, or the Ollama would refuse them in the model's name.
+const TEMPLATE: &str = r#"TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}{{ range .ToolCalls }}{{ .Function.Name }} {{ .Function.Arguments }}{{ end }}<|im_end|>
+{{ end }}{{ if .Tools }}<|im_start|>system
+{{ .Tools }}<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
+"#;
+
 pub fn tests() -> Vec<Test> {
     let needs = tools::ollama().and(tools::model()).map(drop);
     [
@@ -46,7 +55,7 @@ fn asks(client: Client) {
     let lab = LAB.get_or_init(Lab::start);
     let asked = |address| client.run("transcript", &url(address), MODEL, &[]);
     // Once before, so that both find the model loaded and its cache as warm.
-    asked(lab.direct);
+    client.run("transcript-sync", &url(lab.direct), MODEL, &[]);
     assert_same(client, asked(lab.direct), asked(lab.mesh));
 }
 
@@ -56,7 +65,6 @@ fn manages(client: Client) {
     let model = tools::model().unwrap();
     let environment = [("PEER", "gpu1"), ("GGUF", model.to_str().unwrap())];
     let changed = |address| client.run("manage", &url(address), MODEL, &environment);
-    changed(lab.direct);
     assert_same(client, changed(lab.direct), changed(lab.mesh));
 }
 
@@ -93,7 +101,7 @@ impl Lab {
             std::thread::sleep(Duration::from_millis(50));
         }
         let modelfile = home.path().join("Modelfile");
-        std::fs::write(&modelfile, format!("FROM {}\n", tools::model().unwrap().display())).unwrap();
+        std::fs::write(&modelfile, format!("FROM {}\n{TEMPLATE}", tools::model().unwrap().display())).unwrap();
         let created = ollama().args(["create", MODEL, "-f"]).arg(modelfile).output().unwrap();
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
 
