@@ -16,11 +16,14 @@ use super::{Test, each, tools};
 
 const MODEL: &str = "smollm2";
 
-/// Mentions tools, or the Ollama would refuse them in the model's name.
-const TEMPLATE: &str = r#"TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}
+/// Mentions tools, or the Ollama would refuse them in the model's name. One thread: several wait for each other by
+/// spinning, which on a busy machine takes ten times as long.
+const TEMPLATE: &str = r#"PARAMETER num_thread 1
+PARAMETER num_ctx 2048
+TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}{{ range .ToolCalls }}{{ .Function.Name }} {{ .Function.Arguments }}{{ end }}<|im_end|>
-{{ end }}{{ if .Tools }}<|im_start|>system
-{{ .Tools }}<|im_end|>
+{{ end }}{{ range .Tools }}<|im_start|>system
+You may call {{ .Function.Name }}.<|im_end|>
 {{ end }}<|im_start|>assistant
 """
 "#;
