@@ -18,8 +18,9 @@ use crate::balance::{GRACE, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
+use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
-use crate::gate::Gate;
+use crate::gate::{Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
@@ -49,6 +50,7 @@ pub struct App {
     control: control::Server,
     page: Option<StdListener>,
     book: Book,
+    digests: Digests,
     mesh: Arc<View>,
     gate: Arc<Gate>,
     listener: Option<(TcpListener, Listener)>,
@@ -61,8 +63,11 @@ pub struct App {
 /// What lives as long as the node.
 struct Running {
     ollama: Option<AbortOnDropHandle<()>>,
+    digests: AbortOnDropHandle<()>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
+    /// Where there are applications to balance for.
+    router: Option<Router>,
 }
 
 // === impl App ===
@@ -92,12 +97,16 @@ impl App {
         let (lend, lend_seen) = watch::channel(lends);
         let (ollama, ollama_task) = match lends {
             true => {
-                let (ollama, task) = Ollama::spawn(&config.ollama.url);
+                let (ollama, task) = match config.ollama.explicit {
+                    true => Ollama::spawn_named(&config.ollama.url),
+                    false => Ollama::spawn(&config.ollama.url),
+                };
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let gate = Gate::new(ollama.clone(), lend_seen.clone());
+        let settings = GateSettings { lend_push: config.lend_push };
+        let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
@@ -133,12 +142,26 @@ impl App {
             callers,
         });
 
+        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let digests = Digests::open(&state.digests()).unwrap_or_else(|error| {
+            tracing::error!("which weights a model's name stands for is forgotten when this node stops: {error}");
+            Digests::default()
+        });
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
-        let router = Router::spawn(RouterSettings { name: config.name.clone(), grace: GRACE }, endpoints);
-        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let settings = RouterSettings {
+            name: config.name.clone(),
+            id: me,
+            listen: listen_addr,
+            open: config.listen.open,
+            digests: digests.clone(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, endpoints);
+        let mut balances = None;
         let listener = match listen {
             Some(tcp) => {
+                balances = Some(router.clone());
                 let settings = ListenerSettings {
                     name: config.name.clone(),
                     origins: config.origins.clone(),
@@ -169,14 +192,31 @@ impl App {
             why_not_lent: roles::why_not_lent(&config, listen_addr),
             report: gate.report(),
             directory: peers.directory(),
+            digests: digests.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
             ollama: ollama_task,
+            digests: digests.keep_saved(),
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
+            router: balances,
         };
-        Ok(Self { config, state, control, page, book, mesh, gate, listener, transport, inbound, discovery, running })
+        Ok(Self {
+            config,
+            state,
+            control,
+            page,
+            book,
+            digests,
+            mesh,
+            gate,
+            listener,
+            transport,
+            inbound,
+            discovery,
+            running,
+        })
     }
 
     /// What is worth saying once the node serves.
@@ -201,6 +241,7 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
+            digests: self.digests.clone(),
             policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
@@ -215,6 +256,7 @@ impl App {
             .listener
             .map(|(tcp, listener)| AbortOnDropHandle::new(tokio::spawn(listener.serve(tcp, shutdown.clone()))));
         let mut running = self.running;
+        let mut discovery = self.discovery;
 
         // None of these ends by itself. A node that goes on without one would only seem to serve.
         let died = tokio::select! {
@@ -225,8 +267,12 @@ impl App {
             _ = &mut inbound => Some("the port for other nodes"),
             () = over(&mut listener) => Some("the listener for applications"),
             () = over(&mut running.ollama) => Some("the watch over Ollama"),
+            _ = &mut running.digests => Some("the record of which weights a name stands for"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
+            () = self.gate.ended() => Some("the gate before Ollama"),
+            () = resolved(running.router.as_ref().map(Router::ended)) => Some("the balance over the nodes"),
+            () = resolved(discovery.as_mut().map(Discovery::ended)) => Some("the search for other nodes"),
         };
         if let Some(what) = died {
             shutdown.cancel();
@@ -235,7 +281,7 @@ impl App {
         }
         tracing::info!("stopping: nothing new is taken");
         self.gate.drain();
-        if let Some(discovery) = self.discovery {
+        if let Some(discovery) = discovery {
             discovery.goodbye().await;
         }
         let drained = async {
@@ -250,6 +296,7 @@ impl App {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
         }
         self.transport.close().await;
+        self.digests.save().await;
         drop((inbound, page));
         ended.cancel();
         if let Ok(Err(error)) = control.await {
@@ -276,9 +323,14 @@ impl App {
 
 /// Resolves when the task is over; never without one.
 async fn over<T>(task: &mut Option<AbortOnDropHandle<T>>) {
-    match task {
-        Some(task) => {
-            let _ = task.await;
+    resolved(task.as_mut()).await;
+}
+
+/// Resolves when it does; never where there is nothing that could.
+async fn resolved(part: Option<impl Future>) {
+    match part {
+        Some(part) => {
+            part.await;
         }
         None => std::future::pending().await,
     }
@@ -350,5 +402,20 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
         assert!(matches!(ended, Err(AppError::Died("the port for other nodes"))), "{ended:?}");
         assert!(shutdown.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_balance_that_follows_nobody_any_more_says_so() {
+        let broken = stream::poll_fn(|_| panic!("as by a bug"));
+        let settings = RouterSettings {
+            name: crate::id::NodeName::lossy("test"),
+            id: crate::id::Id::of_spki(b"test"),
+            listen: None,
+            open: false,
+            digests: Digests::default(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, broken);
+        tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }

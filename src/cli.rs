@@ -65,7 +65,7 @@ enum Command {
     /// The other nodes it knows
     Peers(Json),
     /// The models of the mesh, and where they are
-    Models(Json),
+    Models(models::Args),
     /// This node's ID
     Id(Json),
     /// Use a peer and let it use this node's Ollama
@@ -97,7 +97,7 @@ impl Cli {
             Command::Stop => stop::run(&place),
             Command::Status(args) => status::run(args.json, &place),
             Command::Peers(args) => peers::run(args.json, &place),
-            Command::Models(args) => models::run(args.json, &place),
+            Command::Models(args) => models::run(&args, &place),
             Command::Id(args) => id::run(args.json, &place),
             Command::Trust(args) => trust::run(args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `GET /status`, `/peers`, `/models`, `/id` | [`StatusView`], [`PeerView`]s, [`ModelView`]s, [`IdView`] |
 //! | `POST /resolve`, [`PeerRequest`] | [`Candidate`]: which peer a text means |
+//! | `POST /keep`, [`KeepRequest`] | [`Keeping`]: a model's name stands for what that node has, from now on |
 //! | `POST /trust`, [`TrustRequest`] | [`Changed`] |
 //! | `POST /revoke`, [`PeerRequest`] | [`Changed`] |
 //! | `POST /stop` | [`Stopping`]; the node drains and its process ends |
@@ -29,11 +30,13 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{Client, ClientError};
-pub use models::{Catalog, ModelNode, ModelView, merge};
+pub use models::{Catalog, ModelNode, ModelView, models};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
 pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
+use crate::digests::{Digests, Kept};
+use crate::exchange::ServerKind;
 use crate::id::{Id, NodeName, Scope};
 use crate::peers::{PeerState, PeerView};
 use crate::trust::{Book, TrustPolicy};
@@ -55,6 +58,11 @@ pub trait Mesh: Send + Sync + 'static {
     /// Who has which models, this node included if it lends its own.
     fn catalogs(&self) -> Vec<Catalog>;
 
+    /// Which weights a model's name stands for on this node, if it was used.
+    fn kept(&self, _model: &str) -> Option<Kept> {
+        None
+    }
+
     /// What stands against each other in the mesh and needs a person, a sentence each: two nodes with one name, a cloned
     /// key, a known name with another key.
     fn conflicts(&self) -> Vec<String> {
@@ -69,6 +77,8 @@ pub struct Handles {
     pub mesh: Arc<dyn Mesh>,
     /// Who may do what.
     pub book: Book,
+    /// Which weights each model's name stands for.
+    pub digests: Digests,
     /// What the book believes of new keys; `revoke` words its advice by it.
     pub policy: TrustPolicy,
     /// Ends the node.
@@ -105,10 +115,16 @@ pub struct Info {
 pub struct OllamaView {
     /// Where it is, or would be.
     pub url: String,
-    /// Whether it answers as an Ollama.
+    /// Whether it answers as one of the servers that can be lent.
     pub healthy: bool,
-    /// Which version it says it is.
+    /// Which version it says it is, if it is an Ollama.
     pub version: Option<String>,
+    /// What it speaks, if it is there.
+    #[serde(default)]
+    pub api: Option<ServerKind>,
+    /// Which program it says it is, if it is no Ollama.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Whether it is lent to the mesh at this moment.
     #[serde(default)]
     pub lent: bool,
@@ -176,6 +192,26 @@ pub struct TrustRequest {
     /// Whether prompts are sent there.
     #[serde(rename = "use")]
     pub use_: bool,
+}
+
+/// What `ollana models --keep` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepRequest {
+    /// A model's name.
+    pub model: String,
+    /// The node whose weights it is to stand for: this one, or a peer as in [`PeerRequest`].
+    pub peer: String,
+}
+
+/// What a model's name stands for now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Keeping {
+    /// The model's name, as the node lists it.
+    pub model: String,
+    /// The digest of its weights.
+    pub digest: String,
+    /// The node that has them.
+    pub peer: NodeName,
 }
 
 /// What became of a peer.

@@ -18,7 +18,7 @@ use crate::discovery::Sighting;
 use crate::exchange::{Health, Report};
 use crate::id::{Id, NodeName};
 use crate::transport::remote::Face;
-use crate::transport::{CloseCode, Closed, Connection, Remote, Transport};
+use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
 use crate::trust::{Book, Pin, Snapshot, Trust};
 use crate::wire::control::Hello;
 
@@ -239,9 +239,9 @@ impl Actor {
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
         let (retire, retired) = oneshot::channel();
-        let health = Arc::new(watch::Sender::new(Health::Healthy));
-        let remote = Arc::new(Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&health)));
-        let health_seen = health.subscribe();
+        let pulse = Arc::new(Pulse::new());
+        let remote = Arc::new(Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&pulse)));
+        let health_seen = pulse.watch();
         let follow = Follow {
             link,
             connection: connection.clone(),
@@ -249,7 +249,7 @@ impl Actor {
             book: self.settings.book.clone(),
             face: face.clone(),
             report,
-            health,
+            pulse,
             heard,
             events: self.events.clone(),
             met: None,

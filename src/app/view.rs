@@ -8,9 +8,11 @@ use http::Uri;
 use tokio::sync::watch;
 
 use crate::control::{Catalog, Info, Mesh, OllamaView};
+use crate::digests::{Digests, Kept};
 use crate::exchange::Report;
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
+use crate::route::ModelName;
 
 pub(super) struct View {
     pub(super) info: Info,
@@ -21,6 +23,7 @@ pub(super) struct View {
     pub(super) why_not_lent: Option<String>,
     pub(super) report: watch::Receiver<Arc<Report>>,
     pub(super) directory: Directory,
+    pub(super) digests: Digests,
     pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
 }
 
@@ -35,6 +38,8 @@ impl Mesh for View {
             url: self.ollama_url.to_string(),
             healthy: state.healthy,
             version: (!state.version.is_empty()).then(|| state.version.clone()),
+            api: state.healthy.then_some(state.kind),
+            server: state.server.clone(),
             lent: self.report.borrow().provider,
             problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
         }
@@ -50,11 +55,22 @@ impl Mesh for View {
             name: self.info.name.clone(),
             id: self.info.id,
             local: true,
+            api: report.api,
             models: report.models.clone(),
         });
         let peers = self.directory.reports().into_iter();
-        let peers = peers.map(|(name, id, report)| Catalog { name, id, local: false, models: report.models.clone() });
+        let peers = peers.map(|(name, id, report)| Catalog {
+            name,
+            id,
+            local: false,
+            api: report.api,
+            models: report.models.clone(),
+        });
         own.into_iter().chain(peers).collect()
+    }
+
+    fn kept(&self, model: &str) -> Option<Kept> {
+        self.digests.of(&ModelName::new(model))
     }
 
     fn conflicts(&self) -> Vec<String> {

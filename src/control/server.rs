@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Candidate, Changed, ErrorView, Handles, IdView, PeerRequest, StateDir, StatusView, Stopping, TrustRequest,
-    Unresolved, candidates, merge, resolve, revoke_advice,
+    Candidate, Changed, ErrorView, Handles, IdView, KeepRequest, Keeping, PeerRequest, StateDir, StatusView, Stopping,
+    TrustRequest, Unresolved, candidates, models, resolve, revoke_advice,
 };
+use crate::digests::Holder;
+use crate::route::ModelName;
 use crate::trust::TrustError;
 
 /// `sun_path` of Linux holds 108 bytes with the zero at its end.
@@ -155,13 +157,17 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
     let answer = match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
         (&Method::GET, "/peers") => json(&handles.mesh.peers()),
-        (&Method::GET, "/models") => json(&merge(handles.mesh.catalogs())),
+        (&Method::GET, "/models") => json(&models(handles.mesh.as_ref())),
         (&Method::GET, "/id") => {
             let info = handles.mesh.info();
             json(&IdView { id: info.id, name: info.name })
         }
         (&Method::POST, "/resolve") => match read::<PeerRequest>(body).await {
             Ok(wanted) => find(handles, &wanted.peer).and_then(|peer| json(&peer)),
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/keep") => match read(body).await {
+            Ok(wanted) => keep(handles, wanted).await,
             Err(failure) => Err(failure),
         },
         (&Method::POST, "/trust") => match read(body).await {
@@ -176,7 +182,7 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
             handles.stop.cancel();
             json(&Stopping { pid: std::process::id(), drain_s: handles.drain.as_secs() })
         }
-        (_, "/status" | "/peers" | "/models" | "/id" | "/resolve" | "/trust" | "/revoke" | "/stop") => Err(
+        (_, "/status" | "/peers" | "/models" | "/id" | "/resolve" | "/keep" | "/trust" | "/revoke" | "/stop") => Err(
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {}", head.uri.path(), head.method)),
         ),
         (_, path) => Err(Failure::new(
@@ -200,12 +206,34 @@ async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Full<
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
 
+/// A model's name stands for what this node has, from now on.
+async fn keep(handles: &Handles, wanted: KeepRequest) -> Result<Response<Full<Bytes>>, Failure> {
+    let info = handles.mesh.info();
+    let own = info.name.is(&wanted.peer) || wanted.peer.parse() == Ok(info.id);
+    let (id, peer) = match own {
+        true => (info.id, info.name),
+        false => find(handles, &wanted.peer).map(|peer| (peer.id, peer.name))?,
+    };
+    let model = ModelName::new(&wanted.model);
+    let catalogs = handles.mesh.catalogs().into_iter().filter(|catalog| catalog.id == id);
+    let mut listed = catalogs.flat_map(|catalog| catalog.models);
+    let Some((name, info)) = listed.find(|(name, info)| ModelName::new(name) == model && !info.digest.is_empty())
+    else {
+        let error = format!("{peer} does not lend a model {:?} now; `ollana models` shows who does", wanted.model);
+        return Err(Failure::new(StatusCode::NOT_FOUND, error));
+    };
+    handles.digests.keep(&model, &info.digest, Holder { id, name: peer.clone() });
+    handles.digests.save().await;
+    json(&Keeping { model: name, digest: info.digest, peer })
+}
+
 async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Full<Bytes>>, Failure> {
     let peer = match find(handles, &wanted.peer) {
         Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
         found => found?,
     };
     handles.book.revoke(peer.id).await?;
+    handles.digests.forget(&peer.id);
     json(&Changed { peer: refreshed(handles, peer), advice: revoke_advice(&handles.policy) })
 }
 

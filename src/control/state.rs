@@ -79,6 +79,11 @@ impl StateDir {
         self.path.join(crate::trust::TRUST_FILE)
     }
 
+    /// Where it stands which weights a model's name stands for.
+    pub fn digests(&self) -> PathBuf {
+        self.path.join(crate::digests::DIGESTS_FILE)
+    }
+
     /// Where the pid file of a directory is.
     pub fn pid_file(path: &Path) -> PathBuf {
         path.join("ollana.pid")

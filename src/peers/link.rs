@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::exchange::{Health, Report};
+use crate::exchange::Report;
 use crate::id::Id;
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::remote::Face;
-use crate::transport::{CloseCode, Closed, Connection, Transport};
+use crate::transport::{CloseCode, Closed, Connection, Pulse, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot};
 use crate::wire::control::{Hello, Message, Refused};
 
@@ -120,7 +120,7 @@ pub struct Follow {
     pub book: Book,
     pub face: watch::Sender<Face>,
     pub report: watch::Sender<Arc<Report>>,
-    pub health: Arc<watch::Sender<Health>>,
+    pub pulse: Arc<Pulse>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
     /// When the trust book was told of it as a provider.
@@ -155,7 +155,7 @@ impl Follow {
             lost = self.read(&mut control) => Ok(lost),
             why = retired => Err(why.ok()),
         };
-        self.health.send_replace(Health::Gone);
+        self.pulse.gone();
         match lost {
             Ok(lost) => {
                 let _ = self.events.send(Event::Lost(self.link, lost)).await;
@@ -190,7 +190,7 @@ impl Follow {
                     return self.closed_or(error.to_string()).await;
                 }
                 Err(_) => {
-                    if self.health.send_replace(Health::Gone) != Health::Gone {
+                    if self.pulse.gone() {
                         let _ = self.events.send(Event::Silence(self.link, true)).await;
                     }
                 }
@@ -200,12 +200,7 @@ impl Follow {
 
     async fn spoke(&self) {
         self.heard.send_replace(Instant::now());
-        let mut before = Health::Healthy;
-        self.health.send_if_modified(|health| {
-            before = std::mem::replace(health, Health::Healthy);
-            before != Health::Healthy
-        });
-        if before == Health::Gone {
+        if self.pulse.spoke() {
             let _ = self.events.send(Event::Silence(self.link, false)).await;
         }
     }

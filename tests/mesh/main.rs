@@ -10,8 +10,10 @@ mod node;
 mod relay;
 mod stranger;
 
+mod cancel;
 mod drain;
 mod hostile;
 mod identity;
+mod manage;
 mod silence;
 mod together;

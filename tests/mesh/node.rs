@@ -1,4 +1,5 @@
 //! A node as `ollana serve` runs it, and an application that asks it.
+#![allow(dead_code)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -55,8 +56,13 @@ pub fn node(name: &str) -> Setup {
 // === impl Setup ===
 
 impl Setup {
-    pub fn lends(mut self, ollama: &FakeOllama) -> Self {
-        self.config.ollama.url = ollama.url();
+    pub fn lends(self, ollama: &FakeOllama) -> Self {
+        self.lends_at(ollama.url())
+    }
+
+    /// Lends whatever is there.
+    pub fn lends_at(mut self, url: Uri) -> Self {
+        self.config.ollama.url = url;
         self
     }
 
@@ -135,6 +141,11 @@ impl Node {
 
     pub async fn post(&self, path: &str, json: &serde_json::Value) -> Response<Incoming> {
         self.ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
+    }
+
+    /// Sends any bytes by any method.
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Response<Incoming> {
+        self.ask(Request::builder().method(method).uri(self.at(path)).body(Full::from(body.into())).unwrap()).await
     }
 
     /// The same where the answer may break off before its head.
