@@ -1,15 +1,11 @@
 //! The same scripts against a real Ollama with a small real model, and through two nodes that lend it.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
 
 use super::mesh::url;
 use super::processes::Node;
+use super::real_ollama::{self, RealOllama};
 use super::script::{ALL, Client, OLLAMAS};
 use super::transcript::assert_same;
 use super::{Test, each, tools};
@@ -18,7 +14,7 @@ const MODEL: &str = "smollm2";
 
 /// Mentions tools, or the Ollama would refuse them in the model's name. One thread: several wait for each other by
 /// spinning, which on a busy machine takes ten times as long.
-const TEMPLATE: &str = r#"PARAMETER num_thread 1
+const MODELFILE: &str = r#"PARAMETER num_thread 1
 PARAMETER num_ctx 2048
 TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}
 {{ .Content }}{{ range .ToolCalls }}{{ .Function.Name }} {{ .Function.Arguments }}{{ end }}<|im_end|>
@@ -29,7 +25,7 @@ You may call {{ .Function.Name }}.<|im_end|>
 "#;
 
 pub fn tests() -> Vec<Test> {
-    let needs = tools::ollama().and(tools::model()).map(drop);
+    let needs = real_ollama::needs();
     [
         each(ALL, "what_it_asks_of_the_mesh_is_answered_as_the_real_ollama_answers_it", asks),
         each(OLLAMAS, "it_changes_the_models_of_a_real_ollama_as_if_it_asked_it", manages),
@@ -42,11 +38,9 @@ pub fn tests() -> Vec<Test> {
 
 /// One Ollama, lent by two nodes, and a node that uses them.
 struct Lab {
-    ollama: Mutex<Child>,
+    running: Mutex<Option<(RealOllama, Vec<Node>)>>,
     direct: SocketAddr,
-    nodes: Mutex<Vec<Node>>,
     mesh: SocketAddr,
-    _home: TempDir,
 }
 
 static LAB: OnceLock<Lab> = OnceLock::new();
@@ -74,13 +68,7 @@ fn manages(client: Client) {
 /// Ends what was started. The harness leaves by `exit`, which drops nothing.
 pub fn stop() {
     if let Some(lab) = LAB.get() {
-        lab.nodes.lock().unwrap().clear();
-        let mut ollama = lab.ollama.lock().unwrap();
-        // With the runners that it started.
-        if let Some(group) = rustix::process::Pid::from_raw(ollama.id().cast_signed()) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = ollama.wait();
+        lab.running.lock().unwrap().take();
     }
 }
 
@@ -88,26 +76,8 @@ pub fn stop() {
 
 impl Lab {
     fn start() -> Self {
-        let home = TempDir::new().unwrap();
-        let direct = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let ollama = || {
-            let mut command = Command::new(tools::ollama().unwrap());
-            command.env("OLLAMA_HOST", direct.to_string()).env("HOME", home.path());
-            command.env("OLLAMA_MODELS", home.path().join("models")).stdin(Stdio::null());
-            command
-        };
-        let mut serve = ollama();
-        let serve = serve.arg("serve").process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let begun = Instant::now();
-        while TcpStream::connect(direct).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "the Ollama does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let modelfile = home.path().join("Modelfile");
-        std::fs::write(&modelfile, format!("FROM {}\n{TEMPLATE}", tools::model().unwrap().display())).unwrap();
-        let created = ollama().args(["create", MODEL, "-f"]).arg(modelfile).output().unwrap();
-        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-
+        let ollama = RealOllama::start(MODELFILE);
+        let direct = ollama.addr();
         let gpus = ["gpu1", "gpu2"].map(|name| Node::start(name, Some(direct), &[]));
         let laptop = Node::start("laptop", None, &[gpus[0].mesh, gpus[1].mesh]);
         laptop.waits_for_providers(2);
@@ -116,7 +86,7 @@ impl Lab {
             gpu.lets_manage(&laptop);
         }
         let mesh = laptop.listen;
-        let nodes = Mutex::new(gpus.into_iter().chain([laptop]).collect());
-        Self { ollama: Mutex::new(serve), direct, nodes, mesh, _home: home }
+        let nodes = gpus.into_iter().chain([laptop]).collect();
+        Self { running: Mutex::new(Some((ollama, nodes))), direct, mesh }
     }
 }

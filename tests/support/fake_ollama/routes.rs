@@ -84,10 +84,6 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             job.full(json_answer(401, unauthorized.to_string()))
         }
         "/api/signout" => job.full(empty(200)),
-        "/v1/audio/transcriptions" => {
-            let message = "failed to parse multipart form: request Content-Type isn't multipart/form-data";
-            job.full(fault(&path, 400, message))
-        }
         "/v1/models" => job.full(v1_answer(200, shapes::line(&shapes::v1_models(&models())))),
         _ if path.starts_with("/v1/models/") => {
             let name = path.trim_start_matches("/v1/models/");
@@ -100,7 +96,7 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             }
         }
         _ if path.starts_with("/api/blobs/") => blob(shared, job, &path, request).await,
-        "/v1/audio/transcriptions" => transcription(shared, job, request).await,
+        "/v1/audio/transcriptions" => transcription(shared, job, &path, request).await,
         _ if path.starts_with("/fake/") => extra::fake(job, &path, request).await,
         _ => asked(shared, job, path, request).await,
     }
@@ -468,7 +464,12 @@ async fn discard(body: &mut Incoming) {
 }
 
 /// The route that reads a form. What is in it is not looked at: it hears one word in everything.
-async fn transcription(shared: Arc<Shared>, job: Job, mut request: Request<Incoming>) -> Answer {
+async fn transcription(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<Incoming>) -> Answer {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !content_type.starts_with("multipart/form-data") {
+        let message = "failed to parse multipart form: request Content-Type isn't multipart/form-data";
+        return job.full(fault(path, 400, message));
+    }
     let Some((length, sum)) = read(&job, request.body_mut(), true).await else {
         let _aborted = job.seen(&request, None, b"", false);
         return empty(400);
