@@ -270,8 +270,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     });
                     let mut builder = http1::Builder::new();
                     builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
-                    // As Go: a client that has said all it wants to is answered, and heads may be long.
-                    let connection = builder.half_close(true).max_headers(1024);
+                    // As Go: heads may be long.
+                    let connection = builder.max_headers(1024);
                     // An error is a client that went away, or a break that was asked for.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });
