@@ -66,6 +66,8 @@ struct Running {
     digests: AbortOnDropHandle<()>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
+    /// Where there are applications to balance for.
+    router: Option<Router>,
 }
 
 // === impl App ===
@@ -95,7 +97,10 @@ impl App {
         let (lend, lend_seen) = watch::channel(lends);
         let (ollama, ollama_task) = match lends {
             true => {
-                let (ollama, task) = Ollama::spawn(&config.ollama.url);
+                let (ollama, task) = match config.ollama.explicit {
+                    true => Ollama::spawn_named(&config.ollama.url),
+                    false => Ollama::spawn(&config.ollama.url),
+                };
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),
@@ -153,8 +158,10 @@ impl App {
             grace: GRACE,
         };
         let router = Router::spawn(settings, endpoints);
+        let mut balances = None;
         let listener = match listen {
             Some(tcp) => {
+                balances = Some(router.clone());
                 let settings = ListenerSettings {
                     name: config.name.clone(),
                     origins: config.origins.clone(),
@@ -193,6 +200,7 @@ impl App {
             digests: digests.keep_saved(),
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
+            router: balances,
         };
         Ok(Self {
             config,
@@ -248,6 +256,7 @@ impl App {
             .listener
             .map(|(tcp, listener)| AbortOnDropHandle::new(tokio::spawn(listener.serve(tcp, shutdown.clone()))));
         let mut running = self.running;
+        let mut discovery = self.discovery;
 
         // None of these ends by itself. A node that goes on without one would only seem to serve.
         let died = tokio::select! {
@@ -261,6 +270,9 @@ impl App {
             _ = &mut running.digests => Some("the record of which weights a name stands for"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
+            () = self.gate.ended() => Some("the gate before Ollama"),
+            () = resolved(running.router.as_ref().map(Router::ended)) => Some("the balance over the nodes"),
+            () = resolved(discovery.as_mut().map(Discovery::ended)) => Some("the search for other nodes"),
         };
         if let Some(what) = died {
             shutdown.cancel();
@@ -269,7 +281,7 @@ impl App {
         }
         tracing::info!("stopping: nothing new is taken");
         self.gate.drain();
-        if let Some(discovery) = self.discovery {
+        if let Some(discovery) = discovery {
             discovery.goodbye().await;
         }
         let drained = async {
@@ -311,9 +323,14 @@ impl App {
 
 /// Resolves when the task is over; never without one.
 async fn over<T>(task: &mut Option<AbortOnDropHandle<T>>) {
-    match task {
-        Some(task) => {
-            let _ = task.await;
+    resolved(task.as_mut()).await;
+}
+
+/// Resolves when it does; never where there is nothing that could.
+async fn resolved(part: Option<impl Future>) {
+    match part {
+        Some(part) => {
+            part.await;
         }
         None => std::future::pending().await,
     }
@@ -385,5 +402,20 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
         assert!(matches!(ended, Err(AppError::Died("the port for other nodes"))), "{ended:?}");
         assert!(shutdown.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_balance_that_follows_nobody_any_more_says_so() {
+        let broken = stream::poll_fn(|_| panic!("as by a bug"));
+        let settings = RouterSettings {
+            name: crate::id::NodeName::lossy("test"),
+            id: crate::id::Id::of_spki(b"test"),
+            listen: None,
+            open: false,
+            digests: Digests::default(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, broken);
+        tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }

@@ -36,6 +36,7 @@ pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::digests::{Digests, Kept};
+use crate::exchange::ServerKind;
 use crate::id::{Id, NodeName, Scope};
 use crate::peers::{PeerState, PeerView};
 use crate::trust::{Book, TrustPolicy};
@@ -114,10 +115,16 @@ pub struct Info {
 pub struct OllamaView {
     /// Where it is, or would be.
     pub url: String,
-    /// Whether it answers as an Ollama.
+    /// Whether it answers as one of the servers that can be lent.
     pub healthy: bool,
-    /// Which version it says it is.
+    /// Which version it says it is, if it is an Ollama.
     pub version: Option<String>,
+    /// What it speaks, if it is there.
+    #[serde(default)]
+    pub api: Option<ServerKind>,
+    /// Which program it says it is, if it is no Ollama.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Whether it is lent to the mesh at this moment.
     #[serde(default)]
     pub lent: bool,

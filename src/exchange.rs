@@ -91,10 +91,36 @@ pub struct Report {
     pub scope: Scope,
     /// Set while it finishes what runs and takes nothing new.
     pub draining: bool,
+    /// What its server speaks. A report without it is of a version that lent nothing but Ollamas.
+    pub api: ServerKind,
     /// The models on its disk, by the name Ollama lists them under.
     pub models: BTreeMap<String, ModelInfo>,
     /// Requests at its gate that are not over, everyone's.
     pub inflight: u32,
+}
+
+/// What the server behind a gate speaks, and so which requests it can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerKind {
+    /// Ollama's own API, and what of OpenAI's and Anthropic's Ollama has.
+    #[default]
+    Ollama,
+    /// The OpenAI API and nothing of Ollama's: llama.cpp's `llama-server`, vLLM, LM Studio.
+    OpenAi,
+    /// Neither: a gRPC server. Also whatever a later version may lend: it gets nothing that this one routes by API.
+    #[serde(other)]
+    Grpc,
+}
+
+impl fmt::Display for ServerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ollama => "ollama",
+            Self::OpenAi => "openai",
+            Self::Grpc => "grpc",
+        })
+    }
 }
 
 /// What a report says of one model.
@@ -192,6 +218,22 @@ impl fmt::Display for ResetCode {
             Self::Protocol => f.write_str("it did not understand the stream"),
             Self::Forbidden => f.write_str("it does not trust this node"),
             Self::Other(code) => write!(f, "code {code}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_another_version_gets_what_that_version_can_answer() {
+        let api = |json: &str| serde_json::from_str::<Report>(json).unwrap().api;
+        assert_eq!(api(r#"{"provider":true}"#), ServerKind::Ollama, "an old one lends nothing else");
+        assert_eq!(api(r#"{"api":"openai"}"#), ServerKind::OpenAi);
+        assert_eq!(api(r#"{"api":"something-new"}"#), ServerKind::Grpc, "no API that is known");
+        for kind in [ServerKind::Ollama, ServerKind::OpenAi, ServerKind::Grpc] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.to_string());
         }
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{Body, Endpoint, ExchangeError, Report};
 use crate::id::{Id, NodeName, Scope};
@@ -38,6 +38,7 @@ pub struct Gate {
     lend: watch::Receiver<bool>,
     load: Load,
     report: watch::Receiver<Arc<Report>>,
+    reporting: TaskTracker,
     _reporter: AbortOnDropHandle<()>,
 }
 
@@ -71,8 +72,10 @@ impl Gate {
     pub fn new(ollama: Ollama, settings: GateSettings, lend: watch::Receiver<bool>) -> Arc<Self> {
         let load = Load::new();
         let (publish, report) = watch::channel(Arc::new(Report::default()));
-        let reporter = tokio::spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
-        Arc::new(Self { ollama, settings, lend, load, report, _reporter: AbortOnDropHandle::new(reporter) })
+        let reporting = TaskTracker::new();
+        let reporter = reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
+        reporting.close();
+        Arc::new(Self { ollama, settings, lend, load, report, reporting, _reporter: AbortOnDropHandle::new(reporter) })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -118,6 +121,11 @@ impl Gate {
         self.load.drain();
     }
 
+    /// Resolves if it reports no more, which is a bug: it does as long as this lives.
+    pub async fn ended(&self) {
+        self.reporting.wait().await;
+    }
+
     /// Waits until nothing runs.
     pub async fn idle(&self) {
         self.load.idle().await;
@@ -139,6 +147,7 @@ async fn keep_reporting(
                 provider,
                 scope: Scope::None,
                 draining: load.draining,
+                api: state.kind,
                 models: if provider { state.models.clone() } else { Default::default() },
                 inflight: load.inflight,
             }

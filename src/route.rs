@@ -13,6 +13,7 @@ mod name;
 mod path;
 mod reader;
 mod refusal;
+mod server;
 mod unknown;
 mod zstd;
 
@@ -27,6 +28,7 @@ pub use name::{ModelName, NameFault};
 pub use reader::Reader;
 pub(crate) use reader::is_compressed;
 pub use refusal::{cloud_off, render, unauthorized};
+pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
 pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
 pub(crate) use zstd::{is_unpacked, unpacked};

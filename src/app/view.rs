@@ -38,6 +38,8 @@ impl Mesh for View {
             url: self.ollama_url.to_string(),
             healthy: state.healthy,
             version: (!state.version.is_empty()).then(|| state.version.clone()),
+            api: state.healthy.then_some(state.kind),
+            server: state.server.clone(),
             lent: self.report.borrow().provider,
             problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
         }
@@ -53,10 +55,17 @@ impl Mesh for View {
             name: self.info.name.clone(),
             id: self.info.id,
             local: true,
+            api: report.api,
             models: report.models.clone(),
         });
         let peers = self.directory.reports().into_iter();
-        let peers = peers.map(|(name, id, report)| Catalog { name, id, local: false, models: report.models.clone() });
+        let peers = peers.map(|(name, id, report)| Catalog {
+            name,
+            id,
+            local: false,
+            api: report.api,
+            models: report.models.clone(),
+        });
         own.into_iter().chain(peers).collect()
     }
 

@@ -9,7 +9,7 @@ use super::refuse::{self, Hindered};
 use crate::digests::Kept;
 use crate::exchange::Refusal;
 use crate::id::Id;
-use crate::route::{ModelName, unknown_model};
+use crate::route::{Dialect, ModelName, unknown_model};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct Search<'a> {
     pub(super) node: &'a RouterSettings,
     /// The request's path, for the words of a refusal.
     pub(super) path: &'a str,
+    /// Who understands it at all.
+    pub(super) dialect: Dialect,
 }
 
 // === impl Aim ===
@@ -55,7 +57,7 @@ impl Aim {
             Self::Manage => vec![manager(search)?],
             Self::Model(model) => holders(model, search)?,
             Self::Cloud(model) => vec![own_ollama(model, search)?],
-            Self::Any => providers(search.members)?,
+            Self::Any => providers(search.members, search.dialect)?,
         };
         found.retain(|member| !search.tried.contains(&member.id()));
         Ok(found)
@@ -75,10 +77,20 @@ impl Aim {
     }
 }
 
-/// Those that can take a request at all.
-pub(super) fn providers(members: &Members) -> Result<Vec<Arc<Member>>, Refusal> {
+/// Those that can take a request of this dialect.
+pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Refusal> {
     let usable: Vec<_> = members.values().filter(|member| member.obstacle().is_none()).cloned().collect();
-    if usable.is_empty() { Err(refuse::nobody(members)) } else { Ok(usable) }
+    if usable.is_empty() {
+        return Err(refuse::nobody(members));
+    }
+    let suited = suited(usable.clone(), dialect);
+    if suited.is_empty() { Err(refuse::other_api(dialect, &usable, members)) } else { Ok(suited) }
+}
+
+/// Those of them that understand the dialect; all of them if none does and it is not known that they do not.
+fn suited(members: Vec<Arc<Member>>, dialect: Dialect) -> Vec<Arc<Member>> {
+    let (suited, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| member.suits(dialect));
+    if suited.is_empty() && !dialect.is_strict() { others } else { suited }
 }
 
 fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
@@ -97,7 +109,10 @@ fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
 /// The only one that lets its models be changed.
 fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     let members = search.members;
-    let managers: Vec<_> = members.values().filter(|member| !member.is_unwanted() && member.lets_manage()).collect();
+    let managers: Vec<_> = members
+        .values()
+        .filter(|member| !member.is_unwanted() && member.lets_manage() && member.suits(Dialect::Ollama))
+        .collect();
     let usable: Vec<_> = managers.iter().copied().filter(|member| member.obstacle().is_none()).collect();
     // One that will be heard of again in a moment makes it a choice.
     let unsure = managers.iter().any(|member| member.obstacle() == Some(Obstacle::Suspect));
@@ -105,14 +120,15 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
         [one] if !unsure => Ok(Arc::clone(one)),
         [] | [_] => {
             let away = members.departed().filter(|departed| departed.let_manage());
+            // That this node itself lends no Ollama is how most of them are meant.
             let hindered: Vec<_> = managers
                 .iter()
-                .filter(|member| member.obstacle().is_some())
+                .filter(|member| member.obstacle().is_some() && !member.is_local())
                 .map(|member| Hindered::of(member, members))
                 .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
                 .collect();
             if hindered.is_empty() {
-                let usable = providers(members)?;
+                let usable = providers(members, Dialect::Ollama)?;
                 return Err(refuse::nobody_lets_manage(&search.node.name, &usable, members));
             }
             Err(refuse::managers_unusable(hindered, members))
@@ -124,29 +140,38 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
 /// A model that runs in the cloud does so on the account of the machine whose Ollama is asked: this one's is the owner's
 /// own, if applications of this machine alone ask here.
 fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
-    let own = search.members.values().find(|member| member.is_local() && member.obstacle().is_none());
+    let mut own = search.members.values().filter(|member| member.is_local() && member.suits(Dialect::Ollama));
+    let own = own.find(|member| member.obstacle().is_none());
     own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
 }
 
 fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
-    let members = search.members;
-    // Whom we do not use because a person said so does not count as having it.
-    let all: Vec<&Arc<Member>> =
-        members.values().filter(|member| !member.is_unwanted() && member.knows(model)).collect();
+    let (members, dialect) = (search.members, search.dialect);
+    // Whom we do not use because a person said so does not count as having it; nor does who does not understand us.
+    let all: Vec<&Arc<Member>> = members
+        .values()
+        .filter(|member| !member.is_unwanted() && member.knows(model))
+        .filter(|member| !dialect.is_strict() || member.suits(dialect))
+        .collect();
     let having: Vec<_> = all.iter().copied().filter(|member| member.obstacle().is_none()).cloned().collect();
+    let having = suited(having, dialect);
     if having.is_empty() {
         // With nobody to ask at all, all that are known are told of.
-        providers(members)?;
+        let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
         let hindered: Vec<_> = all
             .iter()
             .map(|member| Hindered::of(member, members))
             .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
             .collect();
-        return Err(match hindered.is_empty() {
-            true => unknown_model(search.path, model),
-            false => refuse::holders_unusable(model, hindered, members),
-        });
+        if !hindered.is_empty() {
+            return Err(refuse::holders_unusable(model, hindered, members));
+        }
+        // `ollama cp a b && ollama run b` is faster than the report that has `b` in it. And this machine's own Ollama has
+        // models that it lends to nobody, such as names for cloud models: it says itself whether this is one.
+        let own = |member: &Member| member.is_local() && !search.node.open && member.suits(Dialect::Ollama);
+        usable.retain(|member| member.has_changed() || own(member));
+        return if usable.is_empty() { Err(unknown_model(search.path, model)) } else { Ok(usable) };
     }
     let Some(kept) = search.kept else { return Ok(having) };
     let is_kept =

@@ -10,7 +10,7 @@ use super::aim::Search;
 use super::members::{Member, Members, Obstacle};
 use crate::exchange::Refusal;
 use crate::id::{Id, NodeName};
-use crate::route::ModelName;
+use crate::route::{Dialect, ModelName};
 
 /// Nodes named in one sentence: more than most networks have, and an error message stays one.
 const NAMED: usize = 8;
@@ -40,6 +40,21 @@ pub(super) fn nobody(members: &Members) -> Refusal {
         format!("no Ollama server can be used at the moment. Known nodes: {others}")
     };
     unavailable("no-provider", message, members)
+}
+
+/// There are servers, and none that understands requests of this dialect.
+pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Members) -> Refusal {
+    let usable = list(usable.iter().map(|member| name(member.id(), &member.label(), members)));
+    let message = match dialect {
+        Dialect::Ollama => format!(
+            "no Ollama can be used at the moment, only servers that do not speak Ollama's API: {usable}. Those of the \
+             OpenAI API take requests at /v1"
+        ),
+        _ => format!(
+            "no server of the OpenAI API can be used at the moment, only servers that do not speak it: {usable}"
+        ),
+    };
+    unavailable("other-api", message, members)
 }
 
 /// There are servers with the model, and something is in the way of each.

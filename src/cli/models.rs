@@ -3,6 +3,7 @@
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
 use crate::control::{KeepRequest, Keeping, ModelNode, ModelView};
+use crate::exchange::ServerKind;
 
 /// What `ollana models` takes.
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,7 @@ fn render(models: &[ModelView]) -> String {
 /// A node, with the weights that it has where that is not what all others have and this node keeps to.
 pub(super) fn node_of(model: &ModelView, node: &ModelNode) -> String {
     match &model.kept {
+        _ if node.api != ServerKind::Ollama => format!("{} (/v1 only)", node.name),
         _ if !model.conflict => node.name.to_string(),
         Some(_) if model.is_kept_to(node) => format!("{} ({}, used)", node.name, short(&node.digest)),
         _ => format!("{} ({})", node.name, short(&node.digest)),
@@ -95,6 +97,7 @@ mod tests {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),
             local: false,
+            api: ServerKind::Ollama,
             digest: (*digest).to_owned(),
             loaded: *name == "gpu2",
         };

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mesh;
 use crate::digests::Kept;
-use crate::exchange::ModelInfo;
+use crate::exchange::{ModelInfo, ServerKind};
 use crate::id::{Id, NodeName};
 use crate::route::ModelName;
 
@@ -19,6 +19,8 @@ pub struct Catalog {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
+    /// What its server speaks.
+    pub api: ServerKind,
     /// Its models, as its report says.
     pub models: BTreeMap<String, ModelInfo>,
 }
@@ -54,7 +56,10 @@ pub struct ModelNode {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
-    /// The digest it has.
+    /// What its server speaks: on one that is no Ollama the model is had at `/v1` alone.
+    #[serde(default)]
+    pub api: ServerKind,
+    /// The digest it has; empty where there are none.
     pub digest: String,
     /// Whether the model is in its memory.
     pub loaded: bool,
@@ -76,6 +81,7 @@ fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<Mod
                 name: catalog.name.clone(),
                 id: catalog.id,
                 local: catalog.local,
+                api: catalog.api,
                 digest: info.digest,
                 loaded: info.loaded,
             });
@@ -88,7 +94,8 @@ fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<Mod
 
 fn view(kept: Option<Kept>, name: String, nodes: Vec<ModelNode>, there: &BTreeSet<Id>) -> ModelView {
     let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
-    for node in &nodes {
+    // Only an Ollama gives digests; where there is none, nobody can tell.
+    for node in nodes.iter().filter(|node| !node.digest.is_empty()) {
         *votes.entry(&node.digest).or_default() += 1;
     }
     let conflict = votes.len() > 1;
@@ -118,6 +125,7 @@ mod tests {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),
             local: false,
+            api: ServerKind::Ollama,
             models: models.iter().map(|(name, digest, loaded)| ((*name).to_owned(), info(digest, *loaded))).collect(),
         }
     }
@@ -152,5 +160,14 @@ mod tests {
         // Who is there and has it no more is not waited for.
         let changed = [vec![node("a", &[("tiny:latest", "t", false)])], catalogs[1..].to_vec()].concat();
         assert!(merge(changed, |_| Some(kept.clone()))[0].awaited.is_empty());
+    }
+
+    #[test]
+    fn a_server_without_digests_is_no_conflict() {
+        let llama = Catalog { api: ServerKind::OpenAi, ..node("b", &[("m", "", true)]) };
+        let models = merge(vec![node("a", &[("m", "x", true)]), llama], |_| None);
+        assert!(!models[0].conflict);
+        assert_eq!(models[0].digest, "x");
+        assert_eq!(models[0].nodes[1].api, ServerKind::OpenAi);
     }
 }

@@ -269,6 +269,7 @@ mod tests {
             use_: Use::Yes,
             scope: Scope::Manage,
             provider: true,
+            api: Default::default(),
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,

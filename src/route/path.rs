@@ -75,10 +75,13 @@ pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
         "/api/tags" if read => Kind::Tags,
         "/api/ps" if get => Kind::Ps,
         "/v1/models" if get => Kind::V1Models,
-        "/api/version" => Kind::Any,
         _ if method == Method::POST && BODY_MODEL.contains(&path) => Kind::BodyModel,
+        // By another method it is a 405 whatever the body names, and who has that model does not matter.
+        "/" | "/api/tags" | "/api/ps" | "/api/version" | "/v1/models" => Kind::Any,
+        _ if BODY_MODEL.contains(&path) => Kind::Any,
         _ => match path.strip_prefix("/v1/models/") {
             Some(model) if get && !model.is_empty() && !has_dots(model) => Kind::PathModel(model.to_owned()),
+            Some(model) if !model.is_empty() && !model.contains('/') && !has_dots(model) => Kind::Any,
             _ => return None,
         },
     })
@@ -231,6 +234,9 @@ mod tests {
         assert_eq!(kind(Method::GET, "/nope"), Kind::Any);
         assert_eq!(kind(Method::POST, "/api/nope"), Kind::BodyModel);
         assert_eq!(kind(Method::GET, "/api/generate"), Kind::Any);
+        assert_eq!(kind(Method::PUT, "/api/generate"), Kind::Any);
+        assert_eq!(kind(Method::POST, "/api/tags"), Kind::Any);
+        assert_eq!(kind(Method::POST, "/v1/models/x"), Kind::Any);
         assert_eq!(kind(Method::HEAD, "/api/ps"), Kind::Any);
         assert_eq!(kind(Method::OPTIONS, "*"), Kind::Any);
     }

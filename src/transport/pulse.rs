@@ -135,7 +135,10 @@ mod tests {
         let (gate, acknowledgement) = oneshot::channel();
         let pulse = Arc::clone(pulse);
         let waiting = tokio::spawn(async move {
-            let acknowledgement = async { Ok::<_, Infallible>(acknowledgement.await.unwrap()) };
+            let acknowledgement = async {
+                acknowledgement.await.unwrap();
+                Ok::<_, Infallible>(())
+            };
             pulse.acknowledges(acknowledgement).await.unwrap();
         });
         (gate, waiting)

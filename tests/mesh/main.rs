@@ -14,5 +14,7 @@ mod cancel;
 mod drain;
 mod hostile;
 mod identity;
+mod manage;
 mod silence;
 mod together;
+mod weights;

@@ -2,7 +2,8 @@
 //! as Ollama 0.24 has them (held against its recorded answers by `tests/ollama`), and a count of all that reached it.
 //!
 //! Only what a mesh can tell apart is simulated. It says words that follow from the model and the prompt
-//! ([`expected`]), so that an answer can be checked wherever it comes out. Beside Ollama's own routes it has `/fake/…`:
+//! ([`expected`]), so that an answer can be checked wherever it comes out; JSON or the call of a tool where that is asked
+//! for ([`content`]). Beside Ollama's own routes it has `/fake/…`:
 //! see [`extra`].
 //!
 //! Included by path from integration tests and from `examples/lab.rs`.
@@ -10,12 +11,16 @@
 
 #[path = "fake_ollama/answers.rs"]
 mod answers;
+#[path = "fake_ollama/content.rs"]
+mod content;
 #[path = "fake_ollama/extra.rs"]
 mod extra;
 #[path = "fake_ollama/go_json.rs"]
 mod go_json;
 #[path = "fake_ollama/job.rs"]
 mod job;
+#[path = "fake_ollama/names.rs"]
+mod names;
 #[path = "fake_ollama/router.rs"]
 mod router;
 #[path = "fake_ollama/routes.rs"]
@@ -244,6 +249,11 @@ impl Drop for FakeOllama {
     }
 }
 
+/// As Go's `%q` writes a text that has nothing odd in it.
+pub(crate) fn json_text(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -259,7 +269,9 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                         async move { Ok::<_, Infallible>(routes::answer(shared, request).await) }
                     });
                     let mut builder = http1::Builder::new();
-                    let connection = builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
+                    builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
+                    // As Go: heads may be long.
+                    let connection = builder.max_headers(1024);
                     // An error is a client that went away, or a break that was asked for.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });
