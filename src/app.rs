@@ -25,6 +25,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
 use crate::listener::{Listener, ListenerSettings};
 use crate::ollama::Ollama;
+use crate::pairing::Desk;
 use crate::peers::{self, Peers};
 use crate::transport::{Transport, TransportError};
 use crate::trust::{Book, TrustError};
@@ -49,6 +50,7 @@ pub struct App {
     control: control::Server,
     page: Option<StdListener>,
     book: Book,
+    desk: Desk,
     mesh: Arc<View>,
     gate: Arc<Gate>,
     listener: Option<(TcpListener, Listener)>,
@@ -99,6 +101,7 @@ impl App {
         };
         let gate = Gate::new(ollama.clone(), lend_seen.clone());
 
+        let desk = Desk::new(me);
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
         let fixed = FixedPeers::spawn(config.peers.clone(), sightings.clone());
@@ -120,6 +123,7 @@ impl App {
             hello: hello.clone(),
             transport: transport.clone(),
             book: book.clone(),
+            desk: desk.clone(),
             sightings: sightings_seen,
             callers: callers_seen,
             look_again: Box::new(move || fixed.ask()),
@@ -129,6 +133,7 @@ impl App {
             hello,
             transport: transport.clone(),
             book: book.clone(),
+            desk: desk.clone(),
             gate: Arc::clone(&gate),
             callers,
         });
@@ -176,7 +181,21 @@ impl App {
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
         };
-        Ok(Self { config, state, control, page, book, mesh, gate, listener, transport, inbound, discovery, running })
+        Ok(Self {
+            config,
+            state,
+            control,
+            page,
+            book,
+            desk,
+            mesh,
+            gate,
+            listener,
+            transport,
+            inbound,
+            discovery,
+            running,
+        })
     }
 
     /// What is worth saying once the node serves.
@@ -201,6 +220,7 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
+            desk: self.desk.clone(),
             policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,

@@ -8,6 +8,8 @@
 //! |---|---|
 //! | `GET /status`, `/peers`, `/models`, `/id` | [`StatusView`], [`PeerView`]s, [`ModelView`]s, [`IdView`] |
 //! | `POST /resolve`, [`PeerRequest`] | [`Candidate`]: which peer a text means |
+//! | `POST /pair`, [`PeerRequest`] | a line of JSON for each of the [`News`](crate::pairing::News), as they come; ending the connection withdraws |
+//! | `POST /deny`, [`PeerRequest`] | `null`: the person said no to a code |
 //! | `POST /trust`, [`TrustRequest`] | [`Changed`] |
 //! | `POST /revoke`, [`PeerRequest`] | [`Changed`] |
 //! | `POST /stop` | [`Stopping`]; the node drains and its process ends |
@@ -28,13 +30,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Lines};
 pub use models::{Catalog, ModelNode, ModelView, merge};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
 pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::id::{Id, NodeName, Scope};
+use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
 use crate::trust::{Book, TrustPolicy};
 
@@ -69,6 +72,8 @@ pub struct Handles {
     pub mesh: Arc<dyn Mesh>,
     /// Who may do what.
     pub book: Book,
+    /// Where people and peers agree to be paired.
+    pub desk: Desk,
     /// What the book believes of new keys; `revoke` words its advice by it.
     pub policy: TrustPolicy,
     /// Ends the node.

@@ -1,6 +1,8 @@
 //! `ollana trust`, and what it shares with `revoke`.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+mod ask;
+
+use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use http::StatusCode;
@@ -13,11 +15,12 @@ use crate::control::{
     revoke_advice,
 };
 use crate::id::{Id, Scope};
-use crate::trust::{Book, Trust};
+use crate::trust::Book;
 
 const EXAMPLES: &str = "\
 <PEER> is a name, an ID, at least 8 characters of an ID, or an address. Before anything changes, name, whole \
-ID and address are shown; compare the ID with what `ollana id` says on that machine.
+ID and address are shown. Compare the ID with what `ollana id` says on that machine; or type `ollana trust` on \
+both machines within five minutes, and compare the six digits that both show then.
 
 Examples:
   ollana trust gpu1                      use gpu1, and let it use this node's Ollama
@@ -76,32 +79,16 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
         let book = open(place).await?;
         let peer = book.find(&args.peer).await?;
         let scope = Scope::from(args.scope);
-        if !args.yes && !confirm(&peer, scope, !args.no_use)? {
+        let answer = match args.yes {
+            true => None,
+            false => Some(ask::confirm(&book, &peer, scope, !args.no_use).await?),
+        };
+        if answer.as_ref().is_some_and(|answer| !answer.yes) {
             return Err(Failure::new("nothing was changed"));
         }
         let changed = book.trust(peer, scope, !args.no_use).await?;
         print(&describe(&changed))
     })
-}
-
-fn confirm(peer: &Candidate, scope: Scope, use_: bool) -> Result<bool, Failure> {
-    let may = match scope {
-        Scope::None => "may do nothing here",
-        Scope::Infer => "may run the models of this node",
-        Scope::Manage => "may run, pull and delete the models of this node",
-    };
-    let gets = if use_ { "is sent prompts" } else { "is sent nothing" };
-    let revoked = if peer.trust == Trust::Revoked { "\n  This key was revoked." } else { "" };
-    let question = format!(
-        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}, and {gets}.\nTrust it? [y/N] ",
-        peer.name,
-        peer.id,
-        peer.address.as_deref().map_or("never seen".to_owned(), super::output::shown),
-    );
-    let mut answer = String::new();
-    let asked = io::stderr().write_all(question.as_bytes()).and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.map_err(|error| Failure::new(format!("cannot ask on the terminal: {error}")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// What a person reads after a change.

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
@@ -34,8 +35,12 @@ const MAX_PATH: usize = 107;
 const MAX_CONNECTIONS: usize = 64;
 /// A request is a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
+const PATHS: [&str; 10] =
+    ["/status", "/peers", "/models", "/id", "/resolve", "/pair", "/deny", "/trust", "/revoke", "/stop"];
 /// How long an answer on its way out may take once the server is to end: everything is on this machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The bound socket.
 #[derive(Debug)]
@@ -150,7 +155,7 @@ async fn connection(stream: UnixStream, handles: Handles, shutdown: Cancellation
 
 // === the requests ===
 
-async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let answer = match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
@@ -162,6 +167,17 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
         }
         (&Method::POST, "/resolve") => match read::<PeerRequest>(body).await {
             Ok(wanted) => find(handles, &wanted.peer).and_then(|peer| json(&peer)),
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/pair") => match read::<PeerRequest>(body).await {
+            Ok(wanted) => pair(handles, &wanted.peer),
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/deny") => match read::<PeerRequest>(body).await {
+            Ok(wanted) => find_or_stranger(handles, &wanted.peer).and_then(|peer| {
+                handles.desk.deny(peer.id);
+                json(&())
+            }),
             Err(failure) => Err(failure),
         },
         (&Method::POST, "/trust") => match read(body).await {
@@ -176,9 +192,9 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
             handles.stop.cancel();
             json(&Stopping { pid: std::process::id(), drain_s: handles.drain.as_secs() })
         }
-        (_, "/status" | "/peers" | "/models" | "/id" | "/resolve" | "/trust" | "/revoke" | "/stop") => Err(
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {}", head.uri.path(), head.method)),
-        ),
+        (_, path) if PATHS.contains(&path) => {
+            Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {}", head.method)))
+        }
         (_, path) => Err(Failure::new(
             StatusCode::NOT_FOUND,
             format!(
@@ -190,23 +206,41 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
     answer.unwrap_or_else(Failure::into_response)
 }
 
-async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Full<Bytes>>, Failure> {
-    let peer = match find(handles, &wanted.peer) {
-        // A key may be trusted before it was ever met, if it is given whole.
-        Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
-        found => found?,
-    };
+async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, &wanted.peer)?;
     handles.book.trust(peer.id, peer.plain_name(), peer.address.clone(), wanted.scope, wanted.use_).await?;
+    handles.desk.confirm(peer.id);
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
 
-async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Full<Bytes>>, Failure> {
-    let peer = match find(handles, &wanted.peer) {
-        Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
-        found => found?,
-    };
+async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, &wanted.peer)?;
     handles.book.revoke(peer.id).await?;
     json(&Changed { peer: refreshed(handles, peer), advice: revoke_advice(&handles.policy) })
+}
+
+/// Tells what happens while a person waits for the other side. The body holds the wish: hyper drops it when the command
+/// line has gone.
+fn pair(handles: &Handles, peer: &str) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, peer)?;
+    let wish = handles.desk.wish(peer.id).map_err(|refusal| Failure::new(StatusCode::CONFLICT, refusal.to_string()))?;
+    let lines = futures_util::stream::unfold(wish, |mut wish| async move {
+        let news = wish.next().await?;
+        let mut line = serde_json::to_vec(&news).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok(Frame::data(Bytes::from(line))), wish))
+    });
+    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+/// A key may be spoken of before it was ever met, if it is given whole.
+fn find_or_stranger(handles: &Handles, text: &str) -> Result<Candidate, Failure> {
+    match find(handles, text) {
+        Err(Failure { unknown: Some(id), .. }) => Ok(Candidate::stranger(id)),
+        found => found,
+    }
 }
 
 /// The peer with what the book says of it now.
@@ -235,14 +269,14 @@ async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the request is not understood: {error}")))
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Response<Full<Bytes>>, Failure> {
+fn json<T: Serialize>(value: &T) -> Result<Response<Body>, Failure> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(with_body(StatusCode::OK, bytes))
 }
 
-fn with_body(status: StatusCode, bytes: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(bytes.into()));
+fn with_body(status: StatusCode, bytes: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Full::new(bytes.into()).boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
@@ -261,7 +295,7 @@ impl Failure {
         Self { status, view: ErrorView { error, candidates: Vec::new() }, unknown: None }
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
+    fn into_response(self) -> Response<Body> {
         with_body(self.status, serde_json::to_vec(&self.view).unwrap_or_default())
     }
 }

@@ -4,5 +4,6 @@
 mod config;
 mod daemon;
 mod home;
+mod pairing;
 mod socket;
 mod usage;

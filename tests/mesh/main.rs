@@ -13,5 +13,6 @@ mod stranger;
 mod drain;
 mod hostile;
 mod identity;
+mod pairing;
 mod silence;
 mod together;

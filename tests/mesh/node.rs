@@ -165,7 +165,8 @@ impl Node {
         self.control().await.post("/revoke", &PeerRequest { peer: id.to_string() }).await.unwrap()
     }
 
-    async fn control(&self) -> Client {
+    /// What `ollana` uses against this node.
+    pub async fn control(&self) -> Client {
         Client::find(std::slice::from_ref(&self.config.state_dir)).await.unwrap()
     }
 }
