@@ -18,6 +18,7 @@ use crate::balance::{GRACE, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
+use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
 use crate::gate::Gate;
 use crate::id::Instance;
@@ -32,9 +33,11 @@ use crate::trust::{Book, TrustError};
 use crate::web::{self, WebError};
 use crate::wire::control::Hello;
 
+mod guest;
 mod roles;
 mod view;
 
+pub use guest::GuestError;
 pub use roles::RoleError;
 use view::View;
 
@@ -51,6 +54,7 @@ pub struct App {
     page: Option<StdListener>,
     book: Book,
     desk: Desk,
+    digests: Digests,
     mesh: Arc<View>,
     gate: Arc<Gate>,
     listener: Option<(TcpListener, Listener)>,
@@ -63,6 +67,7 @@ pub struct App {
 /// What lives as long as the node.
 struct Running {
     ollama: Option<AbortOnDropHandle<()>>,
+    digests: AbortOnDropHandle<()>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
 }
@@ -74,7 +79,14 @@ impl App {
     ///
     /// # Errors
     /// If something that the node cannot do without is not to be had; the error says what to do.
-    pub async fn build(config: Config) -> Result<Self, AppError> {
+    pub async fn build(mut config: Config) -> Result<Self, AppError> {
+        let guest = config.invitation_file.as_deref().map(guest::read).transpose()?;
+        for address in guest.iter().flat_map(|guest| &guest.addresses) {
+            match address.parse() {
+                Ok(address) => config.peers.push(address),
+                Err(_) => tracing::warn!("the invitation has an address that is none"),
+            }
+        }
         let state = StateDir::take(&config.state_dir)?;
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
@@ -94,14 +106,17 @@ impl App {
         let (lend, lend_seen) = watch::channel(lends);
         let (ollama, ollama_task) = match lends {
             true => {
-                let (ollama, task) = Ollama::spawn(&config.ollama.url);
+                let (ollama, task) = match config.ollama.explicit {
+                    true => Ollama::spawn_named(&config.ollama.url),
+                    false => Ollama::spawn(&config.ollama.url),
+                };
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
         let gate = Gate::new(ollama.clone(), lend_seen.clone());
 
-        let desk = Desk::new(me);
+        let desk = Desk::new(me, guest);
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
         let fixed = FixedPeers::spawn(config.peers.clone(), sightings.clone());
@@ -138,10 +153,22 @@ impl App {
             callers,
         });
 
+        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let digests = Digests::open(&state.digests()).unwrap_or_else(|error| {
+            tracing::error!("which weights a model's name stands for is forgotten when this node stops: {error}");
+            Digests::default()
+        });
         let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
-        let router = Router::spawn(RouterSettings { name: config.name.clone(), grace: GRACE }, endpoints);
-        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let settings = RouterSettings {
+            name: config.name.clone(),
+            id: me,
+            listen: listen_addr,
+            open: config.listen.open,
+            digests: digests.clone(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, endpoints);
         let listener = match listen {
             Some(tcp) => {
                 let settings = ListenerSettings {
@@ -174,10 +201,12 @@ impl App {
             why_not_lent: roles::why_not_lent(&config, listen_addr),
             report: gate.report(),
             directory: peers.directory(),
+            digests: digests.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
             ollama: ollama_task,
+            digests: digests.keep_saved(),
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
         };
@@ -188,6 +217,7 @@ impl App {
             page,
             book,
             desk,
+            digests,
             mesh,
             gate,
             listener,
@@ -221,11 +251,14 @@ impl App {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
             desk: self.desk.clone(),
+            digests: self.digests.clone(),
             policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
         };
         let mut control = AbortOnDropHandle::new(tokio::spawn(self.control.serve(handles, ended.clone())));
+        let book = self.book.clone();
+        let mut book = AbortOnDropHandle::new(tokio::spawn(async move { book.keep_up().await }));
         let mut page = self.page.map(|page| {
             let mesh: Arc<dyn Mesh> = self.mesh.clone();
             AbortOnDropHandle::new(tokio::spawn(web::serve(page, mesh, ended.clone())))
@@ -241,10 +274,12 @@ impl App {
             biased;
             () = shutdown.cancelled() => None,
             _ = &mut control => Some("the socket of the command line"),
+            _ = &mut book => Some("the look at the trust book"),
             () = over(&mut page) => Some("the status page"),
             _ = &mut inbound => Some("the port for other nodes"),
             () = over(&mut listener) => Some("the listener for applications"),
             () = over(&mut running.ollama) => Some("the watch over Ollama"),
+            _ = &mut running.digests => Some("the record of which weights a name stands for"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
         };
@@ -270,7 +305,8 @@ impl App {
             tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
         }
         self.transport.close().await;
-        drop((inbound, page));
+        self.digests.save().await;
+        drop((inbound, page, book));
         ended.cancel();
         if let Ok(Err(error)) = control.await {
             tracing::debug!(%error, "control socket");
@@ -334,6 +370,9 @@ pub enum AppError {
     /// The trust book.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The invitation.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
     /// The status page.
     #[error(transparent)]
     Web(#[from] WebError),

@@ -7,16 +7,18 @@
 //!
 //! What is tried again, and when (DESIGN §5): only before the first byte went to the application, only if the body can
 //! be sent again ([`replay`]), at most twice, never where the last one failed, never what changes models.
-//! - Where nothing was run (the connection is gone, the peer fell silent, it is about to stop, its Ollama is away) the
-//!   next is tried at once: that adds no work to anyone, and hundreds may wait at a server that is killed.
-//! - Where something may have run (Ollama broke off, a 5xx, a 404 for a model that should be there, a full queue) a
-//!   retry also has to be within the budget, so that a failing mesh is not given twice the load.
+//! - Where nothing was run (the gate never acknowledged it or did not let it in, it is about to stop, its Ollama is away)
+//!   the next is tried at once: that adds no work to anyone, and hundreds may wait at a server that is killed.
+//! - Where something may have run, only what may be done twice is tried again: Ollama's own routes that may come here
+//!   change nothing; what else stands behind a gate is not ours to repeat. If the peer was lost, at once; if it still
+//!   answers (Ollama broke off, a 5xx, a 404 for a model that should be there, a full queue), within the budget, so that
+//!   a failing mesh is not given twice the load.
 
 mod aim;
 mod attempt;
 mod choose;
+mod departed;
 mod members;
-mod pins;
 mod refuse;
 mod replay;
 
@@ -24,6 +26,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -38,14 +41,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
-use self::aim::Aim;
+use self::aim::{Aim, Search};
 use self::attempt::{Outcome, attempt};
 use self::members::{Member, Members, Obstacle};
-use self::pins::Pins;
 use self::replay::{Replay, Reserve};
+use crate::digests::{Digests, Holder};
 use crate::exchange::{Body, Endpoint, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
 use crate::id::{Id, NodeName};
-use crate::route::{self, Kind, Route};
+use crate::route::{self, Dialect, Kind, ModelName, Route};
 
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
 /// mesh may take to be able to use it (issue 2).
@@ -68,6 +71,15 @@ const BUDGET_SHARE: f32 = 0.2;
 pub struct RouterSettings {
     /// The node's own name, for the commands that a refusal says to type elsewhere.
     pub name: NodeName,
+    /// Its own ID.
+    pub id: Id,
+    /// Where applications find it, for the commands that a refusal says to type here.
+    pub listen: Option<SocketAddr>,
+    /// Whether others than this machine's applications ask here (`--listen-open`): then nothing runs on the account of its
+    /// owner.
+    pub open: bool,
+    /// Which weights each model's name stands for.
+    pub digests: Digests,
     /// How long after the start requests wait for a server to turn up; [`GRACE`] but in tests.
     pub grace: Duration,
 }
@@ -77,19 +89,29 @@ pub struct RouterSettings {
 pub struct Router(Arc<Inner>);
 
 struct Inner {
-    name: NodeName,
+    node: RouterSettings,
     members: watch::Receiver<Members>,
-    pins: Pins,
     budget: TpsBudget,
     reserve: Arc<Reserve>,
     grace_ends: Instant,
     _following: AbortOnDropHandle<()>,
 }
 
+/// What a try was for.
+struct Asked<'a> {
+    aim: &'a Aim,
+    /// The digest under which the member has the model that is asked for.
+    digest: Option<String>,
+    /// Whether it may be done twice.
+    repeatable: bool,
+}
+
 /// What to do about an outcome.
 enum Verdict {
     /// The application gets it.
     Pass,
+    /// So too, although it failed: it may have been acted on, and is not for us to do twice.
+    Fail,
     /// Someone else may do better, and nothing was run: no budget needed.
     Elsewhere,
     /// Someone else may do better, but this one has worked on it.
@@ -106,23 +128,22 @@ impl Router {
     {
         let (sender, members) = watch::channel(Members::default());
         Self(Arc::new(Inner {
-            name: settings.name,
             members,
-            pins: Pins::default(),
             budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_A_SECOND, BUDGET_SHARE),
             reserve: Arc::default(),
             grace_ends: Instant::now() + settings.grace,
+            node: settings,
             _following: AbortOnDropHandle::new(tokio::spawn(members::follow(discover, sender))),
         }))
     }
 
-    /// Those that can take a request now, or why nobody can.
-    pub async fn providers(&self) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
+    /// Those that can take a request of this dialect now, or why nobody can.
+    pub async fn providers(&self, dialect: Dialect) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
         let mut members = self.0.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;
         loop {
             let snapshot = members.borrow_and_update().clone();
-            match aim::providers(&snapshot) {
+            match aim::providers(&snapshot, dialect) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
                 Err(refusal) => self.0.wait_for_more(&mut members, suspense_ends, refusal).await?,
             }
@@ -132,7 +153,7 @@ impl Router {
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Router").field(&self.0.name).finish()
+        f.debug_tuple("Router").field(&self.0.node.name).finish()
     }
 }
 
@@ -166,11 +187,10 @@ impl Inner {
         let (mut parts, body) = request.into_parts();
         let (aim, body) = aim_of(kind, &mut parts, body).await?;
         let path = parts.uri.path().to_owned();
+        let repeatable = route::is_repeatable(&parts.method, &parts.uri);
+        let dialect = Dialect::of(&parts);
         // What changes models, or was sent to one node, is tried there and nowhere else.
-        let replay = match aim {
-            Aim::Model(_) | Aim::Any => Replay::new(body, self.reserve.clone()),
-            Aim::Chosen(_) | Aim::Manage => Replay::once(body),
-        };
+        let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
         let mut members = self.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;
         let mut tried = BTreeSet::new();
@@ -179,7 +199,16 @@ impl Inner {
         self.budget.deposit();
         loop {
             let snapshot = members.borrow_and_update().clone();
-            let member = match aim.candidates(&snapshot, &tried, &self.name, &self.pins, &path) {
+            let kept = aim.model().and_then(|model| self.node.digests.of(model));
+            let search = Search {
+                members: &snapshot,
+                tried: &tried,
+                kept: kept.as_ref(),
+                node: &self.node,
+                path: &path,
+                dialect,
+            };
+            let member = match aim.candidates(&search) {
                 Ok(candidates) => pick(&candidates),
                 Err(refusal) if tried.is_empty() => {
                     self.wait_for_more(&mut members, suspense_ends, refusal).await?;
@@ -189,28 +218,34 @@ impl Inner {
             };
             // After a first try somebody else was there a moment ago, or we would not be here again.
             let Some(member) = member else { return last.unwrap_or_else(|| Err(refuse::nobody(&snapshot))) };
+            let asked = Asked { aim: &aim, digest: digest_of(&aim, &member), repeatable };
+            if let Some((model, digest)) = asked.weights() {
+                let holder = Holder { id: member.id(), name: member.label() };
+                if !self.node.digests.claim(model, digest, holder, kept.as_ref().map(|kept| &*kept.digest)) {
+                    continue;
+                }
+            }
             tried.insert(member.id());
             tracing::debug!(peer = %member.label(), model = aim.model().map(tracing::field::display), attempt = tried.len(), "request goes to");
-            if let Some(model) = aim.model() {
-                self.pins.using(model, member.view().digest(model).unwrap_or_default());
-            }
 
             let may_move = |members: &Members| {
+                let kept = aim.model().and_then(|model| self.node.digests.of(model));
+                let search =
+                    Search { members, tried: &tried, kept: kept.as_ref(), node: &self.node, path: &path, dialect };
                 tried.len() <= RETRIES as usize
-                    && matches!(aim, Aim::Model(_) | Aim::Any)
+                    && aim.may_move()
                     && replay.is_possible()
-                    && aim
-                        .candidates(members, &tried, &self.name, &self.pins, &path)
-                        .is_ok_and(|candidates| !candidates.is_empty())
+                    && aim.candidates(&search).is_ok_and(|candidates| !candidates.is_empty())
             };
-            let outcome = attempt(&member, again(&parts, replay.body()), members.clone(), may_move).await;
-            let verdict = self.judge(&outcome, &aim, &member, &path);
-            let again = match verdict {
-                Verdict::Pass => false,
+            // While it waits nobody knows whether the gate has acknowledged it.
+            let may_be_given_up = |members: &Members| repeatable && may_move(members);
+            let outcome = attempt(&member, again(&parts, replay.body()), members.clone(), may_be_given_up).await;
+            let again = match self.judge(&outcome, &asked, &member) {
+                Verdict::Pass | Verdict::Fail => false,
                 Verdict::Elsewhere => may_move(&members.borrow()),
                 Verdict::ElsewhereWithinBudget => may_move(&members.borrow()) && self.budget.withdraw(),
             };
-            let result = self.settle(outcome, &member);
+            let result = self.settle(outcome, &asked, &member);
             if !again {
                 return match (result, last) {
                     (Err(_), Some(Ok(answer))) => Ok(answer),
@@ -222,43 +257,45 @@ impl Inner {
     }
 
     /// Looks at what came of a try, remembers what it says of the member, and says whether another should be tried.
-    fn judge(&self, outcome: &Outcome, aim: &Aim, member: &Member, path: &str) -> Verdict {
+    fn judge(&self, outcome: &Outcome, asked: &Asked<'_>, member: &Member) -> Verdict {
         let verdict = match outcome {
-            Outcome::Lost(_)
-            | Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
+            Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
                 Verdict::Elsewhere
             }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
+            Outcome::Lost(_) | Outcome::Failed(_) if !asked.repeatable => Verdict::Fail,
+            Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) => Verdict::Elsewhere,
             Outcome::Failed(_) => Verdict::ElsewhereWithinBudget,
             Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
                 Some(b"draining" | b"not-lent" | b"no-ollama") => Verdict::Elsewhere,
                 Some(b"busy") => Verdict::ElsewhereWithinBudget,
                 Some(_) => Verdict::Pass,
-                None if response.status() == StatusCode::NOT_FOUND => {
-                    let reported = aim.model().is_some_and(|model| member.view().digest(model).is_some());
-                    return if reported { Verdict::ElsewhereWithinBudget } else { Verdict::Pass };
-                }
-                // Ollama's own routes that may come here change nothing, so they may run twice. What else stands behind
-                // a gate is not ours to repeat once it has answered.
-                None if response.status().is_server_error() && is_ollamas(path) => Verdict::ElsewhereWithinBudget,
+                None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
+                    Some(_) if asked.repeatable => Verdict::ElsewhereWithinBudget,
+                    _ => return Verdict::Pass,
+                },
+                None if response.status().is_server_error() && asked.repeatable => Verdict::ElsewhereWithinBudget,
                 None => Verdict::Pass,
             },
         };
-        if matches!(verdict, Verdict::Pass) {
-            if let Some(model) = aim.model() {
-                self.pins.answered(model);
-            }
+        let passes = matches!(verdict, Verdict::Pass);
+        if passes {
+            member.served();
         } else {
             member.stumbled();
-            if let Some(model) = aim.model() {
-                self.pins.failed(model);
-            }
+        }
+        match asked.weights() {
+            Some((model, digest)) if passes => self.node.digests.answered(model, digest),
+            Some((model, digest)) => self.node.digests.failed(model, digest),
+            None => {}
         }
         verdict
     }
 
     /// An outcome as the application would get it.
-    fn settle(&self, outcome: Outcome, member: &Member) -> Result<Response<Body>, Refusal> {
+    fn settle(&self, outcome: Outcome, asked: &Asked<'_>, member: &Member) -> Result<Response<Body>, Refusal> {
+        let broke_off =
+            if asked.repeatable && asked.aim.may_move() { refuse::broke_off } else { refuse::broke_off_once };
         match outcome {
             Outcome::Answered(mut response) => {
                 if let Ok(label) = HeaderValue::from_str(member.label().as_str()) {
@@ -270,13 +307,15 @@ impl Inner {
                 tracing::debug!(peer = %member.label(), %error, "no answer");
                 Err(match &error {
                     ExchangeError::Body(_) => refuse::bad_body(&error),
-                    ExchangeError::Reset(_, ResetCode::Forbidden) => refuse::not_let_in(member, &self.name),
-                    _ => refuse::broke_off(&error),
+                    ExchangeError::Reset(_, ResetCode::Forbidden) => refuse::not_let_in(member, &self.node.name),
+                    // The gate has not acknowledged it.
+                    ExchangeError::Unreachable(_) => refuse::broke_off(&error),
+                    _ => broke_off(&error),
                 })
             }
             Outcome::Lost(health) => {
                 tracing::debug!(peer = %member.label(), ?health, "given up");
-                Err(refuse::broke_off(&ExchangeError::Unreachable(member.label())))
+                Err(broke_off(&ExchangeError::Lost(member.label())))
             }
         }
     }
@@ -302,6 +341,20 @@ impl Inner {
     }
 }
 
+// === impl Asked ===
+
+impl<'a> Asked<'a> {
+    /// The model it is routed by, and the digest under which the member has it.
+    fn weights(&self) -> Option<(&'a ModelName, &str)> {
+        Some((self.aim.model()?, self.digest.as_deref()?))
+    }
+}
+
+/// The digest under which the member has the model that is asked for; empty if it did not say.
+fn digest_of(aim: &Aim, member: &Member) -> Option<String> {
+    member.view().digest(aim.model()?).map(str::to_owned)
+}
+
 /// What decides who may take it. Reads as much of the body as it takes to know the model.
 async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
     if let Some(choice) = take_choice(&mut parts.headers) {
@@ -313,9 +366,9 @@ async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body)
             let (model, body) = route::find_model(parts, body)
                 .await
                 .map_err(|error| error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken)))?;
-            Ok((model.map_or(Aim::Any, Aim::Model), body))
+            Ok((model.map_or(Aim::Any, Aim::of), body))
         }
-        Kind::PathModel(model) => Ok((Aim::Model(route::ModelName::new(&model)), body)),
+        Kind::PathModel(model) => Ok((Aim::of(ModelName::new(&model)), body)),
         Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Any | Kind::Owner(_) => Ok((Aim::Any, body)),
     }
 }
@@ -340,8 +393,4 @@ fn again(parts: &Parts, body: Body) -> Request<Body> {
     *request.version_mut() = parts.version;
     *request.headers_mut() = parts.headers.clone();
     request
-}
-
-fn is_ollamas(path: &str) -> bool {
-    path.starts_with("/api/") || path.starts_with("/v1/")
 }

@@ -1,4 +1,5 @@
 //! The lists that an application sees of the whole mesh: `/api/tags`, `/api/ps` and `/v1/models` of all providers in one.
+//! Servers that are no Ollamas are in the last one alone.
 //!
 //! With one provider its answer passes through untouched. With several all are asked at once, for a bounded time, and
 //! one that is slow or answers nonsense is left out rather than waited for. A model has one entry, byte for byte what a
@@ -25,7 +26,7 @@ use tower::Service as _;
 
 use crate::balance::Router;
 use crate::exchange::{self, Body, Endpoint, PEER_HEADER, Refusal};
-use crate::route::{self, Api, ModelName};
+use crate::route::{self, Api, Dialect, ModelName};
 
 /// A list is there in milliseconds, and `ollama list` is something a person waits for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -69,17 +70,22 @@ impl Catalog {
 
     /// The answer to a request for a list.
     pub async fn answer(&self, list: List, request: Request<Body>) -> Response<Body> {
-        let providers =
-            if request.headers().contains_key(PEER_HEADER) { Ok(Vec::new()) } else { self.router.providers().await };
+        let providers = if request.headers().contains_key(PEER_HEADER) {
+            Ok(Vec::new())
+        } else {
+            self.router.providers(list.dialect()).await
+        };
+        let head = *request.method() == Method::HEAD;
         let providers = match providers {
             Ok(providers) if providers.len() < 2 => {
                 let Ok(response) = self.router.clone().call(request).await;
                 return response;
             }
             Ok(providers) => providers,
+            // There are servers, and none of them has a model that could be used as Ollama's are.
+            Err(refusal) if refusal.code == "other-api" => return list.response(HashMap::new(), head),
             Err(refusal) => return route::render(list.api(), &refusal),
         };
-        let head = *request.method() == Method::HEAD;
         let room = Arc::new(AtomicUsize::new(IN_ALL));
         let user_agent = request.headers().get(USER_AGENT).cloned();
         let mut asked: FuturesUnordered<_> =
@@ -124,6 +130,14 @@ impl List {
             Self::Tags => "/api/tags",
             Self::Ps => "/api/ps",
             Self::V1Models => "/v1/models",
+        }
+    }
+
+    /// Who is asked: what is listed in Ollama's own shape is there to be used with Ollama's own API.
+    const fn dialect(self) -> Dialect {
+        match self {
+            Self::Tags | Self::Ps => Dialect::Ollama,
+            Self::V1Models => Dialect::OpenAi,
         }
     }
 

@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod id;
+mod invite;
 mod log;
 mod models;
 mod output;
@@ -65,11 +66,13 @@ enum Command {
     /// The other nodes it knows
     Peers(Json),
     /// The models of the mesh, and where they are
-    Models(Json),
+    Models(models::Args),
     /// This node's ID
     Id(Json),
     /// Use a peer and let it use this node's Ollama
     Trust(trust::Args),
+    /// Make an invitation, with which a node nobody sits at trusts this one and is trusted
+    Invite(invite::Args),
     /// Refuse a peer's key from now on, running answers included
     Revoke(revoke::Args),
     /// Show and change the configuration file
@@ -97,9 +100,10 @@ impl Cli {
             Command::Stop => stop::run(&place),
             Command::Status(args) => status::run(args.json, &place),
             Command::Peers(args) => peers::run(args.json, &place),
-            Command::Models(args) => models::run(args.json, &place),
+            Command::Models(args) => models::run(&args, &place),
             Command::Id(args) => id::run(args.json, &place),
             Command::Trust(args) => trust::run(args, &place),
+            Command::Invite(args) => invite::run(args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),

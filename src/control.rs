@@ -10,8 +10,14 @@
 //! | `POST /resolve`, [`PeerRequest`] | [`Candidate`]: which peer a text means |
 //! | `POST /pair`, [`PeerRequest`] | a line of JSON for each of the [`News`](crate::pairing::News), as they come; ending the connection withdraws |
 //! | `POST /deny`, [`PeerRequest`] | `null`: the person said no to a code |
+//! | `POST /keep`, [`KeepRequest`] | [`Keeping`]: a model's name stands for what that node has, from now on |
 //! | `POST /trust`, [`TrustRequest`] | [`Changed`] |
 //! | `POST /revoke`, [`PeerRequest`] | [`Changed`] |
+//! | `POST /invite`, [`InviteRequest`] | [`InviteView`] |
+//! | `GET /invitations` | [`InvitedView`]s |
+//! | `POST /uninvite`, [`InvitationRequest`] | the [`InvitedView`] that is no more |
+//! | `GET /trusted` | [`List`]: what people decided on this node |
+//! | `POST /import`, [`ImportRequest`] | [`Imported`](crate::trust::Imported): a list is taken over |
 //! | `POST /stop` | [`Stopping`]; the node drains and its process ends |
 //!
 //! An error is `{"error": "…"}`, for an ambiguous peer with its `candidates`.
@@ -31,15 +37,17 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use client::{Client, ClientError, Lines};
-pub use models::{Catalog, ModelNode, ModelView, merge};
+pub use models::{Catalog, ModelNode, ModelView, models};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
 pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
+use crate::digests::{Digests, Kept};
+use crate::exchange::ServerKind;
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
-use crate::trust::{Book, TrustPolicy};
+use crate::trust::{Book, List, TrustPolicy};
 
 /// The name of the socket in the state directory.
 pub const SOCKET: &str = "ollana.sock";
@@ -49,6 +57,11 @@ pub trait Mesh: Send + Sync + 'static {
     /// The node itself.
     fn info(&self) -> Info;
 
+    /// Where other nodes may find it.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        vec![self.info().mesh]
+    }
+
     /// Its Ollama.
     fn ollama(&self) -> OllamaView;
 
@@ -57,6 +70,11 @@ pub trait Mesh: Send + Sync + 'static {
 
     /// Who has which models, this node included if it lends its own.
     fn catalogs(&self) -> Vec<Catalog>;
+
+    /// Which weights a model's name stands for on this node, if it was used.
+    fn kept(&self, _model: &str) -> Option<Kept> {
+        None
+    }
 
     /// What stands against each other in the mesh and needs a person, a sentence each: two nodes with one name, a cloned
     /// key, a known name with another key.
@@ -74,6 +92,8 @@ pub struct Handles {
     pub book: Book,
     /// Where people and peers agree to be paired.
     pub desk: Desk,
+    /// Which weights each model's name stands for.
+    pub digests: Digests,
     /// What the book believes of new keys; `revoke` words its advice by it.
     pub policy: TrustPolicy,
     /// Ends the node.
@@ -110,10 +130,16 @@ pub struct Info {
 pub struct OllamaView {
     /// Where it is, or would be.
     pub url: String,
-    /// Whether it answers as an Ollama.
+    /// Whether it answers as one of the servers that can be lent.
     pub healthy: bool,
-    /// Which version it says it is.
+    /// Which version it says it is, if it is an Ollama.
     pub version: Option<String>,
+    /// What it speaks, if it is there.
+    #[serde(default)]
+    pub api: Option<ServerKind>,
+    /// Which program it says it is, if it is no Ollama.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Whether it is lent to the mesh at this moment.
     #[serde(default)]
     pub lent: bool,
@@ -181,6 +207,83 @@ pub struct TrustRequest {
     /// Whether prompts are sent there.
     #[serde(rename = "use")]
     pub use_: bool,
+}
+
+/// What `ollana models --keep` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct KeepRequest {
+    /// A model's name.
+    pub model: String,
+    /// The node whose weights it is to stand for: this one, or a peer as in [`PeerRequest`].
+    pub peer: String,
+}
+
+/// What a model's name stands for now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Keeping {
+    /// The model's name, as the node lists it.
+    pub model: String,
+    /// The digest of its weights.
+    pub digest: String,
+    /// The node that has them.
+    pub peer: NodeName,
+}
+
+/// What `ollana trust import` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// What to take over.
+    pub list: List,
+    /// Whether whom it does not name is no longer trusted.
+    pub replace: bool,
+}
+
+/// What `ollana invite` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteRequest {
+    /// How many nodes may redeem it.
+    pub uses: u32,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+    /// What they may do here.
+    pub scope: Scope,
+    /// Whether they are sent prompts.
+    #[serde(rename = "use")]
+    pub use_: bool,
+    /// Where they find this node, if not where it thinks.
+    pub addresses: Vec<String>,
+}
+
+/// A new invitation, for whoever asked and nobody else.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct InviteView {
+    /// What to hand over.
+    pub text: String,
+}
+
+/// An invitation as its maker may see it. There is no secret in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvitedView {
+    /// Which one.
+    pub number: String,
+    /// What whoever redeems it may do here.
+    pub scope: Scope,
+    /// Whether they are sent prompts.
+    #[serde(rename = "use")]
+    pub use_: bool,
+    /// How many nodes may redeem it.
+    pub uses: u32,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+    /// Who has.
+    pub redeemed: Vec<Id>,
+}
+
+/// Names an invitation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvitationRequest {
+    /// Its number, or the beginning of it.
+    pub number: String,
 }
 
 /// What became of a peer.

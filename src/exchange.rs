@@ -91,10 +91,36 @@ pub struct Report {
     pub scope: Scope,
     /// Set while it finishes what runs and takes nothing new.
     pub draining: bool,
+    /// What its server speaks. A report without it is of a version that lent nothing but Ollamas.
+    pub api: ServerKind,
     /// The models on its disk, by the name Ollama lists them under.
     pub models: BTreeMap<String, ModelInfo>,
     /// Requests at its gate that are not over, everyone's.
     pub inflight: u32,
+}
+
+/// What the server behind a gate speaks, and so which requests it can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerKind {
+    /// Ollama's own API, and what of OpenAI's and Anthropic's Ollama has.
+    #[default]
+    Ollama,
+    /// The OpenAI API and nothing of Ollama's: llama.cpp's `llama-server`, vLLM, LM Studio.
+    OpenAi,
+    /// Neither: a gRPC server. Also whatever a later version may lend: it gets nothing that this one routes by API.
+    #[serde(other)]
+    Grpc,
+}
+
+impl fmt::Display for ServerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ollama => "ollama",
+            Self::OpenAi => "openai",
+            Self::Grpc => "grpc",
+        })
+    }
 }
 
 /// What a report says of one model.
@@ -123,9 +149,14 @@ pub struct Refusal {
 /// Why an exchange did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The peer cannot be reached; nothing of the request was acted on.
+    /// The peer cannot be reached and its gate has not acknowledged the request: its Ollama has not seen it, unless the
+    /// acknowledgement itself was lost on the way.
     #[error("the connection to {0} is gone")]
     Unreachable(NodeName),
+    /// The peer cannot be reached any more, and its gate had acknowledged the request: its Ollama may have worked on it,
+    /// or do so still until that side has noticed.
+    #[error("the connection to {0} was lost")]
+    Lost(NodeName),
     /// The other side gave the exchange up: what it said.
     #[error("{0} broke off: {1}")]
     Reset(NodeName, ResetCode),

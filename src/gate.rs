@@ -130,6 +130,7 @@ async fn keep_reporting(
                 provider,
                 scope: Scope::None,
                 draining: load.draining,
+                api: state.kind,
                 models: if provider { state.models.clone() } else { Default::default() },
                 inflight: load.inflight,
             }

@@ -177,6 +177,15 @@ impl NodeName {
         Self::lossy(&format!("{}-{suffix}", self.0.chars().take(room).collect::<String>()))
     }
 
+    /// The name that the node of this ID gives itself, where this is the one it is shown under: without the beginning of
+    /// its ID that [`with_suffix`](Self::with_suffix) adds if several bear the name.
+    pub fn plain(&self, id: &Id) -> Self {
+        match self.0.strip_suffix(&id.short()).and_then(|name| name.strip_suffix('-')) {
+            Some(plain) if !plain.is_empty() => Self(plain.to_owned()),
+            _ => self.clone(),
+        }
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -213,6 +222,16 @@ impl<'de> Deserialize<'de> for NodeName {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self::lossy(&String::deserialize(deserializer)?))
     }
+}
+
+/// Whether `text` means the node of this ID that is shown as `label`: by its name, by its name with the beginning of the
+/// ID behind it (as it is shown where several bear the name), by the ID or by at least [`MIN_PREFIX`] characters of it.
+///
+/// A name is a label that anyone may bear, also one that looks like another node's ID: so a text may mean several, and
+/// none of them before the others. Only a whole ID ([`Id::from_str`]) means one for certain.
+pub fn means(text: &str, label: &NodeName, id: &Id) -> bool {
+    let plain = label.plain(id);
+    plain.is(text) || plain.with_suffix(&id.short()).is(text) || label.is(text) || id.matches_prefix(text)
 }
 
 /// Why a text is not a name.

@@ -167,7 +167,10 @@ impl Inbound {
         };
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
         let dealer = match connection.export(Session::LABEL) {
-            Ok(secret) => Dealer::new(desk, Session { me: *me, peer: id, dialled: false, secret }),
+            Ok(secret) => {
+                let session = Session { me: *me, peer: id, dialled: false, secret };
+                Dealer::new(desk, book, session, name.clone(), address)
+            }
             Err(error) => return tracing::debug!(peer = %name, %error, "no session"),
         };
         let reports = converse(control, dealer, gate.report(), book.watch(), id, self.heartbeat);

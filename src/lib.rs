@@ -9,7 +9,7 @@
 //! - vocabulary: [`id`], [`wire`], [`exchange`], [`route`]
 //! - who is who: [`identity`], [`tls`], [`trust`], [`pairing`], and [`private_file`], where they keep what must not leak or get lost
 //! - the mesh: [`discovery`], [`transport`], [`peers`], [`inbound`]
-//! - the user's side: [`listener`], [`catalog`], [`balance`]
+//! - the user's side: [`listener`], [`catalog`], [`balance`], and [`digests`], which weights a model's name stands for
 //! - the provider's side: [`gate`], [`ollama`]
 //! - the whole: [`config`], [`app`], [`control`], [`web`], [`cli`]
 
@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod digests;
 pub mod discovery;
 pub mod exchange;
 pub mod gate;

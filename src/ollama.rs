@@ -2,11 +2,15 @@
 //!
 //! [`Ollama::send`] carries one request there and back. [`Ollama::state`] follows the server as it comes, goes and
 //! changes its models: a task of its own ([`watch`](self::watching)) looks, so that no request pays for it.
+//!
+//! What is there need not be an Ollama: another server that speaks the OpenAI API will do, and where somebody names it
+//! one of gRPC. Which of them it is ([`State::kind`]) is found out each time it comes ([`meet`]).
 
 mod answer;
 mod client;
 mod connect;
 mod listing;
+mod meet;
 mod probe;
 mod upload;
 mod watching;
@@ -18,7 +22,7 @@ use http::{Request, Response, Uri};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::exchange::{Body, ExchangeError, ModelInfo};
+use crate::exchange::{Body, ExchangeError, ModelInfo, ServerKind};
 use crate::route::ModelName;
 use client::Client;
 
@@ -32,13 +36,17 @@ pub struct Ollama {
     nudge: Arc<Notify>,
 }
 
-/// What is known of the local Ollama.
+/// What is known of the local server.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
-    /// Whether it answers as an Ollama does.
+    /// Whether it answers as one of the servers that can be lent.
     pub healthy: bool,
-    /// What it says its version is; empty before it was healthy.
+    /// What it speaks; means nothing while it is not healthy.
+    pub kind: ServerKind,
+    /// What an Ollama says its version is; empty before it was healthy, and for other servers.
     pub version: String,
+    /// Which program another server than an Ollama says it is.
+    pub server: Option<String>,
     /// What it can run itself, by the name it lists it under.
     pub models: BTreeMap<String, ModelInfo>,
     /// What it lists and would run on the owner's account elsewhere: cloud models by tag or by `remote_host`.
@@ -51,13 +59,22 @@ pub struct State {
 // === impl Ollama ===
 
 impl Ollama {
-    /// Watches the Ollama at `target` (`http://host:port`, perhaps with a path in front of its own paths), whether it
+    /// Watches the server at `target` (`http://host:port`, perhaps with a path in front of its own paths), whether it
     /// is there yet or not. The watch ends when the handle is dropped.
     pub fn spawn(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
+        Self::watched(target, false)
+    }
+
+    /// The same of a server that somebody named as the one to lend: it may also be one of gRPC.
+    pub fn spawn_named(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
+        Self::watched(target, true)
+    }
+
+    fn watched(target: &Uri, named: bool) -> (Self, AbortOnDropHandle<()>) {
         let client = Client::new(target);
         let nudge = Arc::new(Notify::new());
         let (publish, state) = watch::channel(Arc::new(State::default()));
-        let task = tokio::spawn(watching::watch(client.clone(), publish, nudge.clone()));
+        let task = tokio::spawn(watching::watch(client.clone(), named, publish, nudge.clone()));
         (Self { client, state, nudge }, AbortOnDropHandle::new(task))
     }
 
@@ -83,10 +100,12 @@ impl Ollama {
     }
 
     /// The models as they are now, and not as they were at the last look: [`State::models`] and [`State::remote`] of
-    /// a listing made for this call.
+    /// a listing made for this call. Only an Ollama has models that run elsewhere, and only it is asked.
     pub(crate) async fn listing(&self) -> Result<State, ExchangeError> {
         let mut state = State::clone(&self.state.borrow());
-        listing::tags(&self.client, &mut state).await?;
+        if state.kind == ServerKind::Ollama {
+            listing::tags(&self.client, &mut state).await?;
+        }
         Ok(state)
     }
 
@@ -94,13 +113,19 @@ impl Ollama {
     ///
     /// There is no time-out on the answer: an Ollama that loads a model says nothing for minutes. The head may come
     /// before the request's body was sent; that goes on until the answer is over. Dropping the future, or the body of
-    /// the answer before its end, closes the connection, on which Ollama ends the work.
+    /// the answer before its end, closes the connection (over HTTP/2: resets the stream), on which the server ends the
+    /// work. gRPC goes over HTTP/2 if that is spoken there, and so does everything if nothing else is.
     ///
     /// # Errors
     /// [`ExchangeError::Ollama`] if it cannot be reached or breaks off before it answers, [`ExchangeError::Body`] if
     /// the request's body does. In mid-answer both come as an error of the answer's body.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-        self.client.send(request).await
+        let sent = self.client.send(request).await;
+        if matches!(sent, Err(ExchangeError::Ollama(..))) {
+            // Perhaps it is gone.
+            self.refresh();
+        }
+        sent
     }
 }
 

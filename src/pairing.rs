@@ -28,7 +28,7 @@
 //!
 //! A code grants nothing. It is shown, and a person decides, with `ollana trust`, for this node only.
 //!
-//! [`Dealer`] is what a connection needs of all this.
+//! **Invitations** are in [`invitation`]. [`Dealer`] is what a connection needs of all this.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -43,10 +43,12 @@ use crate::wire::dealing::{Hex, Pairing};
 
 mod code;
 mod dealer;
+pub mod invitation;
 mod machine;
 
 pub use code::{Code, Session};
 pub use dealer::{Dealer, OutOfPlace};
+pub use invitation::Invitation;
 pub use machine::{Failure, LOCK, Refusal, WINDOW};
 
 use machine::{LineId, Machine, Output};
@@ -76,6 +78,8 @@ pub enum News {
 #[derive(Clone)]
 pub struct Desk {
     shared: Arc<Mutex<Shared>>,
+    /// What this node was started with.
+    guest: Option<Arc<Invitation>>,
 }
 
 struct Shared {
@@ -108,8 +112,8 @@ pub struct Line {
 // === impl Desk ===
 
 impl Desk {
-    /// The desk of the node with this ID.
-    pub fn new(me: Id) -> Self {
+    /// The desk of the node with this ID, which may have been invited.
+    pub fn new(me: Id, guest: Option<Invitation>) -> Self {
         let shared = Shared {
             machine: Machine::new(me, || Hex(rand::random())),
             lines: HashMap::new(),
@@ -117,7 +121,7 @@ impl Desk {
             next: 0,
             loud: (LOUD, Instant::now()),
         };
-        Self { shared: Arc::new(Mutex::new(shared)) }
+        Self { shared: Arc::new(Mutex::new(shared)), guest: guest.map(Arc::new) }
     }
 
     /// A person has typed `ollana trust` here and meant this peer.
@@ -155,6 +159,11 @@ impl Desk {
         shared.act();
         drop(shared);
         Line { desk: self.clone(), id, steps }
+    }
+
+    /// Our invitation, if we have dialled whoever made it.
+    fn guest_of(&self, session: &Session) -> Option<Arc<Invitation>> {
+        self.guest.clone().filter(|guest| session.dialled && guest.id == session.peer)
     }
 
     fn handle(&self, event: impl FnOnce(&mut Machine)) {

@@ -19,7 +19,7 @@ use crate::exchange::{Health, Report};
 use crate::id::{Id, NodeName};
 use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
-use crate::transport::{CloseCode, Closed, Connection, Remote, Transport};
+use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
 use crate::trust::{Book, Pin, Snapshot, Trust};
 use crate::wire::control::Hello;
 
@@ -235,6 +235,7 @@ impl Actor {
     /// Starts reading the control stream of a new connection.
     fn follow(&mut self, opening: Opening) -> LinkId {
         let Opening { connection, control, hello, session } = opening;
+        let greeted = hello.name.clone();
         self.next_link += 1;
         let link = LinkId(self.next_link);
         let use_ = self.settings.book.snapshot().standing(&connection.id()).as_provider().use_;
@@ -242,9 +243,9 @@ impl Actor {
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
         let (retire, retired) = oneshot::channel();
-        let health = Arc::new(watch::Sender::new(Health::Healthy));
-        let remote = Arc::new(Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&health)));
-        let health_seen = health.subscribe();
+        let pulse = Arc::new(Pulse::new());
+        let remote = Arc::new(Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&pulse)));
+        let health_seen = pulse.watch();
         let follow = Follow {
             link,
             connection: connection.clone(),
@@ -252,14 +253,15 @@ impl Actor {
             book: self.settings.book.clone(),
             face: face.clone(),
             report,
-            health,
+            pulse,
             heard,
             events: self.events.clone(),
             met: None,
             presence: None,
         };
         let events = self.events.clone();
-        let dealer = Dealer::new(&self.settings.desk, session);
+        let Settings { desk, book, .. } = &self.settings;
+        let dealer = Dealer::new(desk, book, session, greeted, connection.address());
         let following = AssertUnwindSafe(follow.run(control, dealer, retired)).catch_unwind();
         self.tasks.spawn(async move {
             if following.await.is_err() {

@@ -10,6 +10,8 @@ mod look;
 mod name;
 mod path;
 mod refusal;
+mod server;
+mod unknown;
 
 use http::{Method, Uri};
 
@@ -18,8 +20,10 @@ use crate::id::Scope;
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
 pub(crate) use find::{has_form, is_compressed, may_name_model};
 pub use look::{Key, Look, Progress};
-pub use name::ModelName;
+pub use name::{ModelName, NameFault};
 pub use refusal::{cloud_off, render, unauthorized};
+pub use server::{Dialect, is_grpc, is_lent};
+pub use unknown::unknown_model;
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +113,12 @@ pub(crate) fn reads_json(method: &Method, uri: &Uri) -> bool {
         Some(kind) => kind == Kind::BodyModel,
         None => false,
     }
+}
+
+/// Whether this may be done twice: it only asks, or it is one of Ollama's own routes that change nothing.
+pub(crate) fn is_repeatable(method: &Method, uri: &Uri) -> bool {
+    let listed = path::listed(method, &path::decoded(uri.path()));
+    method.is_safe() || matches!(listed, Some(Kind::BodyModel | Kind::Any))
 }
 
 /// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.

@@ -3,6 +3,7 @@
 //! - here: the endpoint; [`Transport::dial`] and [`Transport::accept`].
 //! - [`connection`]: one connection, its control stream, its exchanges.
 //! - [`stream`]: frames over a QUIC stream, and bodies over frames.
+//! - [`pulse`]: how a peer is: whether it speaks, and what it owes.
 //! - [`remote`]: the user's side of exchanges; a remote peer is an [`Endpoint`](crate::exchange::Endpoint).
 //! - [`incoming`]: the provider's side of an exchange.
 
@@ -23,11 +24,13 @@ use crate::tls::{self, AuthenticatedPeer, TlsError};
 
 pub mod connection;
 pub mod incoming;
+pub mod pulse;
 pub mod remote;
 pub mod stream;
 
 pub use connection::{CloseCode, Closed, Connection};
 pub use incoming::Incoming;
+pub use pulse::Pulse;
 pub use remote::Remote;
 
 /// A running answer ends after this much silence. Long enough for a laptop to change its Wi-Fi.

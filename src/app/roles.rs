@@ -159,8 +159,11 @@ async fn who_holds(addr: SocketAddr) -> String {
     let Ok(url) = format!("http://{addr}").parse::<Uri>() else { return "by something".to_owned() };
     match probe(&url).await {
         Found::Ollama { version } => format!("an Ollama {version} is there"),
+        Found::OpenAi { server } => {
+            format!("a server of the OpenAI API is there{}", server.map_or_else(String::new, |it| format!(" ({it})")))
+        }
         Found::Ollana => "another ollana is there".to_owned(),
-        Found::Other | Found::Nothing => "some program is there that is no Ollama".to_owned(),
+        Found::Grpc | Found::Other | Found::Nothing => "some program is there that is no Ollama".to_owned(),
     }
 }
 

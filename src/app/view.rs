@@ -1,6 +1,6 @@
 //! What may be seen of the node from outside: snapshots for the socket and the status page.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,9 +8,11 @@ use http::Uri;
 use tokio::sync::watch;
 
 use crate::control::{Catalog, Info, Mesh, OllamaView};
+use crate::digests::{Digests, Kept};
 use crate::exchange::Report;
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
+use crate::route::ModelName;
 
 pub(super) struct View {
     pub(super) info: Info,
@@ -21,6 +23,7 @@ pub(super) struct View {
     pub(super) why_not_lent: Option<String>,
     pub(super) report: watch::Receiver<Arc<Report>>,
     pub(super) directory: Directory,
+    pub(super) digests: Digests,
     pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
 }
 
@@ -29,12 +32,31 @@ impl Mesh for View {
         Info { uptime_s: self.started.elapsed().as_secs(), ..self.info.clone() }
     }
 
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let mesh = self.info.mesh;
+        if !mesh.ip().is_unspecified() {
+            return vec![mesh];
+        }
+        // What leads here from elsewhere: not loopback, and not what is good on one link only.
+        let elsewhere = |ip: &IpAddr| {
+            let link_local = match ip {
+                IpAddr::V4(v4) => v4.is_link_local(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local() || mesh.is_ipv4(),
+            };
+            !ip.is_loopback() && !link_local
+        };
+        let found = if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip());
+        found.filter(elsewhere).map(|ip| SocketAddr::new(ip, mesh.port())).collect()
+    }
+
     fn ollama(&self) -> OllamaView {
         let state = self.ollama.as_ref().map(|state| state.borrow().clone()).unwrap_or_default();
         OllamaView {
             url: self.ollama_url.to_string(),
             healthy: state.healthy,
             version: (!state.version.is_empty()).then(|| state.version.clone()),
+            api: state.healthy.then_some(state.kind),
+            server: state.server.clone(),
             lent: self.report.borrow().provider,
             problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
         }
@@ -50,11 +72,22 @@ impl Mesh for View {
             name: self.info.name.clone(),
             id: self.info.id,
             local: true,
+            api: report.api,
             models: report.models.clone(),
         });
         let peers = self.directory.reports().into_iter();
-        let peers = peers.map(|(name, id, report)| Catalog { name, id, local: false, models: report.models.clone() });
+        let peers = peers.map(|(name, id, report)| Catalog {
+            name,
+            id,
+            local: false,
+            api: report.api,
+            models: report.models.clone(),
+        });
         own.into_iter().chain(peers).collect()
+    }
+
+    fn kept(&self, model: &str) -> Option<Kept> {
+        self.digests.of(&ModelName::new(model))
     }
 
     fn conflicts(&self) -> Vec<String> {

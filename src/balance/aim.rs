@@ -1,14 +1,15 @@
 //! Who may take a request: what it asks for, against what is known of each member.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::members::{Member, Members};
-use super::pins::Pins;
-use super::refuse;
+use super::RouterSettings;
+use super::members::{Member, Members, Obstacle};
+use super::refuse::{self, Hindered};
+use crate::digests::Kept;
 use crate::exchange::Refusal;
-use crate::id::{Id, NodeName, Use};
-use crate::route::ModelName;
+use crate::id::Id;
+use crate::route::{Dialect, ModelName, unknown_model};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -19,110 +20,179 @@ pub(super) enum Aim {
     Manage,
     /// It is for a model.
     Model(ModelName),
+    /// It is for a model that runs on an owner's account.
+    Cloud(ModelName),
     /// Whoever provides.
     Any,
 }
 
+/// What is known when a server is looked for.
+#[derive(Clone, Copy)]
+pub(super) struct Search<'a> {
+    pub(super) members: &'a Members,
+    /// Left out: an empty list of candidates means that all who could have been tried.
+    pub(super) tried: &'a BTreeSet<Id>,
+    /// Which weights this node keeps to, for the model that is asked for.
+    pub(super) kept: Option<&'a Kept>,
+    pub(super) node: &'a RouterSettings,
+    /// The request's path, for the words of a refusal.
+    pub(super) path: &'a str,
+    /// Which servers understand it.
+    pub(super) dialect: Dialect,
+}
+
+// === impl Aim ===
+
 impl Aim {
-    /// Those who may take it, or why nobody can. `tried` are left out: an empty list means that all who could have been
-    /// tried.
-    pub(super) fn candidates(
-        &self,
-        members: &Members,
-        tried: &BTreeSet<Id>,
-        own: &NodeName,
-        pins: &Pins,
-        path: &str,
-    ) -> Result<Vec<Arc<Member>>, Refusal> {
+    /// Of a request for this model.
+    pub(super) fn of(model: ModelName) -> Self {
+        // What is no name to Ollama is no cloud model either, and refused in its words.
+        if model.is_cloud() && model.fault().is_none() { Self::Cloud(model) } else { Self::Model(model) }
+    }
+
+    /// Those who may take it, or why nobody can.
+    pub(super) fn candidates(&self, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
         let mut found = match self {
-            Self::Chosen(choice) => vec![chosen(choice, members)?],
-            Self::Manage => vec![manager(members, own)?],
-            Self::Model(model) => holders(model, members, pins, path)?,
-            Self::Any => providers(members)?,
+            Self::Chosen(choice) => vec![chosen(choice, search)?],
+            Self::Manage => vec![manager(search)?],
+            Self::Model(model) => holders(model, search)?,
+            Self::Cloud(model) => vec![own_ollama(model, search)?],
+            Self::Any => providers(search.members, search.dialect)?,
         };
-        found.retain(|member| !tried.contains(&member.id()));
+        found.retain(|member| !search.tried.contains(&member.id()));
         Ok(found)
     }
 
-    /// The model it is for.
+    /// The model that it is routed by.
     pub(super) fn model(&self) -> Option<&ModelName> {
         match self {
             Self::Model(model) => Some(model),
             _ => None,
         }
     }
+
+    /// Whether more than one member could take it: the others are sent once, to the one they are for.
+    pub(super) fn may_move(&self) -> bool {
+        matches!(self, Self::Model(_) | Self::Any)
+    }
 }
 
-/// Those that can take a request at all.
-pub(super) fn providers(members: &Members) -> Result<Vec<Arc<Member>>, Refusal> {
+/// Those that can take a request of this dialect.
+pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Refusal> {
     let usable: Vec<_> = members.values().filter(|member| member.obstacle().is_none()).cloned().collect();
-    if usable.is_empty() { Err(refuse::nobody(members)) } else { Ok(usable) }
+    let suited: Vec<_> = usable.iter().filter(|member| member.suits(dialect)).cloned().collect();
+    match (usable.is_empty(), suited.is_empty()) {
+        (true, _) => Err(refuse::nobody(members)),
+        (false, true) if dialect.is_strict() => Err(refuse::other_api(dialect, &usable, members)),
+        (false, true) => Ok(usable),
+        (false, false) => Ok(suited),
+    }
 }
 
-fn chosen(choice: &str, members: &Members) -> Result<Arc<Member>, Refusal> {
-    let whole: Option<Id> = choice.parse().ok();
-    let mut meant: Vec<_> = members.values().filter(|member| member.label().is(choice)).collect();
-    if meant.is_empty() {
-        meant = members
-            .values()
-            .filter(|member| whole.map_or_else(|| member.id().matches_prefix(choice), |id| member.id() == id))
-            .collect();
-    }
-    match meant.as_slice() {
-        [] => Err(refuse::unknown_node(choice, members)),
-        [member] => match member.obstacle() {
-            None => Ok(Arc::clone(member)),
-            Some(obstacle) => Err(refuse::chosen_unusable(member, obstacle, members)),
+fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+    let members = search.members;
+    match members.meant(choice).as_slice() {
+        [] => Err(refuse::unknown_node(choice, &search.node.name, members)),
+        [(id, label)] => match members.get(id) {
+            Some(member) if member.obstacle().is_none() => Ok(Arc::clone(member)),
+            Some(member) => Err(refuse::chosen_unusable(Hindered::of(member, members), members)),
+            None => Err(refuse::chosen_unusable(Hindered::away(*id, label, members), members)),
         },
-        several => Err(refuse::ambiguous(choice, several.iter().map(|member| member.id()))),
+        several => Err(refuse::ambiguous(choice, several.iter().map(|(id, _)| *id))),
     }
 }
 
-fn manager(members: &Members, own: &NodeName) -> Result<Arc<Member>, Refusal> {
-    let usable = providers(members)?;
-    let managers: Vec<&Member> = usable.iter().map(|m| &**m).filter(|member| member.lets_manage()).collect();
-    match managers.as_slice() {
-        [] => {
-            let usable: Vec<&Member> = usable.iter().map(|m| &**m).collect();
-            Err(refuse::nobody_lets_manage(own, &usable, members))
+/// The only one that lets its models be changed.
+fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+    let members = search.members;
+    let managers: Vec<_> = members.values().filter(|member| !member.is_unwanted() && member.lets_manage()).collect();
+    let usable: Vec<_> = managers.iter().copied().filter(|member| member.obstacle().is_none()).collect();
+    // One that will be heard of again in a moment makes it a choice.
+    let unsure = managers.iter().any(|member| member.obstacle() == Some(Obstacle::Suspect));
+    match usable.as_slice() {
+        [one] if !unsure => Ok(Arc::clone(one)),
+        [] | [_] => {
+            let away = members.departed().filter(|departed| departed.let_manage());
+            let hindered: Vec<_> = managers
+                .iter()
+                .filter(|member| member.obstacle().is_some())
+                .map(|member| Hindered::of(member, members))
+                .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
+                .collect();
+            if hindered.is_empty() {
+                let usable = providers(members, Dialect::Ollama)?;
+                return Err(refuse::nobody_lets_manage(&search.node.name, &usable, members));
+            }
+            Err(refuse::managers_unusable(hindered, members))
         }
-        [one] => {
-            let id = one.id();
-            members.get(&id).cloned().ok_or_else(|| refuse::nobody(members))
-        }
-        several => Err(refuse::choose_one(several, members)),
+        several => Err(refuse::choose_one(several, search)),
     }
 }
 
-fn holders(model: &ModelName, members: &Members, pins: &Pins, path: &str) -> Result<Vec<Arc<Member>>, Refusal> {
-    let usable = providers(members)?;
-    // Whom we do not use because a person said so does not count as having it.
-    let all: Vec<&Member> = members
+/// A model that runs in the cloud does so on the account of the machine whose Ollama is asked: this one's is the owner's
+/// own, if applications of this machine alone ask here.
+fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+    let own = search.members.values().find(|member| member.is_local() && member.obstacle().is_none());
+    own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
+}
+
+fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
+    let (members, dialect) = (search.members, search.dialect);
+    // Whom we do not use because a person said so does not count as having it; nor does who does not understand us.
+    let all: Vec<&Arc<Member>> = members
         .values()
-        .map(|m| &**m)
-        .filter(|member| member.is_local() || member.endpoint.use_() != Use::No)
-        .filter(|member| member.view().digest(model).is_some())
+        .filter(|member| !member.is_unwanted() && member.knows(model))
+        .filter(|member| !dialect.is_strict() || member.suits(dialect))
         .collect();
-    let having: Vec<_> = usable.into_iter().filter(|member| member.view().digest(model).is_some()).collect();
+    let having: Vec<_> = all.iter().copied().filter(|member| member.obstacle().is_none()).cloned().collect();
     if having.is_empty() {
-        return Err(if all.is_empty() {
-            refuse::no_such_model(model, path)
-        } else {
-            refuse::holders_unusable(model, &all, members)
+        // With nobody to ask at all, all that are known are told of.
+        providers(members, dialect)?;
+        let away = members.departed().filter(|departed| departed.lent.has(model));
+        let hindered: Vec<_> = all
+            .iter()
+            .map(|member| Hindered::of(member, members))
+            .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
+            .collect();
+        return Err(match hindered.is_empty() {
+            true => unknown_model(search.path, model),
+            false => refuse::holders_unusable(model, hindered, members),
         });
     }
-    let Some(pinned) = pins.of(model) else { return Ok(having) };
-    let is_pinned =
-        |member: &Member| member.view().digest(model).is_some_and(|digest| digest.is_empty() || digest == pinned);
-    let (same, other): (Vec<_>, Vec<_>) = having.into_iter().partition(|member| is_pinned(member));
+    let Some(kept) = search.kept else { return Ok(having) };
+    let is_kept =
+        |member: &Member| member.view().digest(model).is_some_and(|digest| digest.is_empty() || digest == kept.digest);
+    let (same, other): (Vec<_>, Vec<_>) = having.into_iter().partition(|member| is_kept(member));
     if !same.is_empty() {
         return Ok(same);
     }
-    let elsewhere: Vec<&Member> = all.into_iter().filter(|member| is_pinned(member)).collect();
-    if elsewhere.is_empty() {
-        // Nobody has the first version any more, as after a `pull` of a newer one: the name means the new one now.
+    let awaited = awaited(model, kept, &all, search);
+    if awaited.is_empty() {
+        // All who held those weights hold others now, as after a `pull` of a newer version: the name means these.
         return Ok(other);
     }
-    let other: Vec<&Member> = other.iter().map(|m| &**m).collect();
-    Err(refuse::other_version(model, &elsewhere, &other, members))
+    Err(refuse::other_weights(model, awaited, &other, members))
+}
+
+/// Those who held the weights that the name stands for, and have not said that they hold others now.
+fn awaited(model: &ModelName, kept: &Kept, all: &[&Arc<Member>], search: &Search<'_>) -> Vec<Hindered> {
+    let members = search.members;
+    let mut awaited: BTreeMap<Id, Hindered> = BTreeMap::new();
+    for member in all.iter().filter(|member| member.knows_as(model, &kept.digest)) {
+        awaited.insert(member.id(), Hindered::of(member, members));
+    }
+    for holder in &kept.holders {
+        match members.get(&holder.id) {
+            Some(member) if member.lends() || member.is_unwanted() => {}
+            Some(member) => {
+                awaited.insert(holder.id, Hindered::of(member, members));
+            }
+            // This node itself, which lends no Ollama any more.
+            None if holder.id == search.node.id => {}
+            None => {
+                awaited.insert(holder.id, Hindered::away(holder.id, &holder.name, members));
+            }
+        }
+    }
+    awaited.into_values().collect()
 }

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
@@ -14,16 +14,21 @@ use tokio::time::Instant;
 use tower::discover::Change;
 
 use super::choose::Candidate;
+use super::departed::{Departed, Lent, Memory};
 use crate::exchange::{Endpoint, Health, Report};
-use crate::id::{Id, NodeName, Scope, Use};
-use crate::route::ModelName;
+use crate::id::{Id, NodeName, Scope, Use, means};
+use crate::route::{Dialect, ModelName};
 
 /// How long a server that failed comes after all others: longer than one quick failure takes, short enough that a
 /// server which is well again has its share within the 5 s that issue 4 wants.
 const STUMBLE: Duration = Duration::from_secs(1);
 
-/// All members, in the order of their IDs.
-pub(super) type Members = Arc<BTreeMap<Id, Arc<Member>>>;
+/// All members, in the order of their IDs, and what those had that left. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Members {
+    present: Arc<BTreeMap<Id, Arc<Member>>>,
+    departed: Arc<Memory>,
+}
 
 /// One endpoint and what is counted of it.
 #[derive(Debug)]
@@ -31,8 +36,17 @@ pub(super) struct Member {
     pub(super) endpoint: Arc<dyn Endpoint>,
     report: watch::Receiver<Arc<Report>>,
     health: watch::Receiver<Health>,
-    view: Mutex<Arc<View>>,
+    seen: Mutex<Seen>,
     load: Arc<Load>,
+}
+
+/// What its reports said.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The latest.
+    view: Arc<View>,
+    /// The latest that lent something, if this one does not.
+    lent: Option<Lent>,
 }
 
 /// A report, made ready to be asked.
@@ -50,6 +64,8 @@ struct Load {
     /// What the latest report counted beyond our own at the time.
     others: AtomicU32,
     stumbled: Mutex<Option<Instant>>,
+    /// Whether a request of ours was ever answered there.
+    served: AtomicBool,
 }
 
 /// One request in flight at a member, counted until this is dropped: at the end of the answer's body.
@@ -75,12 +91,68 @@ pub(super) enum Obstacle {
     Draining,
 }
 
+// === impl Members ===
+
+impl Members {
+    pub(super) fn values(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.present.values()
+    }
+
+    pub(super) fn get(&self, id: &Id) -> Option<&Arc<Member>> {
+        self.present.get(id)
+    }
+
+    /// Those who left a moment ago.
+    pub(super) fn departed(&self) -> impl Iterator<Item = &Departed> {
+        self.departed.iter()
+    }
+
+    /// Everyone whom `text` may mean, who left a moment ago included: what was meant for them is not another one's.
+    pub(super) fn meant(&self, text: &str) -> Vec<(Id, NodeName)> {
+        let all: Vec<_> = self
+            .values()
+            .map(|member| (member.id(), member.label()))
+            .chain(self.departed().map(|departed| (departed.id, departed.label.clone())))
+            .collect();
+        match text.parse::<Id>() {
+            Ok(whole) => all.into_iter().filter(|(id, _)| *id == whole).collect(),
+            Err(_) => all.into_iter().filter(|(id, label)| means(text, label, id)).collect(),
+        }
+    }
+
+    fn insert(&mut self, id: Id, endpoint: Arc<dyn Endpoint>) -> Arc<Member> {
+        let before = self.present.get(&id).map(|member| (member.load.clone(), member.lent()));
+        let departed = Arc::make_mut(&mut self.departed).take(&id);
+        let member = Arc::new(match (before, departed) {
+            (Some((load, lent)), _) => Member::new(endpoint, load, lent),
+            (None, Some(departed)) => {
+                let load = Load { served: departed.served.into(), ..Load::default() };
+                Member::new(endpoint, Arc::new(load), Some(departed.lent))
+            }
+            (None, None) => Member::new(endpoint, Arc::default(), None),
+        });
+        Arc::make_mut(&mut self.present).insert(id, member.clone());
+        member
+    }
+
+    fn remove(&mut self, id: &Id) {
+        let Some(member) = Arc::make_mut(&mut self.present).remove(id) else { return };
+        // Whom a person waits to trust, or does not want, leaves nothing behind.
+        if let Some(lent) = member.lent().filter(|_| !member.is_local() && member.endpoint.use_() == Use::Yes) {
+            let served = member.load.served.load(Ordering::Relaxed);
+            let departed = Departed { id: *id, label: member.label(), lent, served };
+            Arc::make_mut(&mut self.departed).add(departed);
+        }
+    }
+}
+
 // === impl Member ===
 
 impl Member {
-    fn new(endpoint: Arc<dyn Endpoint>, load: Arc<Load>) -> Self {
+    fn new(endpoint: Arc<dyn Endpoint>, load: Arc<Load>, lent: Option<Lent>) -> Self {
         let (report, health) = (endpoint.report(), endpoint.health());
-        Self { endpoint, report, health, view: Mutex::default(), load }
+        let seen = Mutex::new(Seen { lent, ..Seen::default() });
+        Self { endpoint, report, health, seen, load }
     }
 
     pub(super) fn id(&self) -> Id {
@@ -101,14 +173,60 @@ impl Member {
 
     /// The latest report. The first to see a new one indexes it, and counts what it says beyond our own requests.
     pub(super) fn view(&self) -> Arc<View> {
+        self.look().view.clone()
+    }
+
+    fn look(&self) -> MutexGuard<'_, Seen> {
         let report = self.report.borrow().clone();
-        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&view.report, &report) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&seen.view.report, &report) {
             let others = report.inflight.saturating_sub(self.load.own.load(Ordering::Relaxed));
             self.load.others.store(others, Ordering::Relaxed);
-            *view = Arc::new(View::new(report));
+            let before = std::mem::replace(&mut seen.view, Arc::new(View::new(report)));
+            if self.lends_by(&seen.view) {
+                seen.lent = None;
+            } else if self.lends_by(&before) {
+                seen.lent = Some(Lent { view: before, until: Instant::now() });
+            }
         }
-        view.clone()
+        seen
+    }
+
+    /// What it lends, or lent a moment ago.
+    fn lent(&self) -> Option<Lent> {
+        let seen = self.look();
+        match self.lends_by(&seen.view) {
+            true => Some(Lent { view: seen.view.clone(), until: Instant::now() }),
+            false => seen.lent.clone().filter(Lent::is_fresh),
+        }
+    }
+
+    /// Whether it has this model, or had it when it lent something a moment ago.
+    pub(super) fn knows(&self, model: &ModelName) -> bool {
+        let seen = self.look();
+        seen.view.digest(model).is_some() || seen.lent.as_ref().is_some_and(|lent| lent.has(model))
+    }
+
+    /// The same of these weights of it.
+    pub(super) fn knows_as(&self, model: &ModelName, digest: &str) -> bool {
+        let seen = self.look();
+        let lent = seen.lent.as_ref().filter(|lent| lent.is_fresh());
+        let known = seen.view.digest(model).or_else(|| lent?.view.digest(model));
+        known.is_some_and(|known| known.is_empty() || known == digest)
+    }
+
+    /// Whether its report says what it lends to us.
+    pub(super) fn lends(&self) -> bool {
+        self.lends_by(&self.view())
+    }
+
+    fn lends_by(&self, view: &View) -> bool {
+        view.report.provider && (self.is_local() || view.report.scope >= Scope::Infer)
+    }
+
+    /// Whether a person said not to use it.
+    pub(super) fn is_unwanted(&self) -> bool {
+        !self.is_local() && self.endpoint.use_() == Use::No
     }
 
     /// What keeps it from taking any request at all. Whether it has the model is asked apart.
@@ -133,6 +251,11 @@ impl Member {
         }
     }
 
+    /// Whether its server understands requests of this dialect.
+    pub(super) fn suits(&self, dialect: Dialect) -> bool {
+        dialect.suits(self.view().report.api, self.is_local())
+    }
+
     /// Whether we may change models there. Our own gate serves its owner.
     pub(super) fn lets_manage(&self) -> bool {
         self.is_local() || self.view().report.scope >= Scope::Manage
@@ -154,6 +277,11 @@ impl Member {
         InFlight(self.load.clone())
     }
 
+    /// It answered a request of ours.
+    pub(super) fn served(&self) {
+        self.load.served.store(true, Ordering::Relaxed);
+    }
+
     /// It failed: for a moment the others come first.
     pub(super) fn stumbled(&self) {
         *self.load.stumbled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -163,9 +291,14 @@ impl Member {
 // === impl View ===
 
 impl View {
-    fn new(report: Arc<Report>) -> Self {
+    pub(super) fn new(report: Arc<Report>) -> Self {
         let models = report.models.iter().map(|(name, info)| (ModelName::new(name), info.digest.clone())).collect();
         Self { models, report }
+    }
+
+    /// How many models it has.
+    pub(super) fn models(&self) -> usize {
+        self.models.len()
     }
 
     /// The digest of a model it has; empty if it did not say.
@@ -194,19 +327,15 @@ where
         tokio::select! {
             Some(change) = discover.next() => match change {
                 Ok(Change::Insert(id, endpoint)) => {
-                    let load = members.borrow().get(&id).map(|member| member.load.clone()).unwrap_or_default();
-                    let member = Arc::new(Member::new(endpoint, load));
-                    tracing::debug!(peer = %member.label(), %id, "may be balanced over");
-                    changes.push(changed(Arc::downgrade(&member), member.report.clone(), member.health.clone()));
+                    tracing::debug!(peer = %endpoint.label(), %id, "may be balanced over");
                     members.send_modify(|members| {
-                        Arc::make_mut(members).insert(id, member);
+                        let member = members.insert(id, endpoint);
+                        changes.push(changed(Arc::downgrade(&member), member.report.clone(), member.health.clone()));
                     });
                 }
                 Ok(Change::Remove(id)) => {
                     tracing::debug!(%id, "is no longer balanced over");
-                    members.send_modify(|members| {
-                        Arc::make_mut(members).remove(&id);
-                    });
+                    members.send_modify(|members| members.remove(&id));
                 }
                 Err(never) => match never {},
             },

@@ -1,14 +1,16 @@
 //! What an application is told when nobody can take its request: what, why, and what to type.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
+use super::aim::Search;
 use super::members::{Member, Members, Obstacle};
 use crate::exchange::Refusal;
 use crate::id::{Id, NodeName};
-use crate::route::ModelName;
+use crate::route::{Dialect, ModelName};
 
 /// Nodes named in one sentence: more than most networks have, and an error message stays one.
 const NAMED: usize = 8;
@@ -17,9 +19,19 @@ const SOON: Duration = Duration::from_secs(1);
 /// Something has to be started, typed or joined first.
 const LATER: Duration = Duration::from_secs(5);
 
+/// A node that something is in the way of, as a sentence names it.
+#[derive(Debug)]
+pub(super) struct Hindered {
+    /// What to call it and to type for it.
+    name: String,
+    /// What is in the way; nothing that is known of.
+    obstacle: Option<Obstacle>,
+}
+
 /// No server at all can take it.
 pub(super) fn nobody(members: &Members) -> Refusal {
-    let others = describe(members.values().map(|member| (&**member, member.obstacle())), members);
+    let away = members.departed().map(|departed| Hindered::away(departed.id, &departed.label, members));
+    let others = describe(members.values().map(|member| Hindered::of(member, members)).chain(away).collect());
     let message = if others.is_empty() {
         "no Ollama server is known: this node sees no other node on the network that lends one. Is `ollana serve` running \
          on the machine with Ollama? `ollana doctor` looks for what is in the way"
@@ -30,42 +42,58 @@ pub(super) fn nobody(members: &Members) -> Refusal {
     unavailable("no-provider", message, members)
 }
 
-/// There are servers with the model, and something is in the way of each.
-pub(super) fn holders_unusable(model: &ModelName, holders: &[&Member], members: &Members) -> Refusal {
-    let holders = describe(holders.iter().map(|member| (*member, member.obstacle())), members);
-    unavailable("no-provider", format!("no server with model '{model}' can be used at the moment: {holders}"), members)
-}
-
-/// No server has the model: in Ollama's own words, since programs look for them.
-pub(super) fn no_such_model(model: &ModelName, path: &str) -> Refusal {
-    let message = if path == "/api/embed" {
-        format!("model {:?} not found, try pulling it first", model.as_written())
-    } else {
-        format!("model '{model}' not found")
+/// There are servers, and none that understands requests of this dialect.
+pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Members) -> Refusal {
+    let usable = list(usable.iter().map(|member| name(member.id(), &member.label(), members)));
+    let message = match dialect {
+        Dialect::Ollama => format!(
+            "no Ollama can be used at the moment, only servers that do not speak Ollama's API: {usable}. Those of the \
+             OpenAI API take requests at /v1"
+        ),
+        _ => format!(
+            "no server of the OpenAI API can be used at the moment, only servers that do not speak it: {usable}"
+        ),
     };
-    Refusal { status: StatusCode::NOT_FOUND, code: "no-model", message, retry_after: None }
+    unavailable("other-api", message, members)
 }
 
-/// The servers that hold the version used so far cannot be used, others hold another one under the same name.
-pub(super) fn other_version(model: &ModelName, holders: &[&Member], others: &[&Member], members: &Members) -> Refusal {
-    let holders = describe(holders.iter().map(|member| (*member, member.obstacle())), members);
-    let others = list(others.iter().map(|member| member.label().to_string()));
+/// There are servers with the model, and something is in the way of each.
+pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Refusal {
+    let message = format!("no server with model '{model}' can be used at the moment: {}", describe(holders));
+    unavailable("no-provider", message, members)
+}
+
+/// The servers that hold the weights used so far cannot be used, others hold other weights under the same name.
+pub(super) fn other_weights(
+    model: &ModelName,
+    holders: Vec<Hindered>,
+    others: &[Arc<Member>],
+    members: &Members,
+) -> Refusal {
+    let holders = describe(holders);
+    let one = others.first().map_or_else(String::new, |member| name(member.id(), &member.label(), members));
+    let others = list(others.iter().map(|member| name(member.id(), &member.label(), members)));
     let message = format!(
-        "model '{model}' stands for different weights on different servers, and those used so far cannot be had at the \
-         moment: {holders}. Another version is on {others}: the header `ollana-peer` with that name uses it"
+        "model '{model}' stands for different weights on different servers, and those that this node keeps to cannot be \
+         had at the moment: {holders}. Other weights are on {others}; to use those from now on, type: \
+         ollana models --keep {model}@{one} (for one request, the header `ollana-peer: {one}`)"
     );
-    unavailable("other-version", message, members)
+    unavailable("other-weights", message, members)
 }
 
 /// The node that the request chose is not known.
-pub(super) fn unknown_node(choice: &str, members: &Members) -> Refusal {
-    let known = list(members.values().map(|member| name(member, members)));
+pub(super) fn unknown_node(choice: &str, own: &NodeName, members: &Members) -> Refusal {
+    let known = list(members.values().map(|member| name(member.id(), &member.label(), members)));
     let known =
         if known.is_empty() { "no node is known at the moment".to_owned() } else { format!("known are: {known}") };
+    let what = match own.is(choice) {
+        true => format!("{own} is this node itself, which lends no Ollama"),
+        false => format!("no node is called '{}'", choice.escape_debug()),
+    };
     Refusal {
         status: StatusCode::NOT_FOUND,
         code: "no-such-node",
-        message: format!("no node is called '{}'; {known}", choice.escape_debug()),
+        message: format!("{what}; {known}"),
         retry_after: None,
     }
 }
@@ -85,14 +113,14 @@ pub(super) fn ambiguous(choice: &str, ids: impl Iterator<Item = Id>) -> Refusal 
 }
 
 /// The node that the request chose cannot take it.
-pub(super) fn chosen_unusable(member: &Member, obstacle: Obstacle, members: &Members) -> Refusal {
-    let message = format!("the chosen node cannot be used: {}", sentence(member, obstacle, members));
+pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Refusal {
+    let message = format!("the chosen node cannot be used: {}", describe(vec![chosen]));
     unavailable("node-unusable", message, members)
 }
 
 /// Nobody lets this node change models.
-pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[&Member], members: &Members) -> Refusal {
-    let providers = list(providers.iter().map(|member| name(member, members)));
+pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[Arc<Member>], members: &Members) -> Refusal {
+    let providers = list(providers.iter().map(|member| name(member.id(), &member.label(), members)));
     Refusal {
         status: StatusCode::FORBIDDEN,
         code: "scope",
@@ -104,18 +132,47 @@ pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[&Member], members:
     }
 }
 
+/// Those who let this node change models cannot be used, or will be heard of in a moment.
+pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Refusal {
+    let message =
+        format!("no server that lets this node change models can be used at the moment: {}", describe(managers));
+    unavailable("no-provider", message, members)
+}
+
 /// Several nodes could be meant.
-pub(super) fn choose_one(managers: &[&Member], members: &Members) -> Refusal {
+pub(super) fn choose_one(managers: &[&Arc<Member>], search: &Search<'_>) -> Refusal {
+    let names: Vec<_> = managers.iter().map(|member| name(member.id(), &member.label(), search.members)).collect();
+    let example = names.first().cloned().unwrap_or_default();
+    let at = search.node.listen.map_or_else(|| "ADDRESS".to_owned(), |listen| listen.to_string());
+    let command = command(search.path);
     Refusal {
         status: StatusCode::CONFLICT,
         code: "choose-node",
         message: format!(
-            "more than one node lets this one change models: choose one with the header `ollana-peer: NAME` or with \
-             /@NAME before the path (OLLAMA_HOST=…/@NAME): {}",
-            list(managers.iter().map(|member| name(member, members)))
+            "more than one node lets this one change models: {}. Choose one, for example: \
+             OLLAMA_HOST={at}/@{example} ollama {command} … (a program sends the header `ollana-peer: {example}`)",
+            list(names.into_iter())
         ),
         retry_after: None,
     }
+}
+
+/// The command of `ollama` that asks for this path.
+fn command(path: &str) -> &'static str {
+    match path.trim_start_matches('/').split('/').nth(1) {
+        Some("pull") => "pull",
+        Some("push") => "push",
+        Some("copy") => "cp",
+        Some("delete") => "rm",
+        Some("create" | "blobs") => "create",
+        _ => "…",
+    }
+}
+
+/// A server broke off before its first byte, of something that may have been done and is not done twice.
+pub(super) fn broke_off_once(reason: &dyn std::fmt::Display) -> Refusal {
+    let message = format!("{reason}; it was not tried again, since some of it may have been done");
+    Refusal { status: StatusCode::BAD_GATEWAY, code: "broke-off", message, retry_after: None }
 }
 
 /// A server broke off before its first byte, and no other could take over.
@@ -144,52 +201,54 @@ pub(super) fn bad_body(reason: &dyn std::fmt::Display) -> Refusal {
 }
 
 fn unavailable(code: &'static str, message: String, members: &Members) -> Refusal {
-    let passing = |member: &std::sync::Arc<Member>| {
+    let passing = |member: &Arc<Member>| {
         matches!(member.obstacle(), None | Some(Obstacle::Gone | Obstacle::Suspect | Obstacle::Draining))
     };
     let retry_after = Some(if members.values().any(passing) { SOON } else { LATER });
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code, message, retry_after }
 }
 
-/// What to call a member so that it can be told and typed: its name, or the beginning of its ID where two share it.
-fn name(member: &Member, members: &Members) -> String {
-    let label = member.label();
-    if members.values().filter(|other| other.label().is(label.as_str())).count() > 1 {
+/// What to call a node so that it can be told and typed: its name, or the beginning of its ID where others bear the same.
+fn name(id: Id, label: &NodeName, members: &Members) -> String {
+    if members.meant(label.as_str()).iter().any(|(other, _)| *other != id) {
         // Two groups: one has seven characters, and a prefix needs eight.
-        let id = member.id().to_string();
-        format!("{} ({label})", id.get(..15).unwrap_or(&id))
+        let id = id.to_string();
+        id.get(..15).unwrap_or(&id).to_owned()
     } else {
         label.to_string()
     }
 }
 
-/// What `ollana trust` takes for it.
-fn typed(member: &Member, members: &Members) -> String {
-    name(member, members).split(' ').next().unwrap_or_default().to_owned()
-}
+// === impl Hindered ===
 
-fn sentence(member: &Member, obstacle: Obstacle, members: &Members) -> String {
-    let name = name(member, members);
-    match obstacle {
-        Obstacle::Gone => format!("{name} cannot be reached"),
-        Obstacle::Suspect => format!("{name} does not answer at the moment"),
-        Obstacle::Pending => {
-            format!("{name} waits to be trusted (to use it, type: ollana trust {})", typed(member, members))
-        }
-        Obstacle::NotUsed => {
-            format!("{name} is set not to be used (to use it, type: ollana trust {})", typed(member, members))
-        }
-        Obstacle::NotLentToUs => format!("{name} does not lend to this node (someone there has to trust it)"),
-        Obstacle::NoOllama => format!("{name} has no Ollama running that it lends"),
-        Obstacle::Draining => format!("{name} is about to stop"),
+impl Hindered {
+    pub(super) fn of(member: &Member, members: &Members) -> Self {
+        Self { name: name(member.id(), &member.label(), members), obstacle: member.obstacle() }
+    }
+
+    /// One that is not there.
+    pub(super) fn away(id: Id, label: &NodeName, members: &Members) -> Self {
+        Self { name: name(id, label, members), obstacle: Some(Obstacle::Gone) }
+    }
+
+    fn sentence(&self) -> Option<String> {
+        let name = &self.name;
+        Some(match self.obstacle? {
+            Obstacle::Gone => format!("{name} cannot be reached"),
+            Obstacle::Suspect => format!("{name} does not answer at the moment"),
+            Obstacle::Pending => format!("{name} waits to be trusted (to use it, type: ollana trust {name})"),
+            Obstacle::NotUsed => format!("{name} is set not to be used (to use it, type: ollana trust {name})"),
+            Obstacle::NotLentToUs => format!("{name} does not lend to this node (someone there has to trust it)"),
+            Obstacle::NoOllama => format!("{name} has no Ollama running that it lends"),
+            Obstacle::Draining => format!("{name} is about to stop"),
+        })
     }
 }
 
 /// Those with something in the way, those that a person can do something about first.
-fn describe<'a>(of: impl Iterator<Item = (&'a Member, Option<Obstacle>)>, members: &Members) -> String {
-    let mut hindered: Vec<_> = of.filter_map(|(member, obstacle)| Some((obstacle?, member))).collect();
-    hindered.sort_by_key(|(obstacle, _)| *obstacle != Obstacle::Pending);
-    list_with("; ", hindered.into_iter().map(|(obstacle, member)| sentence(member, obstacle, members)))
+fn describe(mut all: Vec<Hindered>) -> String {
+    all.sort_by_key(|hindered| hindered.obstacle != Some(Obstacle::Pending));
+    list_with("; ", all.iter().filter_map(Hindered::sentence))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

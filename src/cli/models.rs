@@ -1,13 +1,48 @@
 //! `ollana models`.
 
-use super::output::{Table, print, print_json};
+use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
-use crate::control::ModelView;
+use crate::control::{KeepRequest, Keeping, ModelNode, ModelView};
+use crate::exchange::ServerKind;
 
-/// Lists the models of the mesh.
-pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
+/// What `ollana models` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// From now on, use this model as that node has it, where nodes have different weights under its name
+    #[arg(long, value_name = "MODEL@PEER")]
+    keep: Option<String>,
+
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists the models of the mesh, or says which of two a name stands for.
+pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
+    if let Some(wanted) = &args.keep {
+        return keep(wanted, args.json, place);
+    }
     let models: Vec<ModelView> = block_on(async { Ok(place.client().await?.get("/models").await?) })?;
-    if json { print_json(&models) } else { print(&render(&models)) }
+    if args.json { print_json(&models) } else { print(&render(&models)) }
+}
+
+fn keep(wanted: &str, json: bool, place: &Place) -> Result<(), Failure> {
+    let (model, peer) = wanted
+        .rsplit_once('@')
+        .filter(|(model, peer)| !model.is_empty() && !peer.is_empty())
+        .ok_or_else(|| Failure::usage(format!("--keep {wanted}: give a model and a node, as in qwen3@gpu1")))?;
+    let request = KeepRequest { model: model.to_owned(), peer: peer.to_owned() };
+    let keeping: Keeping = block_on(async { Ok(place.client().await?.post("/keep", &request).await?) })?;
+    if json {
+        return print_json(&keeping);
+    }
+    let Keeping { model, digest, peer } = keeping;
+    print(&format!("{model} stands for {} from now on, as {peer} has it\n", short(&digest)))
+}
+
+/// As `ollama list` shows a digest.
+pub(super) fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
 }
 
 fn render(models: &[ModelView]) -> String {
@@ -16,17 +51,79 @@ fn render(models: &[ModelView]) -> String {
     }
     let mut table = Table::new(&["MODEL", "DIGEST", "NODES", "LOADED"]);
     for model in models {
-        let digest = |digest: &str| digest.chars().take(12).collect::<String>();
-        let nodes: Vec<String> = model
-            .nodes
-            .iter()
-            .map(|node| {
-                if model.conflict { format!("{} ({})", node.name, digest(&node.digest)) } else { node.name.to_string() }
-            })
-            .collect();
+        let nodes: Vec<String> = model.nodes.iter().map(|node| node_of(model, node)).collect();
         let loaded: Vec<String> = model.loaded.iter().map(ToString::to_string).collect();
-        let of_all = if model.conflict { "differs!".to_owned() } else { digest(&model.digest) };
+        let of_all = if model.conflict { "differs!".to_owned() } else { short(&model.digest) };
         table.row([model.name.clone(), of_all, nodes.join(", "), loaded.join(", ")]);
     }
-    table.render()
+    let mut text = table.render();
+    for away in models.iter().filter_map(out_of_reach) {
+        text += &format!("! {}\n", shown(&away));
+    }
+    text
+}
+
+/// A node, with the weights that it has where that is not what all others have and this node keeps to.
+pub(super) fn node_of(model: &ModelView, node: &ModelNode) -> String {
+    match &model.kept {
+        _ if node.api != ServerKind::Ollama => format!("{} (/v1 only)", node.name),
+        _ if !model.conflict => node.name.to_string(),
+        Some(_) if model.is_kept_to(node) => format!("{} ({}, used)", node.name, short(&node.digest)),
+        _ => format!("{} ({})", node.name, short(&node.digest)),
+    }
+}
+
+/// What is to be said where nobody who is there has the weights that the name stands for.
+pub(super) fn out_of_reach(model: &ModelView) -> Option<String> {
+    let away: Vec<String> = model.awaited.iter().map(ToString::to_string).collect();
+    let other = &model.nodes.first()?.name;
+    (!away.is_empty()).then(|| {
+        format!(
+            "{} stands for {} as on {}, which cannot be reached; to use what {other} has: ollana models --keep {0}@{other}",
+            model.name,
+            short(model.kept.as_deref().unwrap_or_default()),
+            away.join(", "),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Id, NodeName};
+
+    fn model(kept: Option<&str>, digests: &[(&str, &str)]) -> ModelView {
+        let node = |(name, digest): &(&str, &str)| ModelNode {
+            name: NodeName::lossy(name),
+            id: Id::of_spki(name.as_bytes()),
+            local: false,
+            api: ServerKind::Ollama,
+            digest: (*digest).to_owned(),
+            loaded: *name == "gpu2",
+        };
+        ModelView {
+            name: "m:latest".to_owned(),
+            digest: "one".to_owned(),
+            kept: kept.map(str::to_owned),
+            awaited: if digests.len() == 1 { vec![NodeName::lossy("gpu1")] } else { Vec::new() },
+            nodes: digests.iter().map(node).collect(),
+            loaded: vec![NodeName::lossy("gpu2")],
+            conflict: digests.iter().any(|(_, digest)| *digest != digests[0].1),
+        }
+    }
+
+    #[test]
+    fn where_weights_differ_it_is_shown_whose_are_used() {
+        let same = render(&[model(Some("one"), &[("gpu1", "one"), ("gpu2", "one")])]);
+        assert!(same.ends_with("m:latest  one     gpu1, gpu2  gpu2\n"), "{same}");
+        let differ = render(&[model(Some("one"), &[("gpu1", "one"), ("gpu2", "two")])]);
+        assert!(differ.ends_with("m:latest  differs!  gpu1 (one, used), gpu2 (two)  gpu2\n"), "{differ}");
+        let unused = render(&[model(None, &[("gpu1", "one"), ("gpu2", "two")])]);
+        assert!(unused.ends_with("m:latest  differs!  gpu1 (one), gpu2 (two)  gpu2\n"), "{unused}");
+        let away = render(&[model(Some("one"), &[("gpu2", "two")])]);
+        assert!(
+            away.contains("stands for one as on gpu1") && away.contains("ollana models --keep m:latest@gpu2"),
+            "{away}"
+        );
+    }
 }

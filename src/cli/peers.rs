@@ -2,6 +2,7 @@
 
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
+use crate::exchange::ServerKind;
 use crate::peers::PeerView;
 
 /// Lists the other nodes.
@@ -22,13 +23,18 @@ fn render(peers: &[PeerView]) -> String {
             us => format!("{}.{:02} ms", us / 1000, us % 1000 / 10),
         };
         table.row([
-            // A name that two bear says nothing; with the beginning of the ID it can be typed.
-            if twice { format!("{} ({})", peer.name, peer.id.short()) } else { peer.name.to_string() },
+            // A name that two bear says nothing; with the beginning of the ID it can be typed (`id::means`).
+            if twice { peer.name.with_suffix(&peer.id.short()).to_string() } else { peer.name.to_string() },
             peer.state.to_string(),
             peer.trust.to_string(),
             peer.use_.to_string(),
             peer.scope.to_string(),
-            if peer.provider { peer.models.len().to_string() } else { String::new() },
+            match peer.api {
+                _ if !peer.provider => String::new(),
+                ServerKind::Ollama => peer.models.len().to_string(),
+                ServerKind::OpenAi => format!("{} at /v1", peer.models.len()),
+                ServerKind::Grpc => "gRPC".to_owned(),
+            },
             if peer.provider { peer.inflight.to_string() } else { String::new() },
             rtt,
             peer.address.map(|address| address.to_string()).unwrap_or_default(),
@@ -61,6 +67,7 @@ mod tests {
             use_: Use::Yes,
             scope: Scope::Infer,
             provider: true,
+            api: Default::default(),
             models: vec!["a".to_owned(), "b".to_owned()],
             loaded: Vec::new(),
             inflight: 1,

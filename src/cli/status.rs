@@ -3,6 +3,7 @@
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
 use crate::control::{StatusView, span};
+use crate::exchange::ServerKind;
 
 /// Shows what the node is and does.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
@@ -18,7 +19,13 @@ fn render(status: &StatusView) -> String {
         (true, false) => "there, not lent",
         (false, _) => "none",
     };
-    let version = ollama.version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+    let version = ollama.version.as_ref().or(ollama.server.as_ref());
+    let version = version.map(|version| format!(" {}", shown(version))).unwrap_or_default();
+    let api = match ollama.api {
+        None | Some(ServerKind::Ollama) => "",
+        Some(ServerKind::OpenAi) => ", OpenAI API",
+        Some(ServerKind::Grpc) => ", gRPC",
+    };
     let mut table = Table::plain();
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("name", info.name.to_string());
@@ -26,7 +33,7 @@ fn render(status: &StatusView) -> String {
     row("version", format!("{}, mode {}, process {}, up {}", info.version, info.mode, status.pid, span(info.uptime_s)));
     row("applications", info.listen.map_or("no listener".to_owned(), |at| format!("http://{at}")));
     row("mesh", format!("UDP {}", info.mesh));
-    row("ollama", format!("{health}{version} ({})", ollama.url));
+    row("ollama", format!("{health}{version}{api} ({})", ollama.url));
     if let Some(problem) = &ollama.problem {
         row("", problem.clone());
     }

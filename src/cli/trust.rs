@@ -1,6 +1,7 @@
 //! `ollana trust`, and what it shares with `revoke`.
 
 mod ask;
+mod list;
 
 use std::io::{self, IsTerminal as _};
 
@@ -26,14 +27,20 @@ Examples:
   ollana trust gpu1                      use gpu1, and let it use this node's Ollama
   ollana trust gpu1 --scope manage       let it also pull and delete models here
   ollana trust laptop --no-use           let it use this node, and send it nothing
-  ollana trust <ID> --yes                from a script, with the whole ID";
+  ollana trust <ID> --yes                from a script, with the whole ID
+  ollana trust export > trusted.toml     what was decided here, for other nodes
+  ollana trust import trusted.toml       take that over";
 
 /// Flags of `trust`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     /// Which peer
-    peer: String,
+    #[arg(required = true)]
+    peer: Option<String>,
+
+    #[command(subcommand)]
+    list: Option<list::Command>,
 
     /// What it may do here: nothing, run and look at models, or also change them
     #[arg(long, value_enum, default_value = "infer")]
@@ -49,7 +56,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ScopeArg {
+pub(super) enum ScopeArg {
     None,
     Infer,
     Manage,
@@ -67,7 +74,11 @@ impl From<ScopeArg> for Scope {
 
 /// Shows who is meant, asks, and writes it down.
 pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
-    if args.yes && args.peer.parse::<Id>().is_err() {
+    if let Some(command) = args.list {
+        return list::run(command, place);
+    }
+    let named = args.peer.unwrap_or_default();
+    if args.yes && named.parse::<Id>().is_err() {
         return Err(Failure::usage(
             "--yes wants the whole ID of the peer, as `ollana peers --json` or `ollana id` on that machine shows it",
         ));
@@ -77,7 +88,7 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     }
     block_on(async {
         let book = open(place).await?;
-        let peer = book.find(&args.peer).await?;
+        let peer = book.find(&named).await?;
         let scope = Scope::from(args.scope);
         let answer = match args.yes {
             true => None,

@@ -1,11 +1,14 @@
 //! Every model of the mesh, and where it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::exchange::ModelInfo;
+use super::Mesh;
+use crate::digests::Kept;
+use crate::exchange::{ModelInfo, ServerKind};
 use crate::id::{Id, NodeName};
+use crate::route::ModelName;
 
 /// What one node has.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub struct Catalog {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
+    /// What its server speaks.
+    pub api: ServerKind,
     /// Its models, as its report says.
     pub models: BTreeMap<String, ModelInfo>,
 }
@@ -25,8 +30,15 @@ pub struct Catalog {
 pub struct ModelView {
     /// Its name.
     pub name: String,
-    /// Its digest, the one that most nodes have if they differ.
+    /// Its digest; if the nodes differ, the one that this node keeps to, or that most of them have.
     pub digest: String,
+    /// The digest that this node keeps to, if it has used the model: requests for the name go where that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+    /// If nobody who is there has that: who had it and is away. Until they are back, or a person chooses, requests for
+    /// the name go nowhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub awaited: Vec<NodeName>,
     /// Who has it.
     pub nodes: Vec<ModelNode>,
     /// The names of the nodes that have it in memory.
@@ -44,39 +56,63 @@ pub struct ModelNode {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
-    /// The digest it has.
+    /// What its server speaks: on one that is no Ollama the model is had at `/v1` alone.
+    #[serde(default)]
+    pub api: ServerKind,
+    /// The digest it has; empty where there are none.
     pub digest: String,
     /// Whether the model is in its memory.
     pub loaded: bool,
 }
 
-/// Merges what the nodes have, by the name of the model.
-pub fn merge(catalogs: Vec<Catalog>) -> Vec<ModelView> {
-    let mut models: BTreeMap<String, Vec<ModelNode>> = BTreeMap::new();
+/// Every model that is there, by name.
+pub fn models(mesh: &dyn Mesh) -> Vec<ModelView> {
+    merge(mesh.catalogs(), |model| mesh.kept(model))
+}
+
+/// Merges what the nodes have, by the name of the model as Ollama compares names.
+fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<ModelView> {
+    let mut models: BTreeMap<ModelName, (String, Vec<ModelNode>)> = BTreeMap::new();
+    let there: BTreeSet<Id> = catalogs.iter().map(|catalog| catalog.id).collect();
     for catalog in catalogs {
         for (model, info) in catalog.models {
-            models.entry(model).or_default().push(ModelNode {
+            let (_, nodes) = models.entry(ModelName::new(&model)).or_insert_with(|| (model, Vec::new()));
+            nodes.push(ModelNode {
                 name: catalog.name.clone(),
                 id: catalog.id,
                 local: catalog.local,
+                api: catalog.api,
                 digest: info.digest,
                 loaded: info.loaded,
             });
         }
     }
-    models
-        .into_iter()
-        .map(|(name, nodes)| {
-            let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
-            for node in &nodes {
-                *votes.entry(&node.digest).or_default() += 1;
-            }
-            let conflict = votes.len() > 1;
-            let digest = votes.into_iter().max_by_key(|(_, votes)| *votes).map_or(String::new(), |(d, _)| d.to_owned());
-            let loaded = nodes.iter().filter(|node| node.loaded).map(|node| node.name.clone()).collect();
-            ModelView { name, digest, nodes, loaded, conflict }
-        })
-        .collect()
+    let mut views: Vec<_> = models.into_values().map(|(name, nodes)| view(kept(&name), name, nodes, &there)).collect();
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
+
+fn view(kept: Option<Kept>, name: String, nodes: Vec<ModelNode>, there: &BTreeSet<Id>) -> ModelView {
+    let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
+    // Only an Ollama gives digests; where there is none, nobody can tell.
+    for node in nodes.iter().filter(|node| !node.digest.is_empty()) {
+        *votes.entry(&node.digest).or_default() += 1;
+    }
+    let conflict = votes.len() > 1;
+    let held = kept.as_ref().map(|kept| kept.digest.clone()).filter(|kept| votes.contains_key(&**kept));
+    let holders = kept.iter().filter(|_| held.is_none()).flat_map(|kept| &kept.holders);
+    let awaited = holders.filter(|holder| !there.contains(&holder.id)).map(|holder| holder.name.clone()).collect();
+    let most = votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(digest, _)| digest.to_owned());
+    let loaded = nodes.iter().filter(|node| node.loaded).map(|node| node.name.clone()).collect();
+    let kept = kept.map(|kept| kept.digest);
+    ModelView { digest: held.or(most).unwrap_or_default(), name, kept, awaited, nodes, loaded, conflict }
+}
+
+impl ModelView {
+    /// Whether requests for the name go to this node: where nodes differ, those that have the weights that it stands for.
+    pub fn is_kept_to(&self, node: &ModelNode) -> bool {
+        self.kept.as_ref().is_none_or(|kept| node.digest.is_empty() || node.digest == *kept)
+    }
 }
 
 #[cfg(test)]
@@ -89,22 +125,49 @@ mod tests {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),
             local: false,
+            api: ServerKind::Ollama,
             models: models.iter().map(|(name, digest, loaded)| ((*name).to_owned(), info(digest, *loaded))).collect(),
         }
     }
 
     #[test]
     fn a_name_with_two_digests_is_a_conflict() {
-        let models = merge(vec![
+        let catalogs = vec![
             node("a", &[("qwen3:latest", "x", true), ("tiny:latest", "t", false)]),
-            node("b", &[("qwen3:latest", "y", true)]),
+            node("b", &[("Qwen3:latest", "y", true)]),
             node("c", &[("qwen3:latest", "y", false)]),
-        ]);
+        ];
+        let models = merge(catalogs.clone(), |_| None);
         let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
         assert_eq!(names, ["qwen3:latest", "tiny:latest"]);
         assert!(models[0].conflict && !models[1].conflict);
         assert_eq!(models[0].digest, "y");
         assert_eq!(models[0].loaded, [NodeName::lossy("a"), NodeName::lossy("b")]);
         assert_eq!(models[0].nodes.len(), 3);
+        assert!(models[0].nodes.iter().all(|node| models[0].is_kept_to(node)));
+
+        let holders = vec![crate::digests::Holder { id: Id::of_spki(b"a"), name: NodeName::lossy("a") }];
+        let kept = Kept { digest: "x".to_owned(), holders, chosen: false };
+        let models = merge(catalogs.clone(), |model| (model == "qwen3:latest").then(|| kept.clone()));
+        assert_eq!((&*models[0].digest, models[0].kept.as_deref()), ("x", Some("x")));
+        let kept_to: Vec<bool> = models[0].nodes.iter().map(|node| models[0].is_kept_to(node)).collect();
+        assert_eq!(kept_to, [true, false, false]);
+        assert!(models[0].awaited.is_empty());
+        let models = merge(catalogs[1..].to_vec(), |model| {
+            (ModelName::new(model) == ModelName::new("qwen3")).then(|| kept.clone())
+        });
+        assert_eq!((&*models[0].digest, &*models[0].awaited), ("y", &[NodeName::lossy("a")][..]));
+        // Who is there and has it no more is not waited for.
+        let changed = [vec![node("a", &[("tiny:latest", "t", false)])], catalogs[1..].to_vec()].concat();
+        assert!(merge(changed, |_| Some(kept.clone()))[0].awaited.is_empty());
+    }
+
+    #[test]
+    fn a_server_without_digests_is_no_conflict() {
+        let llama = Catalog { api: ServerKind::OpenAi, ..node("b", &[("m", "", true)]) };
+        let models = merge(vec![node("a", &[("m", "x", true)]), llama], |_| None);
+        assert!(!models[0].conflict);
+        assert_eq!(models[0].digest, "x");
+        assert_eq!(models[0].nodes[1].api, ServerKind::OpenAi);
     }
 }

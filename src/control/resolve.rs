@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Id, MIN_PREFIX, NodeName, ParseIdError, Scope, Use};
+use crate::id::{Id, MIN_PREFIX, NodeName, ParseIdError, Scope, Use, means};
 use crate::peers::PeerView;
 use crate::trust::{Pin, Trust};
 
@@ -45,10 +45,7 @@ impl Candidate {
 
     /// The name that its node gives itself, which several may bear.
     pub fn plain_name(&self) -> NodeName {
-        match self.name.as_str().strip_suffix(&self.id.short()).and_then(|name| name.strip_suffix('-')) {
-            Some(plain) if !plain.is_empty() => NodeName::lossy(plain),
-            _ => self.name.clone(),
-        }
+        self.name.plain(&self.id)
     }
 }
 
@@ -114,10 +111,7 @@ pub fn resolve(text: &str, candidates: &[Candidate]) -> Result<Candidate, Unreso
 }
 
 fn fits(text: &str, peer: &Candidate) -> bool {
-    peer.name.is(text)
-        || peer.plain_name().is(text)
-        || peer.id.matches_prefix(text)
-        || peer.address.as_deref().is_some_and(|at| is_at(text, at))
+    means(text, &peer.name, &peer.id) || peer.address.as_deref().is_some_and(|at| is_at(text, at))
 }
 
 /// Whether `text` is the address, or its host without the port.
@@ -275,6 +269,7 @@ mod tests {
             use_: Use::Yes,
             scope: Scope::Manage,
             provider: true,
+            api: Default::default(),
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,

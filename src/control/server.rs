@@ -24,10 +24,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Candidate, Changed, ErrorView, Handles, IdView, PeerRequest, StateDir, StatusView, Stopping, TrustRequest,
-    Unresolved, candidates, merge, resolve, revoke_advice,
+    Candidate, Changed, ErrorView, Handles, IdView, ImportRequest, InvitationRequest, InviteRequest, InviteView,
+    InvitedView, KeepRequest, Keeping, PeerRequest, StateDir, StatusView, Stopping, TrustRequest, Unresolved,
+    candidates, models, resolve, revoke_advice,
 };
-use crate::trust::TrustError;
+use crate::digests::Holder;
+use crate::pairing::Invitation;
+use crate::pairing::invitation::InvitationError;
+use crate::route::ModelName;
+use crate::trust::{Invited, TrustError};
 
 /// `sun_path` of Linux holds 108 bytes with the zero at its end.
 const MAX_PATH: usize = 107;
@@ -35,8 +40,26 @@ const MAX_PATH: usize = 107;
 const MAX_CONNECTIONS: usize = 64;
 /// A request is a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
-const PATHS: [&str; 10] =
-    ["/status", "/peers", "/models", "/id", "/resolve", "/pair", "/deny", "/trust", "/revoke", "/stop"];
+/// A list of whom to trust: some 200 bytes for each of tens of thousands.
+const MAX_LIST: usize = 8 * 1024 * 1024;
+const PATHS: [&str; 16] = [
+    "/status",
+    "/peers",
+    "/models",
+    "/id",
+    "/resolve",
+    "/keep",
+    "/pair",
+    "/deny",
+    "/trust",
+    "/revoke",
+    "/trusted",
+    "/import",
+    "/invite",
+    "/invitations",
+    "/uninvite",
+    "/stop",
+];
 /// How long an answer on its way out may take once the server is to end: everything is on this machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -160,7 +183,7 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body>
     let answer = match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
         (&Method::GET, "/peers") => json(&handles.mesh.peers()),
-        (&Method::GET, "/models") => json(&merge(handles.mesh.catalogs())),
+        (&Method::GET, "/models") => json(&models(handles.mesh.as_ref())),
         (&Method::GET, "/id") => {
             let info = handles.mesh.info();
             json(&IdView { id: info.id, name: info.name })
@@ -180,8 +203,29 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body>
             }),
             Err(failure) => Err(failure),
         },
+        (&Method::POST, "/keep") => match read(body).await {
+            Ok(wanted) => keep(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
         (&Method::POST, "/trust") => match read(body).await {
             Ok(wanted) => trust(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/invite") => match read(body).await {
+            Ok(wanted) => invite(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::GET, "/invitations") => match invitations(handles).await {
+            Ok(invitations) => json(&invitations),
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/uninvite") => match read(body).await {
+            Ok(wanted) => uninvite(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::GET, "/trusted") => json(&handles.book.export()),
+        (&Method::POST, "/import") => match read_up_to::<ImportRequest>(body, MAX_LIST).await {
+            Ok(wanted) => import(handles, wanted).await,
             Err(failure) => Err(failure),
         },
         (&Method::POST, "/revoke") => match read(body).await {
@@ -213,9 +257,31 @@ async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Body>
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
 
+/// A model's name stands for what this node has, from now on.
+async fn keep(handles: &Handles, wanted: KeepRequest) -> Result<Response<Body>, Failure> {
+    let info = handles.mesh.info();
+    let own = info.name.is(&wanted.peer) || wanted.peer.parse() == Ok(info.id);
+    let (id, peer) = match own {
+        true => (info.id, info.name),
+        false => find(handles, &wanted.peer).map(|peer| (peer.id, peer.name))?,
+    };
+    let model = ModelName::new(&wanted.model);
+    let catalogs = handles.mesh.catalogs().into_iter().filter(|catalog| catalog.id == id);
+    let mut listed = catalogs.flat_map(|catalog| catalog.models);
+    let Some((name, info)) = listed.find(|(name, info)| ModelName::new(name) == model && !info.digest.is_empty())
+    else {
+        let error = format!("{peer} does not lend a model {:?} now; `ollana models` shows who does", wanted.model);
+        return Err(Failure::new(StatusCode::NOT_FOUND, error));
+    };
+    handles.digests.keep(&model, &info.digest, Holder { id, name: peer.clone() });
+    handles.digests.save().await;
+    json(&Keeping { model: name, digest: info.digest, peer })
+}
+
 async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Body>, Failure> {
     let peer = find_or_stranger(handles, &wanted.peer)?;
     handles.book.revoke(peer.id).await?;
+    handles.digests.forget(&peer.id);
     json(&Changed { peer: refreshed(handles, peer), advice: revoke_advice(&handles.policy) })
 }
 
@@ -259,8 +325,60 @@ fn find(handles: &Handles, text: &str) -> Result<Candidate, Failure> {
     Ok(resolve(text, &known)?)
 }
 
+async fn invite(handles: &Handles, wanted: InviteRequest) -> Result<Response<Body>, Failure> {
+    let info = handles.mesh.info();
+    let mut addresses = wanted.addresses;
+    if addresses.is_empty() {
+        addresses = handles.mesh.addresses().iter().map(ToString::to_string).collect();
+    }
+    let unclear = |error: InvitationError| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    let invitation = Invitation::new(info.name, info.id, addresses);
+    let kept = invitation.kept(wanted.scope, wanted.use_, wanted.uses, wanted.until).map_err(unclear)?;
+    handles.book.invite(kept).await?;
+    json(&InviteView { text: invitation.to_text().map_err(unclear)? })
+}
+
+async fn invitations(handles: &Handles) -> Result<Vec<InvitedView>, Failure> {
+    let view = |Invited { number, scope, use_, uses, until, redeemed, .. }| InvitedView {
+        number,
+        scope,
+        use_,
+        uses,
+        until,
+        redeemed,
+    };
+    Ok(handles.book.invitations().await?.into_iter().map(view).collect())
+}
+
+async fn uninvite(handles: &Handles, wanted: InvitationRequest) -> Result<Response<Body>, Failure> {
+    let mut fitting: Vec<InvitedView> = invitations(handles).await?;
+    fitting.retain(|invited| invited.number.starts_with(&wanted.number));
+    match (fitting.pop(), fitting.is_empty()) {
+        (Some(invited), true) if !wanted.number.is_empty() => {
+            handles.book.uninvite(invited.number.clone()).await?;
+            json(&invited)
+        }
+        (None, _) => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("no invitation {:?} is open; `ollana invite --list` shows those that are", wanted.number),
+        )),
+        _ => {
+            Err(Failure::new(StatusCode::CONFLICT, "that fits several invitations; give more of the number".to_owned()))
+        }
+    }
+}
+
+async fn import(handles: &Handles, wanted: ImportRequest) -> Result<Response<Body>, Failure> {
+    let me = handles.mesh.info().id;
+    json(&handles.book.import(wanted.list, Some(me), wanted.replace).await?)
+}
+
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
-    let bytes = Limited::new(body, MAX_BODY)
+    read_up_to(body, MAX_BODY).await
+}
+
+async fn read_up_to<T: DeserializeOwned>(body: Incoming, most: usize) -> Result<T, Failure> {
+    let bytes = Limited::new(body, most)
         .collect()
         .await
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the request cannot be read: {error}")))?

@@ -7,13 +7,13 @@ use tokio::sync::oneshot;
 
 use super::Caller;
 use super::inspect::{Inspector, inspect};
-use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
 use crate::id::{NodeName, Scope};
 use crate::ollama::{Ollama, State};
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    Kind, Look, ModelName, OwnerRoute, Peeked, Route, classify, cloud_off, has_form, is_compressed, is_push, is_upload,
-    may_name_model, peek, reads_json, render, unauthorized,
+    Kind, Look, ModelName, OwnerRoute, Peeked, Route, classify, cloud_off, has_form, is_compressed, is_lent, is_push,
+    is_upload, may_name_model, peek, reads_json, render, unauthorized,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
@@ -97,7 +97,8 @@ impl Admission<'_> {
     }
 
     async fn peer(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
-        let hide_remote = matches!(route.kind, Kind::Tags | Kind::V1Models);
+        let elsewhere = self.ollama.state().borrow().kind == ServerKind::Ollama;
+        let hide_remote = elsewhere && matches!(route.kind, Kind::Tags | Kind::V1Models);
         if is_upload(&parts.uri) {
             let request = Request::from_parts(parts, body);
             return Ok(Permit { request, route, model: None, objection: None, hide_remote });
@@ -147,7 +148,26 @@ impl Admission<'_> {
             let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "not-lent", message);
             return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
         }
-        self.by_scope(parts, route, name, *scope)
+        self.by_scope(parts, route, name, *scope).or_else(|| self.by_server(parts, route))
+    }
+
+    /// What the server does not lend, being what it is; all of it while it is not known what it is.
+    fn by_server(&self, parts: &request::Parts, route: &Route) -> Option<Denied> {
+        let state = self.ollama.state().borrow().clone();
+        if !state.healthy {
+            let message = "this server has no Ollama running at the moment".to_owned();
+            let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "no-ollama", message);
+            return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
+        }
+        if is_lent(state.kind, &parts.method, parts.uri.path()) {
+            return None;
+        }
+        let speaks = match state.kind {
+            ServerKind::Ollama | ServerKind::OpenAi => "is no Ollama: of it only what runs and lists models at /v1",
+            ServerKind::Grpc => "speaks gRPC: of it what is not below /api or /v1",
+        };
+        let message = format!("this server {speaks} is lent, which {} {} is not", parts.method, parts.uri.path());
+        Some(deny(route, &refusal(StatusCode::FORBIDDEN, "other-api", message)))
     }
 
     fn by_scope(&self, parts: &request::Parts, route: &Route, name: &NodeName, scope: Scope) -> Option<Denied> {
@@ -197,7 +217,7 @@ impl Admission<'_> {
     async fn runs_here(&self, model: &ModelName, route: &Route) -> Result<(), Denied> {
         let known = self.ollama.state().borrow().clone();
         let fresh;
-        let state: &State = if known.has(model) || known.is_remote(model) {
+        let state: &State = if known.kind != ServerKind::Ollama || known.has(model) || known.is_remote(model) {
             &known
         } else {
             fresh = self.ollama.listing().await.map_err(Denied::Broken)?;

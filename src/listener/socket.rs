@@ -41,6 +41,8 @@ impl Socket {
                     // What was read meanwhile was before the end.
                     return;
                 }
+                // A reset stands behind unread data too, but the system tells of it.
+                Ok(true) if matches!(self.lock().take_error(), Ok(Some(_)) | Err(_)) => return,
                 Ok(true) => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }

@@ -1,22 +1,30 @@
-//! One request to the Ollama and its answer, over kept connections.
+//! One request to the server and its answer, over kept connections.
+//!
+//! HTTP/1.1 as a rule: one connection a request, which the end of either ends. HTTP/2 with prior knowledge for gRPC, and
+//! for a server that speaks nothing else: one connection for all, whose streams are reset one by one, and which is
+//! closed when it was idle for a while.
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST};
+use http::header::{EXPECT, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::timeout;
 
 use super::answer::Answer;
-use super::connect::Connector;
+use super::connect::{Connector, connector};
 use super::probe::is_ollana;
 use super::upload::{Upload, upload};
-use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER};
+use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, empty};
 use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
+use crate::route::is_grpc;
 
 /// How long an idle connection is kept. Go's server keeps its side for ever; a stale one costs a failed request, an
 /// early close one handshake on loopback.
@@ -29,21 +37,48 @@ const MAX_IDLE: usize = 64;
 /// that waits to be sent keeps all, make 64 stalled answers 40 MB.
 const MAX_BUFFER: usize = 64 * 1024;
 
-/// What Ollama's pages and errors are made of is small; a listing of 10,000 models is 5 MB.
+/// HTTP/2: what one answer may have under way to us, and one request wait to be sent: the same 64 KiB as with HTTP/1.1.
+/// On loopback, where a round trip is some 50 µs, that is more than a gigabyte a second.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2: the same of the one connection that all of them share. It is a bound for none of them, or a few answers that
+/// nobody reads would hold up all others; what is kept is bounded by [`STREAM_WINDOW`] each, as with HTTP/1.1. This is
+/// the largest that HTTP/2 knows (RFC 9113 §6.9.1).
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// How long a server may take to say whether it speaks HTTP/2. It answers the preface before it reads a request.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// What the server's pages and errors are made of is small; a listing of 10,000 models is 5 MB.
 pub(super) const MAX_LISTING: usize = 32 * 1024 * 1024;
 
 /// The client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    http: legacy::Client<Connector, Upload>,
+    http1: legacy::Client<Connector, Upload>,
+    http2: legacy::Client<HttpConnector, Upload>,
+    spoken: Arc<AtomicU8>,
     target: Uri,
     authority: Option<Arc<Authority>>,
 }
 
-/// Why the place where an Ollama should be is not asked.
+/// Which versions of HTTP the server speaks, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Spoken {
+    /// HTTP/1.1; whether HTTP/2 too is asked when it is wanted.
+    Http1 = 0,
+    /// HTTP/1.1 and not HTTP/2.
+    OnlyHttp1 = 1,
+    /// Both.
+    Both = 2,
+    /// HTTP/2 and nothing else.
+    OnlyHttp2 = 3,
+}
+
+/// Why the place where a server should be is not asked.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
-    #[error("{0} is no http:// address; an Ollama behind TLS cannot be lent yet")]
+    #[error("{0} is no http:// address; a server behind TLS cannot be lent yet")]
     Address(Uri),
     #[error("what answers there is an Ollana, not an Ollama")]
     Ollana,
@@ -55,39 +90,55 @@ enum Unfit {
 
 impl Client {
     pub(super) fn new(target: &Uri) -> Self {
-        let http = legacy::Client::builder(TokioExecutor::new())
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE)
             .http1_max_buf_size(MAX_BUFFER)
-            .build(Connector::new());
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_send_buf_size(MAX_BUFFER)
+            .http2_max_header_list_size(STREAM_WINDOW);
+        let http1 = builder.build(Connector::new());
+        let http2 = builder.http2_only(true).build(connector());
         let plain = target.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP);
         let authority = target.authority().filter(|_| plain).cloned().map(Arc::new);
-        Self { http, target: target.clone(), authority }
+        Self { http1, http2, spoken: Arc::default(), target: target.clone(), authority }
     }
 
     pub(super) fn target(&self) -> &Uri {
         &self.target
     }
 
-    /// See [`Ollama::send`](super::Ollama::send).
-    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-        let mut response = self.ask(request).await?;
-        if is_ollana(response.headers()) {
-            return Err(self.broken(Unfit::Ollana));
-        }
-        response.headers_mut().remove(REFUSAL_HEADER);
-        Ok(response)
+    /// What was found out of the server that is there now.
+    pub(super) fn speaks(&self, spoken: Spoken) {
+        self.spoken.store(spoken as u8, Ordering::Relaxed);
     }
 
-    /// The same, of whoever answers.
-    pub(super) async fn ask(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+    /// See [`Ollama::send`](super::Ollama::send).
+    pub(super) async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+        let version = self.version_for(request.headers()).await;
+        self.send_over(version, request).await
+    }
+
+    /// The same over this version of HTTP, whatever the server is known to speak.
+    pub(super) async fn send_over(
+        &self,
+        version: Version,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, ExchangeError> {
         let authority = self.authority()?;
         let (mut parts, body) = request.into_parts();
         parts.uri = self.place(&parts.uri).ok_or_else(|| self.broken(Unfit::Path))?;
-        parts.version = Version::HTTP_11;
+        parts.version = version;
+        let trailers = parts.headers.get(TE).is_some_and(|te| te == "trailers");
         drop_hop_by_hop(&mut parts.headers);
         drop_browser(&mut parts.headers);
+        if trailers && version == Version::HTTP_2 {
+            // gRPC insists on being told that trailers are welcome, as they are all the way back.
+            parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        }
         // The body is on its way already; whoever waited for a 100 had it from our side.
         parts.headers.remove(EXPECT);
         parts.headers.remove(PEER_HEADER);
@@ -95,11 +146,53 @@ impl Client {
         parts.headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
 
         let (body, end) = upload(body);
-        let sent = self.http.request(Request::from_parts(parts, body)).await;
-        let (mut parts, body) = sent.map_err(|error| self.failed(&error))?.into_parts();
+        let request = Request::from_parts(parts, body);
+        let sent = match version {
+            Version::HTTP_2 => self.http2.request(request).await,
+            _ => self.http1.request(request).await,
+        };
+        let (mut parts, body) = match sent {
+            Ok(response) => response.into_parts(),
+            // Was it the server, or the body that it was sent?
+            Err(error) => match end.broke() {
+                Some(why) => return Err(ExchangeError::Body(why.into())),
+                None => return Err(self.broken(cause(&error))),
+            },
+        };
+        if is_ollana(&parts.headers) {
+            return Err(self.broken(Unfit::Ollana));
+        }
         drop_hop_by_hop(&mut parts.headers);
         drop_cors(&mut parts.headers);
+        parts.headers.remove(REFUSAL_HEADER);
         Ok(Response::from_parts(parts, Answer::new(body, end, authority.clone()).boxed_unsync()))
+    }
+
+    /// HTTP/1.1 where it will do; gRPC knows HTTP/2 alone.
+    async fn version_for(&self, headers: &HeaderMap) -> Version {
+        match self.spoken() {
+            Spoken::OnlyHttp2 => Version::HTTP_2,
+            _ if !is_grpc(headers) => Version::HTTP_11,
+            Spoken::Both => Version::HTTP_2,
+            Spoken::OnlyHttp1 => Version::HTTP_11,
+            Spoken::Http1 => {
+                let (spoken, version) = match timeout(GREETING, self.send_over(Version::HTTP_2, get("/"))).await {
+                    Ok(Ok(_)) => (Spoken::Both, Version::HTTP_2),
+                    _ => (Spoken::OnlyHttp1, Version::HTTP_11),
+                };
+                self.speaks(spoken);
+                version
+            }
+        }
+    }
+
+    fn spoken(&self) -> Spoken {
+        match self.spoken.load(Ordering::Relaxed) {
+            1 => Spoken::OnlyHttp1,
+            2 => Spoken::Both,
+            3 => Spoken::OnlyHttp2,
+            _ => Spoken::Http1,
+        }
     }
 
     /// Host and port; an error if they cannot be asked at all.
@@ -107,7 +200,7 @@ impl Client {
         self.authority.as_ref().ok_or_else(|| self.broken(Unfit::Address(self.target.clone())))
     }
 
-    /// Where a path of a request is at this Ollama: behind its own path, if it has one.
+    /// Where a path of a request is at this server: behind its own path, if it has one.
     fn place(&self, asked: &Uri) -> Option<Uri> {
         let path = asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let prefix = self.target.path().trim_end_matches('/');
@@ -121,22 +214,29 @@ impl Client {
         Uri::from_parts(parts).ok()
     }
 
-    /// The request did not come to a head: was it Ollama, or the body that it was sent?
-    fn failed(&self, error: &legacy::Error) -> ExchangeError {
-        let mut cause: Option<&(dyn Error + 'static)> = error.source();
-        let mut last = error.to_string();
-        while let Some(error) = cause {
-            if let Some(body) = error.downcast_ref::<ExchangeError>() {
-                return ExchangeError::Body(body.to_string().into());
-            }
-            last = error.to_string();
-            cause = error.source();
-        }
-        self.broken(last)
-    }
-
     pub(super) fn broken(&self, why: impl Into<Box<dyn Error + Send + Sync>>) -> ExchangeError {
         let address = self.target.authority().map_or_else(|| self.target.to_string(), ToString::to_string);
         ExchangeError::Ollama(address, why.into())
     }
+}
+
+/// A question of our own.
+pub(super) fn get(path: &'static str) -> Request<Body> {
+    let mut request = Request::new(empty());
+    *request.uri_mut() = Uri::from_static(path);
+    request
+}
+
+/// Whether the error says that an Ollana is where the server should be.
+pub(super) fn says_ollana(error: &ExchangeError) -> bool {
+    matches!(error, ExchangeError::Ollama(_, why) if matches!(why.downcast_ref(), Some(Unfit::Ollana)))
+}
+
+/// What is at the bottom of it: "connection refused" says more than "client error".
+fn cause(error: &legacy::Error) -> String {
+    let mut last: &dyn Error = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
 }

@@ -32,15 +32,20 @@ pub(super) struct Forgiving {
     deaf: bool,
 }
 
+/// Opens TCP connections as they are: for HTTP/2, where an early answer closes a stream and not the connection.
+pub(super) fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    // Tokens are small and each is waited for.
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector
+}
+
 // === impl Connector ===
 
 impl Connector {
     pub(super) fn new() -> Self {
-        let mut connector = HttpConnector::new();
-        // Tokens are small and each is waited for.
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        Self(connector)
+        Self(connector())
     }
 }
 

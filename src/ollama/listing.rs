@@ -1,21 +1,16 @@
-//! What an Ollama says it has: `/api/version`, `/api/tags` and `/api/ps`.
+//! What a server says it has: `/api/tags` and `/api/ps` of an Ollama, `/v1/models` of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
+use http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::State;
-use super::client::{Client, MAX_LISTING};
-use crate::exchange::{ExchangeError, ModelInfo, empty};
+use super::client::Client;
+use super::meet::ask;
+use crate::exchange::{ExchangeError, ModelInfo};
 use crate::route::ModelName;
-
-#[derive(Deserialize)]
-struct Version {
-    version: String,
-}
 
 #[derive(Deserialize)]
 struct Listing {
@@ -34,14 +29,43 @@ struct Entry {
     remote_model: String,
 }
 
-/// Asks for the version: the cheapest question that only an Ollama answers.
-pub(super) async fn version(client: &Client) -> Result<String, ExchangeError> {
-    Ok(ask::<Version>(client, "/api/version").await?.version)
+/// What of OpenAI's `GET /v1/models` is looked at. `object` and `data` are what every server of that API has.
+#[derive(Deserialize)]
+struct OpenAiListing {
+    #[serde(rename = "object")]
+    _object: List,
+    data: Vec<OpenAiEntry>,
 }
 
-/// Asks which models there are, and keeps of `state` which of them were loaded.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum List {
+    List,
+}
+
+#[derive(Deserialize)]
+struct OpenAiEntry {
+    id: String,
+    owned_by: Option<String>,
+    /// llama-server's, where it runs several models.
+    status: Option<OpenAiStatus>,
+}
+
+#[derive(Deserialize)]
+struct OpenAiStatus {
+    #[serde(default)]
+    value: String,
+}
+
+/// Asks an Ollama for all that may have changed.
+pub(super) async fn refresh(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
+    tags(client, state).await?;
+    loaded(client, state).await
+}
+
+/// Asks an Ollama which models there are, and keeps of `state` which of them were loaded.
 pub(super) async fn tags(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
-    let listing: Listing = ask(client, "/api/tags").await?;
+    let listing: Listing = list(client, "/api/tags").await?;
     let mut models = BTreeMap::new();
     let mut remote = BTreeSet::new();
     for entry in listing.models.unwrap_or_default() {
@@ -58,9 +82,9 @@ pub(super) async fn tags(client: &Client, state: &mut State) -> Result<(), Excha
     Ok(())
 }
 
-/// Asks which models are in memory.
-pub(super) async fn loaded(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
-    let listing: Listing = ask(client, "/api/ps").await?;
+/// Asks an Ollama which models are in memory.
+async fn loaded(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
+    let listing: Listing = list(client, "/api/ps").await?;
     let loaded: BTreeSet<ModelName> =
         listing.models.unwrap_or_default().iter().map(|entry| ModelName::new(&entry.name)).collect();
     for (name, info) in &mut state.models {
@@ -69,16 +93,35 @@ pub(super) async fn loaded(client: &Client, state: &mut State) -> Result<(), Exc
     Ok(())
 }
 
-async fn ask<T: DeserializeOwned>(client: &Client, path: &'static str) -> Result<T, ExchangeError> {
-    let mut request = Request::new(empty());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = http::Uri::from_static(path);
-    let response = client.send(request).await?;
-    let status = response.status();
-    if status != StatusCode::OK {
-        return Err(client.broken(format!("{path} is answered {status}")));
+/// Asks a server of the OpenAI API which models there are. What it serves it has in memory, unless it says otherwise.
+pub(super) async fn openai(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
+    let listing: OpenAiListing = list(client, "/v1/models").await?;
+    if let Some(owner) = listing.data.iter().find_map(|entry| known_server(entry.owned_by.as_deref()?)) {
+        state.server = Some(owner.to_owned());
     }
-    let body = Limited::new(response.into_body(), MAX_LISTING).collect().await.map_err(|error| client.broken(error))?;
-    serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| client.broken(format!("{path} is not answered as Ollama answers it: {error}")))
+    let info = |entry: &OpenAiEntry| ModelInfo {
+        digest: String::new(),
+        loaded: entry.status.as_ref().is_none_or(|status| status.value == "loaded"),
+    };
+    state.models = listing.data.iter().map(|entry| (entry.id.clone(), info(entry))).collect();
+    Ok(())
+}
+
+/// The servers that say in `owned_by` who they are.
+fn known_server(owner: &str) -> Option<&'static str> {
+    match owner {
+        "llamacpp" => Some("llama.cpp"),
+        "vllm" => Some("vLLM"),
+        "organization_owner" | "organization-owner" => Some("LM Studio"),
+        _ => None,
+    }
+}
+
+async fn list<T: DeserializeOwned>(client: &Client, path: &'static str) -> Result<T, ExchangeError> {
+    let said = ask(client, path).await?;
+    if said.status != StatusCode::OK {
+        return Err(client.broken(format!("{path} is answered {}", said.status)));
+    }
+    serde_json::from_slice(&said.body)
+        .map_err(|error| client.broken(format!("{path} is not answered as such a server does: {error}")))
 }

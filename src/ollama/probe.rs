@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use http::{Method, Request, Uri};
-use http_body_util::{BodyExt as _, Limited};
+use http::Uri;
 use tokio::time::timeout;
 
-use super::client::{Client, MAX_LISTING};
+use super::client::{Client, says_ollana};
+use super::meet::meet;
 use super::watching::connect;
-use crate::exchange::{PEER_HEADER, empty};
+use crate::exchange::{PEER_HEADER, ServerKind};
 use crate::route::headers::NODE_HEADER;
 
 /// Longest wait for the answer. `/api/version` is a constant to Ollama; a machine that swaps may take a while.
@@ -22,37 +22,38 @@ pub enum Found {
         /// The version it gives.
         version: String,
     },
+    /// A server that speaks the OpenAI API and not Ollama's.
+    OpenAi {
+        /// What it calls itself, if it does.
+        server: Option<String>,
+    },
+    /// A server that speaks HTTP/2 alone and neither API: gRPC, most likely. Lent only if it is named.
+    Grpc,
     /// A node of the mesh: our own listener, or another's. Never to be taken for an Ollama.
     Ollana,
-    /// Somebody else, or somebody who does not answer.
+    /// Somebody else, or somebody who does not answer, or is not ready to.
     Other,
     /// Nobody: the connection is refused.
     Nothing,
 }
 
-/// Asks `/api/version` there.
+/// Asks who is there.
 ///
-/// An Ollana says so in a header on whatever it answers. It also gets there first: an Ollana hands this question on to
-/// an Ollama of the mesh, and that one's answer would look right.
+/// An Ollana says so in a header on whatever it answers: it hands the questions on to the servers of the mesh, and their
+/// answers would look right.
 pub async fn probe(url: &Uri) -> Found {
     if connect(url).await.is_err() {
         return Found::Nothing;
     }
-    timeout(ANSWER, ask(url)).await.ok().flatten().unwrap_or(Found::Other)
-}
-
-async fn ask(url: &Uri) -> Option<Found> {
-    let mut request = Request::new(empty());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = Uri::from_static("/api/version");
-    let response = Client::new(url).ask(request).await.ok()?;
-    if is_ollana(response.headers()) {
-        return Some(Found::Ollana);
+    match timeout(ANSWER, meet(&Client::new(url), true)).await {
+        Ok(Ok(state)) => match state.kind {
+            ServerKind::Ollama => Found::Ollama { version: state.version },
+            ServerKind::OpenAi => Found::OpenAi { server: state.server },
+            ServerKind::Grpc => Found::Grpc,
+        },
+        Ok(Err(error)) if says_ollana(&error) => Found::Ollana,
+        Ok(Err(_)) | Err(_) => Found::Other,
     }
-    let body = Limited::new(response.into_body(), MAX_LISTING).collect().await.ok()?.to_bytes();
-    let answer: serde_json::Value = serde_json::from_slice(&body).ok()?;
-    let version = answer.get("version")?.as_str()?.to_owned();
-    Some(Found::Ollama { version })
 }
 
 /// Whether an answer is a node's own or came through one.

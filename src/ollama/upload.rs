@@ -1,8 +1,8 @@
 //! The body on its way to the Ollama, which is over at the latest when the answer is.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
@@ -19,12 +19,15 @@ pub(super) struct EndOfUpload(Arc<Shared>);
 struct Shared {
     /// Held for the length of a poll or a drop, never over an await.
     body: Mutex<Option<Body>>,
+    /// Why the body broke off, if it did.
+    broke: OnceLock<String>,
     connection: AtomicWaker,
 }
 
 /// Splits a body into what the connection gets and what ends it.
 pub(super) fn upload(body: Body) -> (Upload, EndOfUpload) {
-    let shared = Arc::new(Shared { body: Mutex::new(Some(body)), connection: AtomicWaker::new() });
+    let shared =
+        Arc::new(Shared { body: Mutex::new(Some(body)), broke: OnceLock::new(), connection: AtomicWaker::new() });
     (Upload(shared.clone()), EndOfUpload(shared))
 }
 
@@ -42,11 +45,15 @@ impl http_body::Body for Upload {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         self.0.connection.register(cx.waker());
-        self.with(|body| match body {
+        let frame = ready!(self.with(|body| match body {
             Some(body) => Pin::new(body).poll_frame(cx),
-            // An error and not an end: what Ollama got must not look whole.
+            // An error and not an end: what the server got must not look whole.
             None => Poll::Ready(Some(Err(ExchangeError::Body("the answer was over before it".into())))),
-        })
+        }));
+        if let Some(Err(error)) = &frame {
+            let _ = self.0.broke.set(error.to_string());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -59,6 +66,13 @@ impl http_body::Body for Upload {
 }
 
 // === impl EndOfUpload ===
+
+impl EndOfUpload {
+    /// Why the body broke off, if it did: with HTTP/2 the connection's error does not say.
+    pub(super) fn broke(&self) -> Option<&str> {
+        self.0.broke.get().map(String::as_str)
+    }
+}
 
 impl Drop for EndOfUpload {
     fn drop(&mut self) {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tower::discover::Change;
 
-use crate::exchange::{Endpoint, Health, Report};
+use crate::exchange::{Endpoint, Health, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
 use crate::trust::{Snapshot, Standing, Trust};
@@ -38,6 +38,9 @@ pub struct PeerView {
     pub scope: Scope,
     /// Whether it lends an Ollama.
     pub provider: bool,
+    /// What the server speaks that it lends.
+    #[serde(default)]
+    pub api: ServerKind,
     /// The models on its disk.
     pub models: Vec<String>,
     /// Those of them in memory.
@@ -125,6 +128,7 @@ impl Directory {
             use_: pin.use_,
             scope: pin.scope,
             provider: false,
+            api: ServerKind::default(),
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,
@@ -218,6 +222,7 @@ impl Entry {
             use_: standing.use_,
             scope: standing.scope,
             provider: report.provider,
+            api: report.api,
             models: report.models.keys().cloned().collect(),
             loaded: report.models.iter().filter(|(_, model)| model.loaded).map(|(name, _)| name.clone()).collect(),
             inflight: report.inflight,

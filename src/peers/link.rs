@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::exchange::{Health, Report};
+use crate::exchange::Report;
 use crate::id::Id;
 use crate::pairing::{Dealer, Session};
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::remote::Face;
-use crate::transport::{CloseCode, Closed, Connection, Transport};
+use crate::transport::{CloseCode, Closed, Connection, Pulse, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot};
 use crate::wire::control::{Hello, Message, Refused};
 
@@ -28,7 +28,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 const REPORT_PAUSE: Duration = Duration::from_millis(10);
 /// See `REPORT_PAUSE`.
 const PAUSE_A_MODEL: Duration = Duration::from_micros(100);
-/// After a message about trust: a pairing has three a side, and a list of whom a peer vouches for changes by hand.
+/// After a message about trust: a pairing has three a side.
 const DEALING_PAUSE: Duration = Duration::from_millis(10);
 /// The trust book takes no more than so many new keys at once. Who was not taken is told to it again after this.
 const MEET_AGAIN: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ async fn greet(connection: &Connection, ours: Hello) -> Result<(Control, Result<
     match control.receive().await? {
         Message::Hello(hello) => Ok((control, Ok(hello))),
         Message::Refused(refused) => Ok((control, Err(refused))),
-        Message::Report(_) | Message::Trust(_) | Message::Vouched(_) => Err(ControlError::Ended),
+        Message::Report(_) | Message::Trust(_) => Err(ControlError::Ended),
     }
 }
 
@@ -136,7 +136,7 @@ pub struct Follow {
     pub book: Book,
     pub face: watch::Sender<Face>,
     pub report: watch::Sender<Arc<Report>>,
-    pub health: Arc<watch::Sender<Health>>,
+    pub pulse: Arc<Pulse>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
     /// When the trust book was told of it as a provider.
@@ -171,7 +171,7 @@ impl Follow {
             lost = self.read(&mut control, dealer) => Ok(lost),
             why = retired => Err(why.ok()),
         };
-        self.health.send_replace(Health::Gone);
+        self.pulse.gone();
         match lost {
             Ok(lost) => {
                 let _ = self.events.send(Event::Lost(self.link, lost)).await;
@@ -206,7 +206,7 @@ impl Follow {
                     self.take(report).await;
                     tokio::time::sleep(pause).await;
                 }
-                Ok(Ok(message @ (Message::Trust(_) | Message::Vouched(_)))) => {
+                Ok(Ok(message @ Message::Trust(_))) => {
                     if let Err(error) = dealer.heard(message).await {
                         self.connection.close(CloseCode::Protocol, "out of place");
                         return Closed::Failed(error.to_string());
@@ -223,7 +223,7 @@ impl Follow {
                     return self.closed_or(error.to_string()).await;
                 }
                 Err(_) => {
-                    if self.health.send_replace(Health::Gone) != Health::Gone {
+                    if self.pulse.gone() {
                         let _ = self.events.send(Event::Silence(self.link, true)).await;
                     }
                 }
@@ -233,12 +233,7 @@ impl Follow {
 
     async fn spoke(&self) {
         self.heard.send_replace(Instant::now());
-        let mut before = Health::Healthy;
-        self.health.send_if_modified(|health| {
-            before = std::mem::replace(health, Health::Healthy);
-            before != Health::Healthy
-        });
-        if before == Health::Gone {
+        if self.pulse.spoke() {
             let _ = self.events.send(Event::Silence(self.link, false)).await;
         }
     }

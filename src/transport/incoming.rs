@@ -130,7 +130,7 @@ impl Responder {
 
 fn code_of(error: &ExchangeError) -> ResetCode {
     match error {
-        ExchangeError::Ollama(..) | ExchangeError::Unreachable(_) => ResetCode::Upstream,
+        ExchangeError::Ollama(..) | ExchangeError::Unreachable(_) | ExchangeError::Lost(_) => ResetCode::Upstream,
         ExchangeError::Body(_) => ResetCode::Cancelled,
         ExchangeError::Protocol(..) => ResetCode::Protocol,
         ExchangeError::Reset(_, code) => *code,

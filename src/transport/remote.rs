@@ -2,25 +2,21 @@
 
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Connection;
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
+use super::{Closed, Connection, Pulse};
 use crate::exchange::{Answer, Body, Endpoint, ExchangeError, Health, Report};
 use crate::id::{Id, NodeName, Use};
 use crate::wire::frame::{Event, FrameError, Kind};
 use crate::wire::head;
-
-/// A gate acknowledges a head within a round trip. After this long without, the peer is suspect (DESIGN.md §4).
-const ACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What others decided about a peer: the name to show for it, and whether it gets prompts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,19 +35,18 @@ pub struct Remote {
     connection: Connection,
     face: watch::Receiver<Face>,
     report: watch::Receiver<Arc<Report>>,
-    health: Arc<watch::Sender<Health>>,
+    pulse: Arc<Pulse>,
 }
 
 impl Remote {
-    /// The peer at the other end of `connection`. Whoever reads the control stream feeds the channels; exchanges only
-    /// ever turn `health` from healthy to suspect and back.
+    /// The peer at the other end of `connection`. Whoever reads the control stream feeds the channels and the pulse.
     pub fn new(
         connection: Connection,
         face: watch::Receiver<Face>,
         report: watch::Receiver<Arc<Report>>,
-        health: Arc<watch::Sender<Health>>,
+        pulse: Arc<Pulse>,
     ) -> Self {
-        Self { connection, face, report, health }
+        Self { connection, face, report, pulse }
     }
 }
 
@@ -79,28 +74,33 @@ impl Endpoint for Remote {
     }
 
     fn health(&self) -> watch::Receiver<Health> {
-        self.health.subscribe()
+        self.pulse.watch()
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        Box::pin(exchange(self.connection.clone(), self.label(), Arc::clone(&self.health), request))
+        Box::pin(exchange(self.connection.clone(), self.label(), Arc::clone(&self.pulse), request))
     }
 }
 
 async fn exchange(
     connection: Connection,
     peer: NodeName,
-    health: Arc<watch::Sender<Health>>,
+    pulse: Arc<Pulse>,
     request: Request<Body>,
 ) -> Result<Response<Body>, ExchangeError> {
     let counted = connection.exchange();
-    let head = until_gone(&health, &peer, async {
+    let taken = unless_gone(&pulse, async {
         let (send, recv) = connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into()))?;
         let mut reader = Reader::new(recv);
-        let upload = acknowledged(&mut reader, Writer::new(send), request, &health).await?;
-        Ok((read_head(&mut reader).await?, reader, upload))
+        let upload = pulse.acknowledges(send_acknowledged(Writer::new(send), &mut reader, request)).await?;
+        Ok((reader, upload))
     });
-    let ((head, has_body), reader, upload) = head.await?.map_err(|error: StreamError| error.into_exchange(&peer))?;
+    let (mut reader, upload) = taken.await.map_err(|error| match error {
+        StreamError::Lost(_) => ExchangeError::Unreachable(peer.clone()),
+        other => other.into_exchange(&peer),
+    })?;
+    let head = unless_gone(&pulse, read_head(&mut reader)).await;
+    let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
     let body = if has_body {
         RecvBody::new(reader, peer, head.headers()).keeping((upload, counted)).boxed_unsync()
     } else {
@@ -110,44 +110,22 @@ async fn exchange(
     Ok(head.map(|()| body))
 }
 
-/// Sends the request until the gate acknowledges its head; what is still to be sent then goes on in the task. If that
-/// takes too long, whatever the reason, the peer is suspect until it does.
-async fn acknowledged(
-    reader: &mut Reader,
-    writer: Writer,
-    request: Request<Body>,
-    health: &watch::Sender<Health>,
-) -> Result<Upload, StreamError> {
-    let mut acknowledged = pin!(async {
-        let upload = send_request(writer, request).await?;
-        match reader.next().await? {
-            Some(Event::Frame(Kind::Ack, _)) => Ok(upload),
-            other => Err(unexpected(other)),
-        }
-    });
-    let done = match tokio::time::timeout(ACK_TIMEOUT, &mut acknowledged).await {
-        Ok(done) => done?,
-        Err(_) => {
-            health.send_if_modified(|health| turn(health, Health::Healthy, Health::Suspect));
-            acknowledged.await?
-        }
-    };
-    health.send_if_modified(|health| turn(health, Health::Suspect, Health::Healthy));
-    Ok(done)
-}
-
 /// Runs `future` unless the peer counts as gone first: the QUIC connection itself is given up much later, for the sake
 /// of answers that run, but what has no byte yet can go elsewhere.
-async fn until_gone<T>(
-    health: &watch::Sender<Health>,
-    peer: &NodeName,
-    future: impl Future<Output = T>,
-) -> Result<T, ExchangeError> {
-    let mut watch = health.subscribe();
+async fn unless_gone<T>(pulse: &Pulse, future: impl Future<Output = Result<T, StreamError>>) -> Result<T, StreamError> {
     tokio::select! {
         biased;
-        done = future => Ok(done),
-        _ = watch.wait_for(|health| *health == Health::Gone) => Err(ExchangeError::Unreachable(peer.clone())),
+        done = future => done,
+        () = pulse.until_gone() => Err(StreamError::Lost(Closed::Silent)),
+    }
+}
+
+/// Sends the request until the gate acknowledges its head; what is still to be sent then goes on in the task.
+async fn send_acknowledged(writer: Writer, reader: &mut Reader, request: Request<Body>) -> Result<Upload, StreamError> {
+    let upload = send_request(writer, request).await?;
+    match reader.next().await? {
+        Some(Event::Frame(Kind::Ack, _)) => Ok(upload),
+        other => Err(unexpected(other)),
     }
 }
 
@@ -189,12 +167,4 @@ fn unexpected(event: Option<Event>) -> StreamError {
         Some(Event::Data(_)) => StreamError::Unexpected(Kind::Data),
         None => FrameError::Truncated.into(),
     }
-}
-
-fn turn(health: &mut Health, from: Health, to: Health) -> bool {
-    let turns = *health == from;
-    if turns {
-        *health = to;
-    }
-    turns
 }

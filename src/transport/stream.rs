@@ -58,10 +58,10 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// What an exchange with the peer of this name makes of it.
+    /// What an exchange with the peer of this name makes of it, once its head was acknowledged.
     pub fn into_exchange(self, peer: &NodeName) -> ExchangeError {
         match self {
-            Self::Lost(_) => ExchangeError::Unreachable(peer.clone()),
+            Self::Lost(_) => ExchangeError::Lost(peer.clone()),
             Self::Reset(code) | Self::Stopped(code) => ExchangeError::Reset(peer.clone(), code),
             other => ExchangeError::Protocol(peer.clone(), other.to_string()),
         }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::control::{Mesh, ModelView, StatusView, merge};
+use crate::control::{Mesh, ModelView, StatusView, models};
 use crate::peers::{PeerState, PeerView};
 
 const STYLE: &str = include_str!("page.css");
@@ -11,7 +11,7 @@ const STYLE: &str = include_str!("page.css");
 pub(super) fn render(mesh: &dyn Mesh) -> String {
     let mut html = String::with_capacity(8 * 1024);
     // Writing to a String cannot fail.
-    let _ = write_page(&mut html, &StatusView::of(mesh), &mesh.peers(), &merge(mesh.catalogs()));
+    let _ = write_page(&mut html, &StatusView::of(mesh), &mesh.peers(), &models(mesh));
     html
 }
 

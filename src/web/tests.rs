@@ -24,7 +24,15 @@ impl Mesh for Fake {
     }
 
     fn ollama(&self) -> OllamaView {
-        OllamaView { url: "http://x/".to_owned(), healthy: false, version: None, lent: false, problem: None }
+        OllamaView {
+            url: "http://x/".to_owned(),
+            healthy: false,
+            version: None,
+            api: None,
+            server: None,
+            lent: false,
+            problem: None,
+        }
     }
 
     fn peers(&self) -> Vec<PeerView> {
@@ -37,6 +45,7 @@ impl Mesh for Fake {
             use_: Use::Yes,
             scope: Scope::Infer,
             provider: true,
+            api: Default::default(),
             models: vec!["\"><script>alert(1)</script>".to_owned()],
             loaded: Vec::new(),
             inflight: 3,
@@ -49,7 +58,13 @@ impl Mesh for Fake {
 
     fn catalogs(&self) -> Vec<Catalog> {
         let models = [("<b>&'".to_owned(), ModelInfo { digest: "<i>".to_owned(), ..ModelInfo::default() })];
-        vec![Catalog { name: NodeName::lossy("gpu1"), id: Id::of_spki(b"gpu1"), local: false, models: models.into() }]
+        vec![Catalog {
+            name: NodeName::lossy("gpu1"),
+            id: Id::of_spki(b"gpu1"),
+            local: false,
+            api: Default::default(),
+            models: models.into(),
+        }]
     }
 
     fn conflicts(&self) -> Vec<String> {

@@ -2,12 +2,12 @@
 //!
 //! The node that dialled says [`Hello`]; the other answers with its own, or with [`Refused`] and the reason. After that
 //! the answering side sends a [`Report`] at once, on each change and as a heartbeat. Beside that both may deal with trust
-//! ([`Dealing`]), and who was asked to says whom it vouches for ([`Vouched`]).
+//! ([`Dealing`]).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::dealing::{Dealing, Vouched};
+use super::dealing::Dealing;
 use super::frame::{self, FrameError, Kind};
 use crate::exchange::Report;
 use crate::id::{Instance, NodeName};
@@ -103,8 +103,6 @@ pub enum Message {
     Report(Report),
     /// A step towards trust.
     Trust(Dealing),
-    /// Whom it vouches for.
-    Vouched(Vouched),
 }
 
 /// Why a frame is not a message.
@@ -132,7 +130,6 @@ impl Message {
             Self::Refused(refused) => (Kind::Refused, serde_json::to_vec(refused)),
             Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
             Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
-            Self::Vouched(vouched) => (Kind::Vouched, serde_json::to_vec(vouched)),
         };
         Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e))?)?)
     }
@@ -154,7 +151,6 @@ impl Message {
             }
             Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Trust => Self::Trust(serde_json::from_slice(payload).map_err(json)?),
-            Kind::Vouched => Self::Vouched(serde_json::from_slice(payload).map_err(json)?),
             other => return Err(MessageError::Kind(other)),
         })
     }

@@ -1,15 +1,10 @@
-//! What two nodes say to each other about trust, on the control stream: the steps of pairing, an invitation that is
-//! redeemed, and vouching. What they mean and why they are safe is written in [`pairing`](crate::pairing).
+//! What two nodes say to each other about trust, on the control stream: the steps of pairing, and an invitation that is
+//! redeemed. What they mean and why they are safe is written in [`pairing`](crate::pairing).
 
 use std::fmt;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::id::{Id, NodeName};
-
-/// Peers that one voucher may vouch for: a whole /24 network. More are cut off by whoever says or hears them.
-pub const MAX_VOUCHED_FOR: usize = 256;
 
 /// One message about trust.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +16,6 @@ pub enum Dealing {
     Redeem(Redeem),
     /// The answer: proof that the other side made it, or nothing.
     Redeemed(Option<Hex<32>>),
-    /// From the dialler: it wants to hear whom the other side vouches for, now and whenever that changes.
-    VouchForMe,
 }
 
 /// A step of pairing, and for which of the times that somebody has typed `ollana trust`: the numbers that the two sides
@@ -64,22 +57,6 @@ pub struct Redeem {
     pub invitation: Hex<16>,
     /// An Ed25519 signature by the invitation's key over this session.
     pub proof: Hex<64>,
-}
-
-/// Whom a node vouches for.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Vouched {
-    /// Servers that its administrator trusts, and has marked so.
-    pub peers: Vec<VouchedFor>,
-}
-
-/// One of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VouchedFor {
-    /// Its key's ID.
-    pub id: Id,
-    /// What it is called there.
-    pub name: NodeName,
 }
 
 /// Bytes of a fixed number, in hexadecimal. What they are may be secret until it is said, so `Debug` does not show them.
@@ -126,22 +103,12 @@ mod tests {
             PairStep::Withdrawn { mismatch: true },
         ];
         let redeem = Redeem { invitation: Hex([1; 16]), proof: Hex([2; 64]) };
-        let others =
-            [Dealing::Redeem(redeem), Dealing::Redeemed(Some(hex)), Dealing::Redeemed(None), Dealing::VouchForMe];
+        let others = [Dealing::Redeem(redeem), Dealing::Redeemed(Some(hex)), Dealing::Redeemed(None)];
         for dealing in steps.map(|step| Dealing::Pair(Pairing { round: u64::MAX, step })).into_iter().chain(others) {
             let message = Message::Trust(dealing);
             let frame = message.encode().unwrap();
             assert_eq!(Message::decode(Kind::Trust, &frame[HEADER..]).unwrap(), message);
         }
-    }
-
-    #[test]
-    fn the_longest_list_of_a_voucher_fits_its_frame() {
-        let longest = NodeName::lossy(&"x".repeat(500));
-        let one = VouchedFor { id: Id::from_bytes([7; 32]), name: longest };
-        let message = Message::Vouched(Vouched { peers: vec![one; MAX_VOUCHED_FOR] });
-        let frame = message.encode().unwrap();
-        assert_eq!(Message::decode(Kind::Vouched, &frame[HEADER..]).unwrap(), message);
     }
 
     #[test]

@@ -14,7 +14,6 @@
 //! | 0x21 | refused | control, from the gate | JSON: [`Refused`](super::control::Refused) |
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
 //! | 0x23 | trust | control, both ways | JSON: [`Dealing`](super::dealing::Dealing) |
-//! | 0x24 | vouched | control, from the gate | JSON: [`Vouched`](super::dealing::Vouched) |
 //!
 //! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
 //! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
@@ -34,8 +33,6 @@ pub const MAX_HEAD: usize = 512 * 1024;
 pub const MAX_HELLO: usize = 4 * 1024;
 /// Longest message about trust: two proofs of 64 bytes in hexadecimal.
 pub const MAX_TRUST: usize = 1024;
-/// Longest list of whom a peer vouches for: some 140 bytes for each of 256.
-pub const MAX_VOUCHED: usize = 64 * 1024;
 /// Longest report: some 120 bytes a model leave room for 8,000 models.
 pub const MAX_REPORT: usize = 1024 * 1024;
 
@@ -61,10 +58,8 @@ pub enum Kind {
     Refused = 0x21,
     /// What a provider says of itself.
     Report = 0x22,
-    /// Pairing, invitations, and the wish to hear whom a peer vouches for.
+    /// Pairing and invitations.
     Trust = 0x23,
-    /// Whom a peer vouches for.
-    Vouched = 0x24,
 }
 
 impl Kind {
@@ -80,7 +75,6 @@ impl Kind {
             0x21 => Self::Refused,
             0x22 => Self::Report,
             0x23 => Self::Trust,
-            0x24 => Self::Vouched,
             _ => return None,
         })
     }
@@ -94,7 +88,6 @@ impl Kind {
             Self::Hello | Self::Refused => MAX_HELLO,
             Self::Report => MAX_REPORT,
             Self::Trust => MAX_TRUST,
-            Self::Vouched => MAX_VOUCHED,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, stream};
 use ollana::balance::{Router, RouterSettings};
 use ollana::catalog::Catalog;
+use ollana::digests::Digests;
 use ollana::exchange::Endpoint;
 use ollana::id::Id;
 use ollana::listener::{Listener, ListenerSettings};
@@ -35,11 +36,12 @@ pub struct Setup {
     pub open: bool,
     pub grace: Duration,
     pub drain: Duration,
+    pub digests: Digests,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { open: false, grace: Duration::ZERO, drain: PATIENCE }
+        Self { open: false, grace: Duration::ZERO, drain: PATIENCE, digests: Digests::default() }
     }
 }
 
@@ -56,10 +58,17 @@ impl Node {
         let discover = stream::unfold(receiver, |mut receiver: mpsc::UnboundedReceiver<_>| async {
             receiver.recv().await.map(|change| (Ok(change), receiver))
         });
-        let settings = RouterSettings { name: "me".parse().unwrap(), grace: setup.grace };
-        let router = Router::spawn(settings, discover.boxed());
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
+        let settings = RouterSettings {
+            name: "me".parse().unwrap(),
+            id: Id::of_spki(b"me"),
+            listen: Some(address),
+            open: setup.open,
+            digests: setup.digests,
+            grace: setup.grace,
+        };
+        let router = Router::spawn(settings, discover.boxed());
         let settings =
             ListenerSettings { name: "me".parse().unwrap(), origins: Vec::new(), open: setup.open, drain: setup.drain };
         let shutdown = CancellationToken::new();
@@ -70,6 +79,10 @@ impl Node {
 
     pub fn joins(&self, endpoint: &Arc<FakeEndpoint>) {
         self.changes.send(insert(endpoint)).unwrap();
+    }
+
+    pub fn leaves(&self, endpoint: &Arc<FakeEndpoint>) {
+        self.changes.send(Change::Remove(endpoint.id())).unwrap();
     }
 
     /// Whether a connection that the kernel still accepted is closed without an answer.

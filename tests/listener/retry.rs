@@ -231,6 +231,64 @@ async fn a_peer_that_is_gone_is_502_if_it_was_the_only_one() {
 }
 
 #[tokio::test]
+async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
+    let lost = || ExchangeError::Lost(NodeName::lossy("x"));
+    let unreachable = || ExchangeError::Unreachable(NodeName::lossy("x"));
+    let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    let node = Node::over(&[&_a, &_b]).await;
+    let mut client = node.client().await;
+    for head in ["POST /jobs", "POST /api/later", "PUT /v1/files", "DELETE /api/generate"] {
+        for failure in [lost(), broken("x")] {
+            client.send(&request(head, CHAT)).await;
+            next!(a, b).1.reply(Err(failure));
+            let reply = client.reply().await;
+            assert_eq!(reply.status, 502, "{head}");
+            assert!(reply.body.contains("not tried again"), "{}", reply.body);
+            assert!(a.is_empty() && b.is_empty(), "{head}");
+        }
+        client.send(&request(head, CHAT)).await;
+        next!(a, b).1.answer(StatusCode::INTERNAL_SERVER_ERROR, "half done");
+        assert_eq!(client.reply().await.body, "half done");
+        client.send(&request(head, CHAT)).await;
+        next!(a, b).1.answer(StatusCode::NOT_FOUND, "unknown");
+        assert_eq!(client.reply().await.body, "unknown");
+        // No gate has taken it: nothing was done.
+        client.send(&request(head, CHAT)).await;
+        next!(a, b).1.reply(Err(unreachable()));
+        next!(a, b).1.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done");
+    }
+    for (head, body) in [("POST /api/chat", CHAT), ("GET /jobs/7", ""), ("GET /api/version", "")] {
+        client.send(&request(head, body)).await;
+        next!(a, b).1.reply(Err(lost()));
+        next!(a, b).1.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done", "{head}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_ollamas_own_is_not_taken_away_from_a_peer_that_is_silent_for_a_moment() {
+    let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    let node = Node::over(&[&_a, &_b]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /jobs", CHAT)).await;
+    let (first, call) = next!(a, b);
+    let (at, other) = if first == "a" { (&_a, &mut b) } else { (&_b, &mut a) };
+    at.becomes(Health::Suspect);
+    // What may move has moved by the time that another request was answered.
+    let mut second = node.client().await;
+    second.send(&request("POST /api/chat", CHAT)).await;
+    soon(other.next()).await.answer(StatusCode::OK, "other");
+    second.reply().await;
+    at.becomes(Health::Healthy);
+    call.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+    assert!(other.is_empty());
+}
+
+#[tokio::test]
 async fn what_changes_models_is_never_sent_twice() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, b) = FakeEndpoint::new("b", &["m"]);
@@ -241,7 +299,9 @@ async fn what_changes_models_is_never_sent_twice() {
     let call = soon(a.next()).await;
     _b.reports(|report| report.scope = ollana::id::Scope::Manage);
     call.reply(Err(broken("a")));
-    assert_eq!(client.reply().await.status, 502);
+    let reply = client.reply().await;
+    assert_eq!(reply.status, 502);
+    assert!(reply.body.contains("not tried again"), "{}", reply.body);
     assert!(b.is_empty());
 }
 

@@ -1,8 +1,10 @@
 //! Which node a request goes to, and what is said where none can take it.
 
 use http::StatusCode;
-use ollana::exchange::Health;
+use ollana::digests::{Digests, Holder};
+use ollana::exchange::{Endpoint, Health};
 use ollana::id::{Scope, Use};
+use ollana::route::ModelName;
 
 use crate::{FakeEndpoint, Node, soon};
 
@@ -172,7 +174,7 @@ async fn a_node_can_be_chosen_by_header_prefix_name_and_id() {
     a.always(StatusCode::OK, "1");
     b.always(StatusCode::OK, "2");
     let node = Node::over(&[&_a, &_b]).await;
-    let id = ollana::exchange::Endpoint::id(&*_b).to_string();
+    let id = Endpoint::id(&*_b).to_string();
     for head in [
         "POST /api/chat\nOllana-Peer: GPU2".to_owned(),
         format!("POST /api/chat\nOllana-Peer: {id}"),
@@ -203,8 +205,155 @@ async fn a_name_that_two_nodes_bear_is_409_with_their_ids() {
     let reply = node.ask("POST /@gpu/api/chat", CHAT_M).await;
     assert_eq!(reply.status, 409);
     for endpoint in [&one, &two] {
-        assert!(reply.body.contains(&ollana::exchange::Endpoint::id(&**endpoint).to_string()), "{}", reply.body);
+        assert!(reply.body.contains(&Endpoint::id(&**endpoint).to_string()), "{}", reply.body);
     }
+}
+
+/// How a node is shown where several bear its name.
+fn suffixed(name: &str, endpoint: &FakeEndpoint) -> String {
+    format!("{name}-{}", Endpoint::id(endpoint).short())
+}
+
+#[tokio::test]
+async fn a_name_is_409_also_where_one_is_shown_with_its_id_and_what_is_shown_can_be_typed() {
+    for both in [false, true] {
+        let other = suffixed("gpu", &FakeEndpoint::with_key("x", "k2", &[]).0);
+        let first = suffixed("gpu", &FakeEndpoint::with_key("x", "k1", &[]).0);
+        let (one, one_calls) = FakeEndpoint::with_key(if both { &first } else { "gpu" }, "k1", &["m"]);
+        let (two, two_calls) = FakeEndpoint::with_key(&other, "k2", &["m"]);
+        one_calls.always(StatusCode::OK, "1");
+        two_calls.always(StatusCode::OK, "2");
+        let node = Node::over(&[&one, &two]).await;
+        let reply = node.ask("POST /@GPU/v1/chat/completions", CHAT_M).await;
+        assert_eq!(reply.status, 409);
+        assert!(reply.body.starts_with(r#"{"error":{"message""#), "{}", reply.body);
+        for (endpoint, shown, answer) in [(&one, &first, "1"), (&two, &other, "2")] {
+            let id = Endpoint::id(&**endpoint).to_string();
+            assert!(reply.body.contains(&id), "{}", reply.body);
+            for choice in [shown, &id, &id[..15], &id[..9].to_lowercase()] {
+                let reply = node.ask(&format!("POST /@{choice}/api/chat"), CHAT_M).await;
+                assert_eq!(reply.body, answer, "{choice}");
+            }
+            assert_eq!(node.ask(&format!("POST /@{}/api/chat", &id[..6]), CHAT_M).await.status, 404);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_cannot_catch_what_is_meant_for_another_by_its_name() {
+    let (one, one_calls) = FakeEndpoint::with_key("gpu1", "k1", &["m"]);
+    one_calls.always(StatusCode::OK, "1");
+    let id = Endpoint::id(&*one).to_string();
+    let digits = id.replace('-', "");
+    let (prefix, _p) = FakeEndpoint::with_key(&digits[..12], "k2", &["m"]);
+    let (whole, _w) = FakeEndpoint::with_key(&digits, "k3", &["m"]);
+    let (suffix, _s) = FakeEndpoint::with_key(&suffixed("gpu1", &one), "k4", &["m"]);
+    let node = Node::over(&[&one, &prefix, &whole, &suffix]).await;
+    for choice in [&digits, &id] {
+        assert_eq!(node.ask(&format!("POST /@{choice}/api/chat"), CHAT_M).await.body, "1");
+    }
+    for choice in [&digits[..12], &suffixed("gpu1", &one)] {
+        assert_eq!(node.ask(&format!("POST /@{choice}/api/chat"), CHAT_M).await.status, 409, "{choice}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_meant_for_a_node_that_left_is_no_other_ones() {
+    let (one, _one) = FakeEndpoint::with_key("gpu", "k1", &["m"]);
+    let (two, _two) = FakeEndpoint::with_key(&suffixed("gpu", &FakeEndpoint::with_key("x", "k2", &[]).0), "k2", &["m"]);
+    let node = Node::over(&[&one]).await;
+    node.leaves(&one);
+    let reply = until_status(&node, "POST /@gpu/api/chat", 503).await;
+    assert!(reply.body.contains("gpu cannot be reached"), "{}", reply.body);
+    assert!(reply.field("Retry-After").is_some());
+    node.joins(&two);
+    until_status(&node, "POST /@gpu/api/chat", 409).await;
+}
+
+#[tokio::test]
+async fn a_model_whose_only_node_left_is_503_and_names_it_and_404_is_for_what_nobody_had() {
+    let (one, one_calls) = FakeEndpoint::new("gpu1", &["m"]);
+    let (two, two_calls) = FakeEndpoint::new("gpu2", &["other"]);
+    one_calls.always(StatusCode::OK, "1");
+    two_calls.always(StatusCode::OK, "2");
+    let node = Node::over(&[&one, &two]).await;
+    assert_eq!(node.ask("POST /api/chat", CHAT_M).await.body, "1");
+    // Its Ollama ends, and comes back.
+    one.reports(|report| (report.provider, report.models) = (false, Default::default()));
+    let reply = until_status(&node, "POST /api/chat", 503).await;
+    assert!(reply.body.contains("gpu1 has no Ollama running") && !reply.body.contains("gpu2"), "{}", reply.body);
+    one.reports(|report| {
+        report.provider = true;
+        report.models.insert("m".to_owned(), Default::default());
+    });
+    until_status(&node, "POST /api/chat", 200).await;
+    node.leaves(&one);
+    let reply = until_status(&node, "POST /v1/chat/completions", 503).await;
+    assert!(reply.body.contains("gpu1 cannot be reached") && reply.body.starts_with(r#"{"error":{"#), "{}", reply.body);
+    assert!(reply.field("Retry-After").is_some());
+    assert_eq!(node.ask("POST /api/chat", r#"{"model":"nope"}"#).await.status, 404);
+    // It comes back without the model: that is known then.
+    let (again, _calls) = FakeEndpoint::new("gpu1", &["other"]);
+    node.joins(&again);
+    until_status(&node, "POST /api/chat", 404).await;
+}
+
+#[tokio::test]
+async fn who_was_never_let_in_leaves_nothing_behind() {
+    let (one, _one) = FakeEndpoint::new("stranger", &["m"]);
+    let (two, _two) = FakeEndpoint::new("gpu", &["other"]);
+    one.use_becomes(Use::Pending);
+    let node = Node::over(&[&one, &two]).await;
+    until_status(&node, "POST /api/chat", 503).await;
+    node.leaves(&one);
+    until_status(&node, "POST /api/chat", 404).await;
+}
+
+/// Asks until the answer has this status: what is told to a node has no event that could be seen from outside.
+async fn until_status(node: &Node, head: &str, status: u16) -> crate::node::Reply {
+    soon(async {
+        loop {
+            let reply = node.ask(head, CHAT_M).await;
+            if reply.status == status {
+                return reply;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_cloud_model_is_for_the_own_ollama_alone() {
+    let (gpu, gpu_calls) = FakeEndpoint::new("gpu", &["m:cloud", "m:120b-cloud"]);
+    let (me, me_calls) = FakeEndpoint::local("me", &["m"]);
+    me_calls.always(StatusCode::OK, "me");
+    let ask = [
+        ("POST /api/chat", r#"{"model":"m:cloud"}"#),
+        ("POST /v1/chat/completions", r#"{"model":"m:120b-cloud"}"#),
+        ("POST /v1/messages", r#"{"model":"M: Cloud"}"#),
+        ("GET /v1/models/m:cloud", ""),
+    ];
+    let node = Node::over(&[&gpu]).await;
+    for (head, body) in ask {
+        let reply = node.ask(head, body).await;
+        assert_eq!(reply.status, 403, "{head}");
+        assert!(reply.body.contains("not shared over the mesh") && reply.body.contains(r#""error""#), "{}", reply.body);
+    }
+    node.joins(&me);
+    for (head, body) in ask {
+        let status = soon(async {
+            loop {
+                let reply = node.ask(head, body).await;
+                if reply.status != 403 {
+                    return (reply.status, reply.body);
+                }
+            }
+        });
+        assert_eq!(status.await, (200, "me".to_owned()), "{head}");
+    }
+    assert!(gpu_calls.is_empty());
+    let open = Node::set_up(crate::Setup { open: true, ..Default::default() }, &[&me, &gpu]).await;
+    assert_eq!(open.ask("POST /api/chat", r#"{"model":"m:cloud"}"#).await.status, 403, "not on the owner's account");
 }
 
 #[tokio::test]
@@ -224,7 +373,56 @@ async fn what_changes_models_goes_to_the_only_node_that_allows_it_or_is_a_choice
     let reply = node.ask("DELETE /api/delete", CHAT_M).await;
     assert_eq!(reply.status, 409);
     assert!(reply.body.contains("a, b") || reply.body.contains("b, a"), "{}", reply.body);
+    let (listen, first) = (node.address, if reply.body.contains("a, b") { "a" } else { "b" });
+    assert!(reply.body.contains(&format!("OLLAMA_HOST={listen}/@{first} ollama rm …")), "{}", reply.body);
+    assert!(reply.body.contains(&format!("`ollana-peer: {first}`")), "{}", reply.body);
     assert_eq!(node.ask("DELETE /api/delete\nOllana-Peer: a", CHAT_M).await.body, "a");
+    for (method, path, command) in [
+        ("POST", "pull", "pull"),
+        ("POST", "push", "push"),
+        ("POST", "copy", "cp"),
+        ("POST", "blobs/sha256:0", "create"),
+    ] {
+        let reply = node.ask(&format!("{method} /api/{path}"), CHAT_M).await;
+        assert_eq!(reply.status, 409);
+        assert!(reply.body.contains(&format!("ollama {command} …")), "{}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn the_nodes_to_choose_from_are_those_that_can_be_used_now() {
+    let manages = |name: &str| {
+        let (endpoint, calls) = FakeEndpoint::new(name, &["m"]);
+        endpoint.reports(|report| report.scope = Scope::Manage);
+        calls.always(StatusCode::OK, Box::leak(name.to_owned().into_boxed_str()));
+        endpoint
+    };
+    let (first, second, third) = (manages("first"), manages("second"), manages("third"));
+    let (infers, _calls) = FakeEndpoint::new("infers", &["m"]);
+    let (away, waits, down, mute) = (manages("away"), manages("waits"), manages("down"), manages("mute"));
+    away.becomes(Health::Gone);
+    waits.use_becomes(Use::Pending);
+    down.reports(|report| report.provider = false);
+    let node = Node::over(&[&first, &second, &infers, &away, &waits, &down]).await;
+    let reply = node.ask("POST /api/pull", CHAT_M).await;
+    assert_eq!(reply.status, 409);
+    let names = reply.body.split("change models: ").nth(1).unwrap().split(". Choose").next().unwrap();
+    assert!(names == "first, second" || names == "second, first", "{}", reply.body);
+    second.reports(|report| report.draining = true);
+    assert_eq!(node.ask("POST /api/pull", CHAT_M).await.body, "first");
+    // One that is silent for a moment is waited for: it may make it a choice.
+    mute.becomes(Health::Suspect);
+    node.joins(&mute);
+    let mut client = node.client().await;
+    client.send(&crate::request("POST /api/pull", CHAT_M)).await;
+    node.joins(&third);
+    mute.becomes(Health::Healthy);
+    assert_eq!(client.reply().await.status, 409);
+    // The only ones that allow it cannot be used: that is no matter of scope.
+    let node = Node::over(&[&infers, &waits]).await;
+    let reply = node.ask("POST /api/pull", CHAT_M).await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.body.contains("ollana trust waits"), "{}", reply.body);
 }
 
 #[tokio::test]
@@ -270,7 +468,12 @@ async fn one_name_with_two_digests_keeps_to_the_first_that_answered() {
     client.send(&crate::request("POST /api/embed", CHAT_M)).await;
     let reply = client.reply().await;
     assert_eq!(reply.status, 503);
-    assert!(reply.body.contains("Another version is on b"), "{}", reply.body);
+    assert!(
+        reply.body.contains("a does not answer") && reply.body.contains("Other weights are on b"),
+        "{}",
+        reply.body
+    );
+    assert!(reply.body.contains("ollana models --keep m@b"), "{}", reply.body);
     client.send(&crate::request("POST /@b/api/embed", CHAT_M)).await;
     soon(b_calls.next()).await.answer(StatusCode::OK, "two");
     assert_eq!(client.reply().await.body, "two");
@@ -280,4 +483,41 @@ async fn one_name_with_two_digests_keeps_to_the_first_that_answered() {
     client.send(&crate::request("POST /api/embed", CHAT_M)).await;
     soon(b_calls.next()).await.answer(StatusCode::OK, "two");
     assert_eq!(client.reply().await.body, "two");
+}
+
+#[tokio::test]
+async fn weights_are_kept_to_while_all_who_have_them_are_away_and_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("digests.toml");
+    let digests = || Digests::open(&file).unwrap();
+    let (a, a_calls) = FakeEndpoint::new("a", &["m@one"]);
+    let (b, b_calls) = FakeEndpoint::new("b", &["m@two"]);
+    a_calls.always(StatusCode::OK, "one");
+    b_calls.always(StatusCode::OK, "two");
+    let first = digests();
+    let node = Node::set_up(crate::Setup { digests: first.clone(), ..Default::default() }, &[&a]).await;
+    assert_eq!(node.ask("POST /api/embed", CHAT_M).await.body, "one");
+    node.leaves(&a);
+    node.joins(&b);
+    let reply = until_status(&node, "POST /api/embed", 503).await;
+    assert!(reply.body.contains("a cannot be reached"), "{}", reply.body);
+    first.save().await;
+    drop((node, first));
+
+    // a is not there yet when the node starts again.
+    let digests = digests();
+    let node = Node::set_up(crate::Setup { digests: digests.clone(), ..Default::default() }, &[&b]).await;
+    let reply = node.ask("POST /api/embed", CHAT_M).await;
+    assert_eq!(reply.status, 503);
+    assert!(reply.body.contains("a cannot be reached"), "{}", reply.body);
+    assert_eq!(node.ask("POST /@b/api/embed", CHAT_M).await.body, "two", "for one request");
+    node.joins(&a);
+    let reply = until_status(&node, "POST /api/embed", 200).await;
+    assert_eq!(reply.body, "one");
+    // A person chooses.
+    let holder = Holder { id: Endpoint::id(&*b), name: "b".parse().unwrap() };
+    digests.keep(&ModelName::new("M"), "two", holder);
+    for _ in 0..5 {
+        assert_eq!(node.ask("POST /api/embed", CHAT_M).await.body, "two");
+    }
 }

@@ -10,9 +10,11 @@ mod node;
 mod relay;
 mod stranger;
 
+mod cancel;
 mod drain;
 mod hostile;
 mod identity;
+mod invitation;
 mod pairing;
 mod silence;
 mod together;

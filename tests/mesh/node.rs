@@ -17,6 +17,7 @@ use ollana::config::{Config, MeshAddr};
 use ollana::control::{Changed, Client, Mesh, PeerRequest, TrustRequest};
 use ollana::id::{Id, NodeName, Scope};
 use ollana::peers::{PeerState, PeerView};
+use ollana::trust::Policy;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -55,13 +56,32 @@ pub fn node(name: &str) -> Setup {
 // === impl Setup ===
 
 impl Setup {
-    pub fn lends(mut self, ollama: &FakeOllama) -> Self {
-        self.config.ollama.url = ollama.url();
+    pub fn lends(self, ollama: &FakeOllama) -> Self {
+        self.lends_at(ollama.url())
+    }
+
+    /// Lends whatever is there.
+    pub fn lends_at(mut self, server: http::Uri) -> Self {
+        self.config.ollama.url = server;
         self
     }
 
     pub fn dials(mut self, address: SocketAddr) -> Self {
         self.config.peers.push(address.to_string().parse().unwrap());
+        self
+    }
+
+    /// Started with this invitation.
+    pub fn invited(mut self, invitation: &str) -> Self {
+        let file = self.config.state_dir.with_file_name("invitation");
+        std::fs::write(&file, invitation).unwrap();
+        self.config.invitation_file = Some(file);
+        self
+    }
+
+    /// Lets in and uses nobody whom no person trusts.
+    pub fn paired(mut self) -> Self {
+        (self.config.trust.inbound, self.config.trust.outbound) = (Policy::Paired, Policy::Paired);
         self
     }
 

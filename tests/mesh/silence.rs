@@ -22,7 +22,11 @@ async fn a_peer_that_acknowledges_nothing_keeps_no_request_that_another_can_take
     let asked = user.post("/api/generate", &body);
     let moved = async {
         let _untouched = met.connection.accept_exchange().await.unwrap();
-        // Only now there is somebody else. Heartbeats go on: it is the gate that is dead.
+        // Heartbeats go on: it is the gate that is dead. And only then there is somebody else.
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            met.control.send(&lends("m")).await.unwrap();
+        }
         let ollama = FakeOllama::start(&["m"]).await;
         let provider = node("gpu1").lends(&ollama).dials(user.mesh).start().await;
         loop {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use ollana::exchange::{Body, Endpoint as _, ExchangeError, Health, ModelInfo, Report};
+use ollana::exchange::{Body, Endpoint as _, ExchangeError, ModelInfo, Report};
 use ollana::id::{Id, Instance, NodeName, Scope, Use};
 use ollana::identity::Identity;
 use ollana::transport::connection::Control;
@@ -87,8 +87,7 @@ impl Met {
     /// One exchange as the node's peer.
     pub async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
         let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes }).1;
-        let health = Arc::new(watch::Sender::new(Health::Healthy));
-        let remote = Remote::new(self.connection.clone(), face, watch::channel(Arc::default()).1, health);
+        let remote = Remote::new(self.connection.clone(), face, watch::channel(Arc::default()).1, Arc::default());
         remote.exchange(request).await
     }
 }

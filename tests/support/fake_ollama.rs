@@ -2,7 +2,8 @@
 //! as Ollama 0.24 has them (held against its recorded answers by `tests/ollama`), and a count of all that reached it.
 //!
 //! Only what a mesh can tell apart is simulated. It says words that follow from the model and the prompt
-//! ([`expected`]), so that an answer can be checked wherever it comes out. Beside Ollama's own routes it has `/fake/…`:
+//! ([`expected`]), so that an answer can be checked wherever it comes out; JSON or the call of a tool where that is asked
+//! for ([`content`]). Beside Ollama's own routes it has `/fake/…`:
 //! see [`extra`].
 //!
 //! Included by path from integration tests and from `examples/lab.rs`.
@@ -10,6 +11,8 @@
 
 #[path = "fake_ollama/answers.rs"]
 mod answers;
+#[path = "fake_ollama/content.rs"]
+mod content;
 #[path = "fake_ollama/extra.rs"]
 mod extra;
 #[path = "fake_ollama/go_json.rs"]

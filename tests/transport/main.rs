@@ -14,14 +14,14 @@ use ollana::exchange::{self, Body, Endpoint, ExchangeError, Health, ResetCode};
 use ollana::id::{NodeName, Use};
 use ollana::identity::Identity;
 use ollana::transport::remote::Face;
-use ollana::transport::{self, CloseCode, Closed, Connection, Remote, Transport};
+use ollana::transport::{self, CloseCode, Closed, Connection, Pulse, Remote, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Two nodes, one connection: `user` dials `provider`.
 struct Pair {
     provider: Connection,
     remote: Remote,
-    health: Arc<watch::Sender<Health>>,
+    pulse: Arc<Pulse>,
     _transports: [Transport; 2],
 }
 
@@ -36,10 +36,10 @@ async fn pair() -> Pair {
     let accept = async { provider.accept().await.unwrap().shake_hands().await.unwrap() };
     let (dialled, accepted) = tokio::join!(async { user.dial(address).await.unwrap() }, accept);
     accepted.admit(true);
-    let health = Arc::new(watch::Sender::new(Health::Healthy));
+    let pulse = Arc::new(Pulse::new());
     let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
-    let remote = Remote::new(dialled, face, watch::channel(Arc::default()).1, Arc::clone(&health));
-    Pair { provider: accepted, remote, health, _transports: [user, provider] }
+    let remote = Remote::new(dialled, face, watch::channel(Arc::default()).1, Arc::clone(&pulse));
+    Pair { provider: accepted, remote, pulse, _transports: [user, provider] }
 }
 
 /// Serves the next exchange with `answer`; resolves to how it ended.
@@ -256,12 +256,15 @@ async fn a_reader_that_stalls_stalls_the_writer() {
 #[tokio::test]
 async fn a_missing_acknowledgement_makes_the_peer_suspect_and_a_late_one_well_again() {
     let pair = pair().await;
-    let mut health = pair.health.subscribe();
+    let mut health = pair.pulse.watch();
     let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
     let served = async {
         // The gate takes the stream and does nothing.
         let incoming = pair.provider.accept_exchange().await.unwrap();
         health.wait_for(|health| *health == Health::Suspect).await.unwrap();
+        // That it says something else is no acknowledgement.
+        pair.pulse.spoke();
+        assert_eq!(*health.borrow_and_update(), Health::Suspect);
         let (_, responder) = incoming.request(&NodeName::lossy("user")).await.unwrap();
         health.wait_for(|health| *health == Health::Healthy).await.unwrap();
         responder.answer(async { Ok(Response::new(exchange::full("late"))) }).await.unwrap();
@@ -270,20 +273,50 @@ async fn a_missing_acknowledgement_makes_the_peer_suspect_and_a_late_one_well_ag
     assert_eq!(answer.unwrap().into_body().collect().await.unwrap().to_bytes(), "late");
 }
 
-#[tokio::test]
+/// How a peer is lost.
+const WAYS: [fn(&Pair); 2] = [
+    |pair| {
+        pair.pulse.gone();
+    },
+    |pair| pair.provider.close(CloseCode::Goodbye, "this node stops"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_peer_that_is_gone_moves_on() {
-    let pair = pair().await;
-    let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
-    let served = async {
-        let _kept = pair.provider.accept_exchange().await.unwrap();
-        pair.health.send_replace(Health::Gone);
-        std::future::pending::<()>().await
-    };
-    let answer = within(async {
-        tokio::select! { answer = asked => answer, () = served => unreachable!() }
-    })
-    .await;
-    assert!(matches!(answer, Err(ExchangeError::Unreachable(_))));
+    for (lose, before) in WAYS.into_iter().flat_map(|way| [(way, Health::Healthy), (way, Health::Suspect)]) {
+        let pair = pair().await;
+        let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
+        let asked = tokio::spawn(asked);
+        let _kept = within(pair.provider.accept_exchange()).await.unwrap();
+        within(pair.pulse.watch().wait_for(|health| *health == before)).await.unwrap();
+        lose(&pair);
+        let answer = within(asked).await.unwrap();
+        assert!(matches!(answer, Err(ExchangeError::Unreachable(_))), "{answer:?}");
+        // Nothing is owed any more.
+        pair.pulse.spoke();
+        assert_eq!(*pair.pulse.watch().borrow(), Health::Healthy);
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_by_a_peer_that_is_lost_says_so() {
+    for lose in WAYS {
+        let pair = pair().await;
+        let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
+        let served = async {
+            let incoming = pair.provider.accept_exchange().await.unwrap();
+            let _kept = incoming.request(&NodeName::lossy("user")).await.unwrap();
+            // Until the acknowledgement has crossed.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            lose(&pair);
+            std::future::pending::<()>().await
+        };
+        let answer = within(async {
+            tokio::select! { answer = asked => answer, () = served => unreachable!() }
+        })
+        .await;
+        assert!(matches!(answer, Err(ExchangeError::Lost(_))), "{answer:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! The node that runs, the Ollama beside it, and where applications look for either.
 
 use super::Finding;
+use crate::cli::models::{node_of, out_of_reach};
 use crate::cli::{Failure, Place};
 use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
+use crate::exchange::ServerKind;
 use crate::id::Use;
 use crate::ollama::{Found, probe};
 use crate::peers::{PeerState, PeerView};
@@ -30,14 +32,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     for conflict in &status.conflicts {
         findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
     }
-    for model in models.iter().filter(|model| model.conflict) {
-        let nodes: Vec<String> = model.nodes.iter().map(|node| node.name.to_string()).collect();
-        findings.push(Finding::hint(
-            "models",
-            format!("{} is not the same on {}", model.name, nodes.join(", ")),
-            format!("`ollama pull {}` on each of them; `ollana models` shows the digests", model.name),
-        ));
-    }
+    findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status)?);
     Ok(Some(status))
 }
@@ -55,7 +50,14 @@ fn ollama_of(status: &StatusView) -> Finding {
     let ollama = &status.ollama;
     let version = ollama.version.as_deref().unwrap_or_default();
     match (ollama.healthy && ollama.lent, &ollama.problem) {
-        (true, _) => Finding::ok("ollama", format!("Ollama {version} at {} is lent", ollama.url)),
+        (true, _) => {
+            let server = match ollama.api {
+                None | Some(ServerKind::Ollama) => format!("Ollama {version}"),
+                Some(ServerKind::OpenAi) => openai(ollama.server.as_deref()),
+                Some(ServerKind::Grpc) => "a gRPC server".to_owned(),
+            };
+            Finding::ok("ollama", format!("{server} at {} is lent", ollama.url))
+        }
         (false, Some(problem)) => Finding::hint(
             "ollama",
             format!("no Ollama is lent: {problem}"),
@@ -67,6 +69,10 @@ fn ollama_of(status: &StatusView) -> Finding {
             "nothing, if this machine only uses the others; else start Ollama, or name it with --ollama",
         ),
     }
+}
+
+fn openai(server: Option<&str>) -> String {
+    server.map_or_else(|| "a server".to_owned(), str::to_owned) + " with the OpenAI API"
 }
 
 fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
@@ -92,6 +98,23 @@ fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// One name, two digests.
+fn weights_of(model: &ModelView) -> Option<Finding> {
+    if let Some(away) = out_of_reach(model) {
+        let (found, advice) = away.split_once("; ").unwrap_or((&away, ""));
+        return Some(Finding::hint("models", found, advice));
+    }
+    let nodes: Vec<String> = model.nodes.iter().map(|node| node_of(model, node)).collect();
+    let other = model.nodes.iter().find(|node| !model.is_kept_to(node)).or(model.nodes.last())?;
+    model.conflict.then(|| {
+        Finding::hint(
+            "models",
+            format!("{} has different weights on {}", model.name, nodes.join(", ")),
+            format!("`ollama pull {}` on each of them, or choose: ollana models --keep {0}@{}", model.name, other.name),
+        )
+    })
 }
 
 /// Whether applications started from here find the node: they go where `OLLAMA_HOST` says.
@@ -139,14 +162,18 @@ pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
                 Finding::ok("ollama", found)
             }
         }
+        Found::OpenAi { server } => {
+            Finding::ok("ollama", format!("{} answers at {url}; it is lent at /v1", openai(server.as_deref())))
+        }
+        Found::Grpc if config.ollama.explicit => Finding::ok("ollama", format!("a gRPC server answers at {url}")),
         Found::Ollana => Finding::hint(
             "ollama",
             format!("at {url} is a node of the mesh, not an Ollama"),
             "nothing, if this machine only uses the others; else name its Ollama with --ollama",
         ),
-        Found::Other => Finding::problem(
+        Found::Grpc | Found::Other => Finding::problem(
             "ollama",
-            format!("what answers at {url} is no Ollama"),
+            format!("what answers at {url} is no Ollama and no server of the OpenAI API, or is not ready yet"),
             "name the Ollama with --ollama, or use --mode client",
         ),
         Found::Nothing => Finding::hint(

@@ -9,15 +9,17 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{self, Stream};
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::answers::{Answer, chunked, empty, fault, json_answer, plain, streamed, v1_answer};
+use super::content::{self, Content};
 use super::go_json::{Fault, Object};
 use super::job::{Job, read};
 use super::router::{allow, guard, preflight, routed};
-use super::runner::{Slot, pause, set_loaded, slot, word};
+use super::runner::{Slot, pause, set_loaded, slot};
 use super::shapes::{self, Dialect, Finish};
 use super::{Model, Shared, extra, router};
 
@@ -187,20 +189,28 @@ async fn say(
         let reason = if unload { "unload" } else { "load" };
         return job.full(json_answer(200, dialect.nothing(&model, reason)));
     }
-    let asked = asked_tokens(object);
-    let count = asked.unwrap_or(settings.tokens);
-    let reason = if asked.is_some() { "length" } else { "stop" };
+    let content = Content::of(dialect, &known.name, &prompt, object);
+    // What has an end of its own is said to that end.
+    let (count, reason) = match (content.length(), asked_tokens(object)) {
+        (Some(count), _) => (count, "stop"),
+        (None, Some(count)) => (count, "length"),
+        (None, None) => (settings.tokens, "stop"),
+    };
     let slot = slot(&shared, &known.name).await;
     let load_ns = u64::try_from(slot.load.as_nanos()).unwrap_or(u64::MAX);
     pause(settings.prompt).await;
     let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage: wants_usage(object) };
-    if !object.get("stream").and_then(Value::as_bool).unwrap_or(dialect.streams()) {
+    let streams = object.get("stream").and_then(Value::as_bool).unwrap_or(dialect.streams());
+    if let Content::Call { name, arguments } = &content {
+        return content::call(job, dialect, &model, name, arguments, finish, !streams);
+    }
+    if !streams {
         for _ in 0..count {
             pause(settings.pace).await;
             shared.counts.send_modify(|counts| counts.tokens += 1);
         }
         job.finish();
-        finish.text = super::expected(&known.name, &prompt, count);
+        finish.text = content.text(count);
         let body = dialect.whole(&model, &finish);
         return if dialect.is_v1() { v1_answer(200, body) } else { json_answer(200, body) };
     }
@@ -212,8 +222,7 @@ async fn say(
         _slot: slot,
         dialect,
         model,
-        known: known.name,
-        prompt,
+        content,
         finish,
         said: 0,
         break_after: settings.break_after,
@@ -236,8 +245,7 @@ struct Words {
     _slot: Slot,
     dialect: Dialect,
     model: String,
-    known: String,
-    prompt: String,
+    content: Content,
     finish: Finish,
     said: usize,
     break_after: Option<usize>,
@@ -263,14 +271,14 @@ impl Words {
                 }
                 if words.said == words.finish.tokens {
                     words.job.finish();
-                    words.finish.text = super::expected(&words.known, &words.prompt, words.said);
+                    words.finish.text = words.content.text(words.said);
                     let closing = words.dialect.closing(&words.model, &words.finish);
                     return Some((closing.into_iter().map(|chunk| Ok(Bytes::from(chunk))).collect(), None));
                 }
                 if words.said > 0 {
                     pause(words.pace).await;
                 }
-                let said = word(&words.known, &words.prompt, words.said);
+                let said = words.content.token(words.said);
                 let chunk = words.dialect.delta(&words.model, words.said, &said);
                 words.said += 1;
                 words.shared.counts.send_modify(|counts| counts.tokens += 1);
@@ -301,10 +309,14 @@ async fn embed(shared: &Shared, mut job: Job, path: &str, model: &str, known: &M
         }
         _ if vectors.is_empty() => fault(path, 500, "Failed to create new sequence: no input provided"),
         _ => {
+            let base64 = object.get("encoding_format") == Some(&json!("base64"));
             let data: Vec<_> = vectors
                 .iter()
                 .enumerate()
-                .map(|(i, vector)| json!({"object":"embedding","embedding":vector,"index":i}))
+                .map(|(i, vector)| {
+                    let vector = if base64 { json!(content::base64(vector)) } else { json!(vector) };
+                    json!({"object":"embedding","embedding":vector,"index":i})
+                })
                 .collect();
             v1_answer(
                 200,
@@ -366,7 +378,7 @@ async fn blob(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<In
         return job.full(if there { empty(200) } else { absent() });
     }
     if there {
-        // At once, whatever is still to come.
+        discard(request.body_mut()).await;
         return job.seen(&request, None, b"", false).full(empty(200));
     }
     let Some((length, got)) = read(&job, request.body_mut(), true).await else {
@@ -380,6 +392,23 @@ async fn blob(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<In
     }
     shared.blobs.lock().unwrap().insert(digest);
     job.full(empty(201))
+}
+
+/// What Go's server does with a body that its handler left unread before it answers: reads what is short, and does not
+/// wait for what is long (`maxPostHandlerReadBytes` in net/http).
+async fn discard(body: &mut Incoming) {
+    const MOST: u64 = 256 << 10;
+    let mut left = MOST;
+    if body.size_hint().exact().is_some_and(|length| length >= MOST) {
+        return;
+    }
+    while let Some(Ok(frame)) = body.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        if length > left {
+            return;
+        }
+        left -= length;
+    }
 }
 
 /// A line of JSON now and then.
@@ -408,7 +437,7 @@ fn find(models: &[Model], name: &str) -> Option<Model> {
     models.iter().find(|model| model.name.eq_ignore_ascii_case(&wanted)).cloned()
 }
 
-/// What is asked: the prompt, the input, or the last message.
+/// What is asked: the prompt, the input, or the last message, and the images in it.
 fn prompt(object: &Object) -> String {
     fn text(value: &Value) -> String {
         match value {
@@ -419,7 +448,9 @@ fn prompt(object: &Object) -> String {
     }
     let last = object.get("messages").and_then(Value::as_array).and_then(|messages| messages.last());
     let asked = object.get("prompt").or(object.get("input")).or(last.and_then(|message| message.get("content")));
-    asked.map(text).unwrap_or_default()
+    let images = last.or(object.get("input")).map(content::images).unwrap_or_default();
+    let alone = object.get("images").map(|images| content::images(&json!({ "images": images }))).unwrap_or_default();
+    asked.map(text).unwrap_or_default() + &images + &alone
 }
 
 fn asked_tokens(object: &Object) -> Option<usize> {

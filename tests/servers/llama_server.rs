@@ -1,0 +1,4 @@
+pub fn trials() -> Vec<libtest_mimic::Trial> {
+    Vec::new()
+}
+pub fn stop() {}
