@@ -20,7 +20,7 @@ use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
 use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
-use crate::gate::Gate;
+use crate::gate::{Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
@@ -70,6 +70,8 @@ struct Running {
     digests: AbortOnDropHandle<()>,
     lend: AbortOnDropHandle<()>,
     peers: Peers,
+    /// Where there are applications to balance for.
+    router: Option<Router>,
 }
 
 // === impl App ===
@@ -114,7 +116,8 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let gate = Gate::new(ollama.clone(), lend_seen.clone());
+        let settings = GateSettings { lend_push: config.lend_push };
+        let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
         let desk = Desk::new(me, guest);
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
@@ -169,8 +172,10 @@ impl App {
             grace: GRACE,
         };
         let router = Router::spawn(settings, endpoints);
+        let mut balances = None;
         let listener = match listen {
             Some(tcp) => {
+                balances = Some(router.clone());
                 let settings = ListenerSettings {
                     name: config.name.clone(),
                     origins: config.origins.clone(),
@@ -209,6 +214,7 @@ impl App {
             digests: digests.keep_saved(),
             lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
             peers,
+            router: balances,
         };
         Ok(Self {
             config,
@@ -268,6 +274,7 @@ impl App {
             .listener
             .map(|(tcp, listener)| AbortOnDropHandle::new(tokio::spawn(listener.serve(tcp, shutdown.clone()))));
         let mut running = self.running;
+        let mut discovery = self.discovery;
 
         // None of these ends by itself. A node that goes on without one would only seem to serve.
         let died = tokio::select! {
@@ -282,6 +289,9 @@ impl App {
             _ = &mut running.digests => Some("the record of which weights a name stands for"),
             _ = &mut running.lend => Some("the decision to lend"),
             () = running.peers.ended() => Some("the connections to other nodes"),
+            () = self.gate.ended() => Some("the gate before Ollama"),
+            () = resolved(running.router.as_ref().map(Router::ended)) => Some("the balance over the nodes"),
+            () = resolved(discovery.as_mut().map(Discovery::ended)) => Some("the search for other nodes"),
         };
         if let Some(what) = died {
             shutdown.cancel();
@@ -290,7 +300,7 @@ impl App {
         }
         tracing::info!("stopping: nothing new is taken");
         self.gate.drain();
-        if let Some(discovery) = self.discovery {
+        if let Some(discovery) = discovery {
             discovery.goodbye().await;
         }
         let drained = async {
@@ -332,9 +342,14 @@ impl App {
 
 /// Resolves when the task is over; never without one.
 async fn over<T>(task: &mut Option<AbortOnDropHandle<T>>) {
-    match task {
-        Some(task) => {
-            let _ = task.await;
+    resolved(task.as_mut()).await;
+}
+
+/// Resolves when it does; never where there is nothing that could.
+async fn resolved(part: Option<impl Future>) {
+    match part {
+        Some(part) => {
+            part.await;
         }
         None => std::future::pending().await,
     }
@@ -409,5 +424,20 @@ mod tests {
         let ended = tokio::time::timeout(Duration::from_secs(10), running).await.unwrap().unwrap();
         assert!(matches!(ended, Err(AppError::Died("the port for other nodes"))), "{ended:?}");
         assert!(shutdown.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_balance_that_follows_nobody_any_more_says_so() {
+        let broken = stream::poll_fn(|_| panic!("as by a bug"));
+        let settings = RouterSettings {
+            name: crate::id::NodeName::lossy("test"),
+            id: crate::id::Id::of_spki(b"test"),
+            listen: None,
+            open: false,
+            digests: Digests::default(),
+            grace: GRACE,
+        };
+        let router = Router::spawn(settings, broken);
+        tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }

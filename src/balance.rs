@@ -37,7 +37,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
 use tower::retry::budget::{Budget as _, TpsBudget};
 
@@ -94,6 +94,7 @@ struct Inner {
     budget: TpsBudget,
     reserve: Arc<Reserve>,
     grace_ends: Instant,
+    following: TaskTracker,
     _following: AbortOnDropHandle<()>,
 }
 
@@ -127,14 +128,23 @@ impl Router {
         D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
     {
         let (sender, members) = watch::channel(Members::default());
+        let following = TaskTracker::new();
+        let task = following.spawn(members::follow(discover, sender));
+        following.close();
         Self(Arc::new(Inner {
             members,
             budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_A_SECOND, BUDGET_SHARE),
             reserve: Arc::default(),
             grace_ends: Instant::now() + settings.grace,
             node: settings,
-            _following: AbortOnDropHandle::new(tokio::spawn(members::follow(discover, sender))),
+            following,
+            _following: AbortOnDropHandle::new(task),
         }))
+    }
+
+    /// Resolves if it follows the endpoints no more, which is a bug: it does as long as there is a handle.
+    pub async fn ended(&self) {
+        self.0.following.wait().await;
     }
 
     /// Those that can take a request of this dialect now, or why nobody can.
@@ -148,6 +158,11 @@ impl Router {
                 Err(refusal) => self.0.wait_for_more(&mut members, suspense_ends, refusal).await?,
             }
         }
+    }
+
+    /// Whether requests for a model go where it has this digest; not known if the name was not used yet.
+    pub fn keeps_to(&self, model: &ModelName, digest: &str) -> bool {
+        self.0.node.digests.of(model).is_some_and(|kept| kept.digest == digest)
     }
 }
 
@@ -185,9 +200,10 @@ impl tower::Service<Request<Body>> for Router {
 impl Inner {
     async fn dispatch(&self, kind: Kind, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let (aim, body) = aim_of(kind, &mut parts, body).await?;
+        let (aim, body) = aim_of(&kind, &mut parts, body).await?;
         let path = parts.uri.path().to_owned();
         let repeatable = route::is_repeatable(&parts.method, &parts.uri);
+        let changes = kind == Kind::Manage;
         let dialect = Dialect::of(&parts);
         // What changes models, or was sent to one node, is tried there and nowhere else.
         let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
@@ -239,7 +255,8 @@ impl Inner {
             };
             // While it waits nobody knows whether the gate has acknowledged it.
             let may_be_given_up = |members: &Members| repeatable && may_move(members);
-            let outcome = attempt(&member, again(&parts, replay.body()), members.clone(), may_be_given_up).await;
+            let request = again(&parts, replay.body());
+            let outcome = attempt(&member, request, changes, members.clone(), may_be_given_up).await;
             let again = match self.judge(&outcome, &asked, &member) {
                 Verdict::Pass | Verdict::Fail => false,
                 Verdict::Elsewhere => may_move(&members.borrow()),
@@ -272,6 +289,8 @@ impl Inner {
                 Some(_) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
                     Some(_) if asked.repeatable => Verdict::ElsewhereWithinBudget,
+                    // It never said that it has the model. Another one that may have it could be asked.
+                    None if asked.repeatable && asked.aim.model().is_some() => return Verdict::Elsewhere,
                     _ => return Verdict::Pass,
                 },
                 None if response.status().is_server_error() && asked.repeatable => Verdict::ElsewhereWithinBudget,
@@ -356,7 +375,7 @@ fn digest_of(aim: &Aim, member: &Member) -> Option<String> {
 }
 
 /// What decides who may take it. Reads as much of the body as it takes to know the model.
-async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
+async fn aim_of(kind: &Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
     if let Some(choice) = take_choice(&mut parts.headers) {
         return Ok((Aim::Chosen(choice), body));
     }
@@ -368,7 +387,7 @@ async fn aim_of(kind: Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body)
                 .map_err(|error| error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken)))?;
             Ok((model.map_or(Aim::Any, Aim::of), body))
         }
-        Kind::PathModel(model) => Ok((Aim::of(ModelName::new(&model)), body)),
+        Kind::PathModel(model) => Ok((Aim::of(ModelName::new(model)), body)),
         Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Any | Kind::Owner(_) => Ok((Aim::Any, body)),
     }
 }

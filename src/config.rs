@@ -63,6 +63,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// What `OLLAMA_ORIGINS` lists, in addition to Ollama's default origins.
     pub origins: Vec<String>,
+    /// Whether peers with scope `manage` may push models too, which is signed with the key of this machine's owner.
+    pub lend_push: bool,
     /// What is believed of a key that was not met before.
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
@@ -175,6 +177,7 @@ impl Config {
             status: status.map_or(Status::Off, |addr| Status::At { addr, explicit: status_explicit }),
             state_dir: state_dir(settings, environment)?,
             origins: settings.parse_list(Key::Origins, |text| Ok(text.to_owned()))?,
+            lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
@@ -198,6 +201,7 @@ impl Config {
             status: Status::At { addr: any, explicit: true },
             state_dir: state_dir.into(),
             origins: Vec::new(),
+            lend_push: false,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,

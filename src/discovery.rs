@@ -164,6 +164,11 @@ impl Discovery {
         self.ask.notify_one();
     }
 
+    /// Resolves if it hears and announces no more, which is a bug: it does as long as this lives.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.task).await;
+    }
+
     /// Says goodbye on every link and ends.
     pub async fn goodbye(self) {
         let _ = self.stop.send(());

@@ -4,8 +4,8 @@
 //! [`forward`], which takes nothing else and goes to the local Ollama and nowhere else: never onward to a third node.
 //! What runs is counted until the last byte of its answer, and [`Gate::report`] tells it to the peers.
 //!
-//! What a peer with scope `infer` may do to others through `keep_alive` (unload a model, or keep it loaded) is not
-//! restricted here yet: it passes as written.
+//! What of a peer's request reaches the Ollama is what was read here, as Ollama reads it, and allowed: see [`inspect`].
+//! A peer with scope `infer` does not decide how long models stay in memory.
 
 mod admit;
 mod forward;
@@ -19,7 +19,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{Body, Endpoint, ExchangeError, Report};
 use crate::id::{Id, NodeName, Scope};
@@ -34,10 +34,19 @@ const COALESCE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Gate {
     ollama: Ollama,
+    settings: GateSettings,
     lend: watch::Receiver<bool>,
     load: Load,
     report: watch::Receiver<Arc<Report>>,
+    reporting: TaskTracker,
     _reporter: AbortOnDropHandle<()>,
+}
+
+/// What the owner has decided for all peers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GateSettings {
+    /// Whether peers with scope `manage` may push models, which signs with the owner's key.
+    pub lend_push: bool,
 }
 
 /// Who asks.
@@ -60,11 +69,13 @@ pub enum Caller {
 
 impl Gate {
     /// A gate before `ollama`, open to peers while `lend` is true.
-    pub fn new(ollama: Ollama, lend: watch::Receiver<bool>) -> Arc<Self> {
+    pub fn new(ollama: Ollama, settings: GateSettings, lend: watch::Receiver<bool>) -> Arc<Self> {
         let load = Load::new();
         let (publish, report) = watch::channel(Arc::new(Report::default()));
-        let reporter = tokio::spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
-        Arc::new(Self { ollama, lend, load, report, _reporter: AbortOnDropHandle::new(reporter) })
+        let reporting = TaskTracker::new();
+        let reporter = reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
+        reporting.close();
+        Arc::new(Self { ollama, settings, lend, load, report, reporting, _reporter: AbortOnDropHandle::new(reporter) })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -83,6 +94,7 @@ impl Gate {
             let admission = admit::Admission {
                 caller: &caller,
                 ollama: &gate.ollama,
+                settings: gate.settings,
                 lent: *gate.lend.borrow(),
                 draining: gate.load.is_draining(),
             };
@@ -107,6 +119,11 @@ impl Gate {
     /// Takes nothing new from peers; what runs, runs on.
     pub fn drain(&self) {
         self.load.drain();
+    }
+
+    /// Resolves if it reports no more, which is a bug: it does as long as this lives.
+    pub async fn ended(&self) {
+        self.reporting.wait().await;
     }
 
     /// Waits until nothing runs.

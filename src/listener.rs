@@ -1,14 +1,16 @@
 //! The plain-HTTP listener that local applications use: HTTP/1.1, and HTTP/2 with prior knowledge, on one port.
 //!
 //! A connection ([`connection`]) is served by hyper; what stands around it makes a node as forgiving as the server it
-//! stands for ([`upload`], [`socket`]). A request walks [`answer`]: guard (Host, Origin, CORS) → who is chosen → headers
+//! stands for ([`upload`], [`socket`], [`words`]). A request walks [`answer`]: guard (Host, Origin, CORS) → who is chosen → headers
 //! that end here → what kind of request is it → the listener itself, the catalog or the balancer.
 
+mod allow;
 mod answer;
 mod connection;
 mod guard;
 mod socket;
 mod upload;
+mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,29 +1,37 @@
 //! Which kind of request is it, and for which model: decided from the method, the path and a bounded look into the body.
 //!
 //! [`classify`] sorts by method and path. Where the kind says [`Kind::BodyModel`], [`find_model`] reads the body until
-//! it knows the model and gives the body back whole. The [`Look`] behind it reads JSON as Go's `encoding/json` does,
-//! since that is what acts on the body in the end: another reading would let one model pass a check and another one run.
+//! it knows the model and gives the body back whole. The [`Look`] behind it reads JSON as Go's `encoding/json` does, the
+//! [`Form`] as its `mime/multipart`, [`Unzstd`] undoes what Ollama decompresses, since that is what acts on the body in the
+//! end: another reading would let one model pass a check and another one run.
 
 mod find;
+mod form;
 pub mod headers;
 mod look;
 mod name;
 mod path;
+mod reader;
 mod refusal;
 mod server;
 mod unknown;
+mod zstd;
 
 use http::{Method, Uri};
 
 use crate::id::Scope;
 
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
-pub(crate) use find::{has_form, is_compressed, may_name_model};
+pub use form::{Form, FormProgress};
 pub use look::{Key, Look, Progress};
 pub use name::{ModelName, NameFault};
+pub use reader::Reader;
+pub(crate) use reader::is_compressed;
 pub use refusal::{cloud_off, render, unauthorized};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
+pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
+pub(crate) use zstd::{is_unpacked, unpacked};
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +116,33 @@ pub fn classify(method: &Method, path: &str) -> Route {
 /// Whether Ollama reads the body of this as JSON and as nothing else, whatever its content type says.
 pub(crate) fn reads_json(method: &Method, uri: &Uri) -> bool {
     let seen = path::decoded(uri.path());
+    if seen == path::TRANSCRIPTIONS {
+        return false;
+    }
     match path::listed(method, &seen).or_else(|| path::guarded(&path::strictest(&seen))) {
         Some(Kind::Manage) => !is_upload(uri),
         Some(kind) => kind == Kind::BodyModel,
         None => false,
+    }
+}
+
+/// Whether the JSON that was read is the order to unload a model, if it is sent to this.
+pub(crate) fn unloads(uri: &Uri, look: &Look) -> bool {
+    look.unloads(&path::decoded(uri.path()))
+}
+
+/// Whether an Ollama of this version would itself run a web search, on its owner's account, that the tools of a request
+/// to this ask for: for Anthropic's clients always, for OpenAI's since 0.33. (Of a version that cannot be read, a build of
+/// one's own perhaps, the worst is believed.)
+pub(crate) fn runs_web_search(uri: &Uri, version: &str) -> bool {
+    let strict = path::strictest(&path::decoded(uri.path()));
+    let mut numbers = version.split('.').map(str::parse::<u32>);
+    match path::api(&strict) {
+        Api::Anthropic => true,
+        Api::OpenAi if strict.starts_with("/v1/responses") => {
+            !matches!((numbers.next(), numbers.next()), (Some(Ok(0)), Some(Ok(1..=32))))
+        }
+        _ => false,
     }
 }
 

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::route::look::{Look, Progress};
+use ollana::route::{Look, Progress};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (piece, body) = input;

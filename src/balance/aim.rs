@@ -37,7 +37,7 @@ pub(super) struct Search<'a> {
     pub(super) node: &'a RouterSettings,
     /// The request's path, for the words of a refusal.
     pub(super) path: &'a str,
-    /// Which servers understand it.
+    /// Who understands it at all.
     pub(super) dialect: Dialect,
 }
 
@@ -80,13 +80,17 @@ impl Aim {
 /// Those that can take a request of this dialect.
 pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Refusal> {
     let usable: Vec<_> = members.values().filter(|member| member.obstacle().is_none()).cloned().collect();
-    let suited: Vec<_> = usable.iter().filter(|member| member.suits(dialect)).cloned().collect();
-    match (usable.is_empty(), suited.is_empty()) {
-        (true, _) => Err(refuse::nobody(members)),
-        (false, true) if dialect.is_strict() => Err(refuse::other_api(dialect, &usable, members)),
-        (false, true) => Ok(usable),
-        (false, false) => Ok(suited),
+    if usable.is_empty() {
+        return Err(refuse::nobody(members));
     }
+    let suited = suited(usable.clone(), dialect);
+    if suited.is_empty() { Err(refuse::other_api(dialect, &usable, members)) } else { Ok(suited) }
+}
+
+/// Those of them that understand the dialect; all of them if none does and it is not known that they do not.
+fn suited(members: Vec<Arc<Member>>, dialect: Dialect) -> Vec<Arc<Member>> {
+    let (suited, others): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| member.suits(dialect));
+    if suited.is_empty() && !dialect.is_strict() { others } else { suited }
 }
 
 fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
@@ -105,7 +109,10 @@ fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
 /// The only one that lets its models be changed.
 fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     let members = search.members;
-    let managers: Vec<_> = members.values().filter(|member| !member.is_unwanted() && member.lets_manage()).collect();
+    let managers: Vec<_> = members
+        .values()
+        .filter(|member| !member.is_unwanted() && member.lets_manage() && member.suits(Dialect::Ollama))
+        .collect();
     let usable: Vec<_> = managers.iter().copied().filter(|member| member.obstacle().is_none()).collect();
     // One that will be heard of again in a moment makes it a choice.
     let unsure = managers.iter().any(|member| member.obstacle() == Some(Obstacle::Suspect));
@@ -113,9 +120,10 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
         [one] if !unsure => Ok(Arc::clone(one)),
         [] | [_] => {
             let away = members.departed().filter(|departed| departed.let_manage());
+            // That this node itself lends no Ollama is how most of them are meant.
             let hindered: Vec<_> = managers
                 .iter()
-                .filter(|member| member.obstacle().is_some())
+                .filter(|member| member.obstacle().is_some() && !member.is_local())
                 .map(|member| Hindered::of(member, members))
                 .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
                 .collect();
@@ -132,7 +140,8 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
 /// A model that runs in the cloud does so on the account of the machine whose Ollama is asked: this one's is the owner's
 /// own, if applications of this machine alone ask here.
 fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
-    let own = search.members.values().find(|member| member.is_local() && member.obstacle().is_none());
+    let mut own = search.members.values().filter(|member| member.is_local() && member.suits(Dialect::Ollama));
+    let own = own.find(|member| member.obstacle().is_none());
     own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
 }
 
@@ -145,19 +154,24 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         .filter(|member| !dialect.is_strict() || member.suits(dialect))
         .collect();
     let having: Vec<_> = all.iter().copied().filter(|member| member.obstacle().is_none()).cloned().collect();
+    let having = suited(having, dialect);
     if having.is_empty() {
         // With nobody to ask at all, all that are known are told of.
-        providers(members, dialect)?;
+        let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
         let hindered: Vec<_> = all
             .iter()
             .map(|member| Hindered::of(member, members))
             .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
             .collect();
-        return Err(match hindered.is_empty() {
-            true => unknown_model(search.path, model),
-            false => refuse::holders_unusable(model, hindered, members),
-        });
+        if !hindered.is_empty() {
+            return Err(refuse::holders_unusable(model, hindered, members));
+        }
+        // `ollama cp a b && ollama run b` is faster than the report that has `b` in it. And this machine's own Ollama has
+        // models that it lends to nobody, such as names for cloud models: it says itself whether this is one.
+        let own = |member: &Member| member.is_local() && !search.node.open && member.suits(Dialect::Ollama);
+        usable.retain(|member| member.has_changed() || own(member));
+        return if usable.is_empty() { Err(unknown_model(search.path, model)) } else { Ok(usable) };
     }
     let Some(kept) = search.kept else { return Ok(having) };
     let is_kept =

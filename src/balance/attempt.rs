@@ -25,15 +25,16 @@ pub(super) enum Outcome {
     Lost(Health),
 }
 
-/// Sends `request` to `member`. `elsewhere` says whether another member could take the request over, as things stand
+/// Sends `request` to `member`; `changes` says whether it changes models there. `elsewhere` says whether another member could take the request over, as things stand
 /// when it is asked; it is asked again whenever `members` change, while this member is suspect.
 pub(super) async fn attempt(
     member: &Arc<Member>,
     request: Request<Body>,
+    changes: bool,
     mut members: watch::Receiver<Members>,
     elsewhere: impl Fn(&Members) -> bool,
 ) -> Outcome {
-    let in_flight = member.begin();
+    let in_flight = member.begin(changes);
     let mut health = member.health();
     let mut answer = member.endpoint.exchange(request);
     let mut watching = true;
@@ -61,6 +62,7 @@ pub(super) async fn attempt(
 fn outcome(result: Result<Response<Body>, ExchangeError>, in_flight: InFlight) -> Outcome {
     match result {
         Ok(response) => {
+            in_flight.answered();
             Outcome::Answered(response.map(|body| Counted { body, in_flight: Some(in_flight) }.boxed_unsync()))
         }
         Err(error) => Outcome::Failed(error),

@@ -23,6 +23,10 @@ use crate::route::{Dialect, ModelName};
 /// server which is well again has its share within the 5 s that issue 4 wants.
 const STUMBLE: Duration = Duration::from_secs(1);
 
+/// How long after a change of its models through this node a server may have one that it has not reported: its gate looks
+/// again at once, but not more often than every 300 ms, and then a report crosses.
+const CHANGED: Duration = Duration::from_secs(2);
+
 /// All members, in the order of their IDs, and what those had that left. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Members {
@@ -66,11 +70,17 @@ struct Load {
     stumbled: Mutex<Option<Instant>>,
     /// Whether a request of ours was ever answered there.
     served: AtomicBool,
+    /// When a request of ours last changed its models.
+    changed: Mutex<Option<Instant>>,
 }
 
 /// One request in flight at a member, counted until this is dropped: at the end of the answer's body.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Load>);
+pub(super) struct InFlight {
+    load: Arc<Load>,
+    /// Whether it changes models.
+    changes: bool,
+}
 
 /// Why a member cannot take a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -271,10 +281,16 @@ impl Member {
         }
     }
 
-    /// Counts one more request, until the guard is dropped.
-    pub(super) fn begin(&self) -> InFlight {
+    /// Counts one more request, until the guard is dropped. `changes`: whether it changes models.
+    pub(super) fn begin(&self, changes: bool) -> InFlight {
         self.load.own.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.load.clone())
+        InFlight { load: self.load.clone(), changes }
+    }
+
+    /// Whether it may have models that it has not reported yet, since they were made through this node a moment ago.
+    pub(super) fn has_changed(&self) -> bool {
+        let changed = *self.load.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.is_some_and(|at| at.elapsed() < CHANGED)
     }
 
     /// It answered a request of ours.
@@ -309,9 +325,19 @@ impl View {
 
 // === impl InFlight ===
 
+impl InFlight {
+    /// Its answer's head is there: what it changes may be done.
+    pub(super) fn answered(&self) {
+        if self.changes {
+            *self.load.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.own.fetch_sub(1, Ordering::Relaxed);
+        self.answered();
+        self.load.own.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

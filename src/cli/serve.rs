@@ -5,14 +5,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Failure, Place, daemon, log};
 use crate::app::App;
 use crate::config::{Config, Key, Layer, Status};
 use crate::control::Info;
+
+/// Files and sockets that are asked for, as far as the hard limit goes: several times what the listener's 4,096 connections
+/// take with one more each to an Ollama. macOS gives no more than the second, whatever it says of its hard limit.
+const FILES: [u64; 2] = [65_536, 10_240];
 
 const EXAMPLES: &str = "\
 Every flag has an environment variable and a key in config.toml (`ollana
@@ -130,6 +135,7 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
 
 /// A node from start to end. `ready` is called once it serves.
 fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -138,6 +144,22 @@ fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<()
     // A look-up of a name may still block a thread; nothing waits for its answer.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// Lets the process hold as many files and sockets as it may. Most systems let programs that do not ask have 1,024, for
+/// the sake of those that use `select`, and each application that waits for an answer takes two.
+fn raise_limit() {
+    let Rlimit { current: Some(before), maximum } = getrlimit(Resource::Nofile) else { return };
+    for most in FILES {
+        let now = maximum.map_or(most, |maximum| maximum.min(most));
+        if now <= before {
+            return;
+        }
+        match setrlimit(Resource::Nofile, Rlimit { current: Some(now), maximum }) {
+            Ok(()) => return debug!(before, now, "files and sockets that may be open"),
+            Err(error) => debug!(before, now, %error, "may not open more files and sockets"),
+        }
+    }
 }
 
 async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {

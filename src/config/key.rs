@@ -24,6 +24,7 @@ pub enum Key {
     Daemon,
     Drain,
     Origins,
+    LendPush,
     TrustInbound,
     TrustOutbound,
     TrustFirstUseWindow,
@@ -45,7 +46,7 @@ pub(super) enum Shape {
 
 impl Key {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Name,
         Self::Mode,
         Self::Listen,
@@ -60,6 +61,7 @@ impl Key {
         Self::Daemon,
         Self::Drain,
         Self::Origins,
+        Self::LendPush,
         Self::TrustInbound,
         Self::TrustOutbound,
         Self::TrustFirstUseWindow,
@@ -83,6 +85,7 @@ impl Key {
             Self::Daemon => "daemon",
             Self::Drain => "drain",
             Self::Origins => "origins",
+            Self::LendPush => "lend.push",
             Self::TrustInbound => "trust.inbound",
             Self::TrustOutbound => "trust.outbound",
             Self::TrustFirstUseWindow => "trust.first_use_window",
@@ -115,6 +118,7 @@ impl Key {
             Self::Daemon => "go on in the background",
             Self::Drain => "how long running answers may take to end at a stop",
             Self::Origins => "web origins let in beside Ollama's own",
+            Self::LendPush => "let peers with scope manage push, signed as you",
             Self::TrustInbound => "who may use this Ollama: first-use or paired",
             Self::TrustOutbound => "whose Ollama is used: first-use or paired",
             Self::TrustFirstUseWindow => "how long new providers are used as they are met",
@@ -128,7 +132,7 @@ impl Key {
             Self::Name => "(the host name)",
             Self::Mode => "auto",
             Self::Listen => "127.0.0.1:11434",
-            Self::ListenOpen | Self::Daemon => "false",
+            Self::ListenOpen | Self::Daemon | Self::LendPush => "false",
             Self::Ollama => "(OLLAMA_HOST, else http://127.0.0.1:11434)",
             Self::Mesh => "[::]:11435",
             Self::Discovery => "true",
@@ -145,7 +149,7 @@ impl Key {
     /// What kind of value it takes.
     pub(super) const fn shape(self) -> Shape {
         match self {
-            Self::ListenOpen | Self::Discovery | Self::Daemon => Shape::Boolean,
+            Self::ListenOpen | Self::Discovery | Self::Daemon | Self::LendPush => Shape::Boolean,
             Self::Peer | Self::Origins => Shape::List,
             _ => Shape::Text,
         }

@@ -59,6 +59,7 @@ fn every_key_can_be_said_in_a_variable_and_in_the_file() {
         Key::LogFormat => "json",
         Key::Drain | Key::TrustFirstUseWindow => "5m",
         Key::Origins => "https://x.example",
+        Key::LendPush => "true",
         Key::TrustInbound | Key::TrustOutbound => "paired",
     };
     for key in Key::ALL {

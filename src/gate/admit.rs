@@ -2,18 +2,19 @@
 
 use std::time::Duration;
 
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 
-use super::Caller;
 use super::inspect::{Inspector, inspect};
+use super::{Caller, GateSettings};
 use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
 use crate::id::{NodeName, Scope};
 use crate::ollama::{Ollama, State};
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    Kind, Look, ModelName, OwnerRoute, Peeked, Route, classify, cloud_off, has_form, is_compressed, is_lent, is_push,
-    is_upload, may_name_model, peek, reads_json, render, unauthorized,
+    Kind, Look, ModelName, OwnerRoute, Peeked, Reader, Route, classify, cloud_off, is_compressed, is_lent, is_push,
+    is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
@@ -23,6 +24,7 @@ const SOON: Duration = Duration::from_secs(1);
 pub(super) struct Admission<'a> {
     pub(super) caller: &'a Caller,
     pub(super) ollama: &'a Ollama,
+    pub(super) settings: GateSettings,
     pub(super) lent: bool,
     pub(super) draining: bool,
 }
@@ -80,39 +82,61 @@ impl Admission<'_> {
         }
         match self.caller {
             Caller::Owner => self.owner(parts, body, route).await,
-            Caller::Peer { .. } => self.peer(parts, body, route).await,
+            Caller::Peer { name, scope, .. } => self.peer(name, *scope, parts, body, route).await,
         }
     }
 
     /// The owner's: nothing is forbidden. The model is looked for to know what it loads.
     async fn owner(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
-        let (model, body) = if route.kind == Kind::BodyModel && may_name_model(&parts) {
-            let Peeked { look, body, .. } = self.peek(body, &route).await?;
-            (look.model(), body)
-        } else {
-            (path_model(&route), body)
+        let reader = Some(&parts).filter(|_| route.kind == Kind::BodyModel).and_then(Reader::of);
+        let (model, body) = match reader {
+            Some(reader) => {
+                let Peeked { reader, body, .. } = self.peek(reader, body, &route).await?;
+                (reader.model(), body)
+            }
+            None => (path_model(&route), body),
         };
         let request = Request::from_parts(parts, body);
         Ok(Permit { request, route, model, objection: None, hide_remote: false })
     }
 
-    async fn peer(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
+    async fn peer(
+        &self,
+        name: &NodeName,
+        scope: Scope,
+        mut parts: request::Parts,
+        mut body: Body,
+        route: Route,
+    ) -> Result<Permit, Denied> {
         let elsewhere = self.ollama.state().borrow().kind == ServerKind::Ollama;
         let hide_remote = elsewhere && matches!(route.kind, Kind::Tags | Kind::V1Models);
         if is_upload(&parts.uri) {
             let request = Request::from_parts(parts, body);
             return Ok(Permit { request, route, model: None, objection: None, hide_remote });
         }
-        let json = reads_json(&parts.method, &parts.uri);
-        let must_wait = json || may_name_model(&parts) || parts.method == Method::GET || parts.method == Method::HEAD;
-        let Peeked { look, body, seen } = if must_wait {
-            self.peek(body, &route).await?
-        } else {
-            // Perhaps not JSON at all, with both sides talking at once: nothing is waited for.
-            Peeked { look: Look::new(), body, seen: 0 }
+        if is_unpacked(&parts.method, &parts.uri, &parts.headers) {
+            // What was read goes to Ollama, and not what it was read from: so nothing can be read in two ways.
+            parts.headers.remove(CONTENT_ENCODING);
+            parts.headers.remove(CONTENT_LENGTH);
+            body = unpacked(body);
+        }
+        let reader = match Reader::of(&parts) {
+            None if parts.method == Method::GET || parts.method == Method::HEAD => Some(Reader::Json(Look::new())),
+            reader => reader,
         };
-        let state = self.ollama.state().borrow().clone();
-        let inspector = Inspector::new(look, seen, json, route.api, state);
+        let Peeked { reader, body, seen } = match reader {
+            Some(reader) => self.peek(reader, body, &route).await?,
+            // Perhaps not JSON at all, with both sides talking at once: nothing is waited for.
+            None => Peeked { reader: Reader::Json(Look::new()), body, seen: 0 },
+        };
+        let inspector = Inspector {
+            reader,
+            ahead: seen as u64,
+            json: reads_json(&parts.method, &parts.uri),
+            uri: parts.uri.clone(),
+            state: self.ollama.state().borrow().clone(),
+            lodger: (scope < Scope::Manage).then(|| name.clone()),
+        };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));
         }
@@ -190,23 +214,26 @@ impl Admission<'_> {
                      its owner can allow it with: ollana trust {name} --scope {needed}"
                 ),
             ),
-            _ if is_push(&parts.uri) => forbidden(
+            _ if is_push(&parts.uri) && !self.settings.lend_push => forbidden(
                 "push",
-                "a push is signed with the key of the server's owner and is only for that machine itself".to_owned(),
+                "a push is signed with the key of the server's owner, who has to allow that on that machine beside \
+                 the scope, with: ollana config set lend.push true"
+                    .to_owned(),
             ),
-            _ if is_upload(&parts.uri) => None,
-            _ if has_form(&parts.headers) || is_compressed(&parts.headers) => {
-                let message = "a form or a compressed body cannot be checked by the server it goes to; \
-                               send plain JSON, or ask that machine itself"
-                    .to_owned();
+            _ if is_upload(&parts.uri) || reads_json(&parts.method, &parts.uri) => None,
+            _ if is_compressed(&parts.headers) => {
+                let message =
+                    "a compressed body cannot be checked here by the server it goes to; send it uncompressed, \
+                               or ask that machine itself"
+                        .to_owned();
                 Some(deny(route, &refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unreadable", message)))
             }
             _ => None,
         }
     }
 
-    async fn peek(&self, body: Body, route: &Route) -> Result<Peeked, Denied> {
-        peek(body).await.map_err(|error| match error.into_refusal() {
+    async fn peek(&self, reader: Reader, body: Body, route: &Route) -> Result<Peeked, Denied> {
+        peek(reader, body).await.map_err(|error| match error.into_refusal() {
             Ok(refusal) => deny(route, &refusal),
             Err(error) => Denied::Broken(error),
         })

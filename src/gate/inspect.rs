@@ -6,105 +6,202 @@
 //!
 //! Where the look and Ollama could disagree is a text that the look cannot read. Then everything behind the offending
 //! byte is replaced by blanks: Ollama says what is wrong with it, in its own words, and whatever stood there runs on
-//! nobody's account.
+//! nobody's account. A form that it cannot read is refused.
+//!
+//! How long a model stays in memory is everybody's business, and so is not for a peer with scope `infer` to say. One byte
+//! of the key `keep_alive` is changed, so that Ollama does not know the key: the owner's `OLLAMA_KEEP_ALIVE` holds, and all
+//! else passes as it was written, of the same length. An explicit unload (what `ollama stop` sends) is refused: without its
+//! `keep_alive` it would be an order to load.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 
 use super::admit::{refusal, remote};
 use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::id::NodeName;
 use crate::ollama::State;
-use crate::route::{Api, Look, ModelName, Progress};
+use crate::route::{Form, FormProgress, Look, ModelName, Progress, Reader, ZstdError, runs_web_search, unloads};
+
+/// In place of the last byte of the key `keep_alive`: see [`Look::keep_alive_at`].
+const UNKNOWN: u8 = b'6';
 
 /// Judges a body as it comes.
 pub(super) struct Inspector {
-    look: Look,
-    /// Bytes at the start that the look was fed before they come by here.
-    ahead: u64,
+    pub(super) reader: Reader,
+    /// Bytes at the start that the reader was fed before they come by here.
+    pub(super) ahead: u64,
     /// Whether the route reads JSON and nothing else.
-    json: bool,
-    api: Api,
-    state: Arc<State>,
+    pub(super) json: bool,
+    pub(super) uri: Uri,
+    pub(super) state: Arc<State>,
+    /// The peer, if it may not say how long models stay in memory.
+    pub(super) lodger: Option<NodeName>,
 }
 
 /// A body with the inspector at its side; the refusal comes out of the other half, at most once.
 pub(super) fn inspect(body: Body, inspector: Inspector) -> (Body, oneshot::Receiver<Refusal>) {
     let (tell, objection) = oneshot::channel();
-    (Inspected { body, inspector, passed: 0, tell: Some(tell) }.boxed_unsync(), objection)
+    let inspected = Inspected { body, inspector, passed: 0, held: None, next: None, tell: Some(tell) };
+    (inspected.boxed_unsync(), objection)
 }
 
 struct Inspected {
     body: Body,
     inspector: Inspector,
+    /// Bytes that came so far.
     passed: u64,
+    /// The last of them, while nobody knows whether it may be passed on as it is.
+    held: Option<u8>,
+    /// What is passed on next, behind what was held.
+    next: Option<Frame<Bytes>>,
     tell: Option<oneshot::Sender<Refusal>>,
 }
 
 // === impl Inspector ===
 
 impl Inspector {
-    pub(super) fn new(look: Look, seen: usize, json: bool, api: Api, state: Arc<State>) -> Self {
-        Self { look, ahead: seen as u64, json, api, state }
-    }
-
-    pub(super) fn model(&self) -> Option<ModelName> {
-        self.look.model()
-    }
-
     /// What is not allowed in what has come so far.
     pub(super) fn objection(&self) -> Option<Refusal> {
-        if let Some(key) = self.look.doubled() {
+        match &self.reader {
+            Reader::Json(look) => self.to_json(look),
+            Reader::Form(form) => self.to_form(form),
+            Reader::Packed(_) => Some(unreadable("the body is compressed")),
+        }
+    }
+
+    fn to_json(&self, look: &Look) -> Option<Refusal> {
+        if let Some(key) = look.doubled() {
             // Two of them, and two readers may each take another: the check and the run.
             let message = format!("\"{}\" comes twice in the body", key.as_str());
             return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
         }
-        if self.look.overlong() {
+        if look.overlong() {
             return Some(refusal(StatusCode::BAD_REQUEST, "model-name", "invalid model name".to_owned()));
         }
-        if self.api == Api::Anthropic && self.look.web_search() {
+        if look.web_search() && runs_web_search(&self.uri, &self.state.version) {
             let message = "web search is run by the server on its owner's account; that is not shared".to_owned();
             return Some(refusal(StatusCode::FORBIDDEN, "web-search", message));
         }
-        self.look.names().find(|name| self.state.is_remote(name)).map(|name| remote(&name))
+        if look.remote_host() {
+            let message = "a model that runs elsewhere would run on the account of the server's owner; \
+                           that is not shared"
+                .to_owned();
+            return Some(refusal(StatusCode::FORBIDDEN, "cloud", message));
+        }
+        if let Some(name) = self.lodger.as_ref().filter(|_| unloads(&self.uri, look)) {
+            let message = format!(
+                "{name} may run this server's models but not unload them, others may be using them; \
+                 its owner can allow it with: ollana trust {name} --scope manage"
+            );
+            return Some(refusal(StatusCode::FORBIDDEN, "unload", message));
+        }
+        look.names().find(|name| self.state.is_remote(name)).map(|name| remote(&name))
+    }
+
+    fn to_form(&self, form: &Form) -> Option<Refusal> {
+        if let FormProgress::Unreadable(why) = form.progress() {
+            return Some(unreadable(why));
+        }
+        if form.is_doubled() {
+            let message = "\"model\" comes twice, in the form or in the query".to_owned();
+            return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
+        }
+        form.model().filter(|name| self.state.is_remote(name)).map(|name| remote(&name))
+    }
+
+    pub(super) fn model(&self) -> Option<ModelName> {
+        self.reader.model()
     }
 
     /// Looks at a piece that begins `passed` bytes into the body.
     fn see(&mut self, passed: u64, data: &Bytes) -> Result<(), Refusal> {
         let known = self.ahead.saturating_sub(passed).min(data.len() as u64);
         let new = usize::try_from(known).ok().and_then(|known| data.get(known..)).unwrap_or_default();
-        if new.is_empty() || self.look.progress() != Progress::Open {
+        if new.is_empty() {
             return Ok(());
         }
-        self.look.feed(new);
+        self.reader.feed(new);
         self.objection().map_or(Ok(()), Err)
     }
 
     /// The piece as it may be passed on.
     fn clear(&self, passed: u64, data: Bytes) -> Bytes {
-        let Progress::Broken { at } = self.look.progress() else { return data };
-        if !self.json && !self.look.may_ask() {
-            return data;
-        }
+        let Reader::Json(look) = &self.reader else { return data };
+        let offset = |at: u64| usize::try_from(at.checked_sub(passed)?).ok().filter(|at| *at < data.len());
+        let key = self.keep_alive_at().and_then(offset);
         // Up to the offending byte, with it.
-        let kept = usize::try_from((at + 1).saturating_sub(passed)).unwrap_or(usize::MAX);
-        if kept >= data.len() {
+        let blank = match look.progress() {
+            Progress::Broken { at } if self.json || look.may_ask() => Some((at + 1).saturating_sub(passed)),
+            _ => None,
+        };
+        let blank = blank.and_then(|from| usize::try_from(from).ok()).filter(|from| *from < data.len());
+        if key.is_none() && blank.is_none() {
             return data;
         }
-        let mut cleared = BytesMut::with_capacity(data.len());
-        cleared.extend_from_slice(data.get(..kept).unwrap_or_default());
-        cleared.resize(data.len(), b' ');
+        let mut cleared = BytesMut::from(&*data);
+        if let Some(byte) = key.and_then(|at| cleared.get_mut(at)) {
+            *byte = UNKNOWN;
+        }
+        if let Some(rest) = blank.and_then(|from| cleared.get_mut(from..)) {
+            rest.fill(b' ');
+        }
         cleared.freeze()
+    }
+
+    /// Where the byte is that must be another.
+    fn keep_alive_at(&self) -> Option<u64> {
+        match &self.reader {
+            Reader::Json(look) if self.lodger.is_some() => look.keep_alive_at(),
+            _ => None,
+        }
+    }
+
+    /// Whether the next byte of the body decides about the one before it, of `passed`.
+    fn is_undecided(&self, passed: u64) -> bool {
+        let at_edge = |look: &Look| passed >= self.ahead && look.may_end_in_keep_alive();
+        self.lodger.is_some() && matches!(&self.reader, Reader::Json(look) if at_edge(look))
     }
 }
 
 // === impl Inspected ===
+
+impl Inspected {
+    /// What of a piece may be passed on now, with what was held before it in front.
+    fn pass(&mut self, data: Bytes) -> Result<Option<Frame<Bytes>>, Refusal> {
+        let (held_at, passed) = (self.passed.checked_sub(1), self.passed);
+        self.inspector.see(passed, &data)?;
+        self.passed += data.len() as u64;
+        let mut data = self.inspector.clear(passed, data);
+        let held = match self.inspector.keep_alive_at() {
+            at if at.is_some() && at == held_at => self.held.take().map(|_| UNKNOWN),
+            _ => self.held.take(),
+        };
+        if self.inspector.is_undecided(self.passed) {
+            self.held = data.split_off(data.len() - 1).first().copied();
+        }
+        let data = (!data.is_empty()).then(|| Frame::data(data));
+        let Some(byte) = held else { return Ok(data) };
+        self.next = data;
+        Ok(Some(one(byte)))
+    }
+
+    /// The body breaks off; whoever sends it is told why.
+    fn object(&mut self, refusal: Refusal) -> ExchangeError {
+        let reason = refusal.message.clone();
+        if let Some(tell) = self.tell.take() {
+            // Nobody waits for it any more once Ollama has answered; the break says it then.
+            let _ = tell.send(refusal);
+        }
+        ExchangeError::Body(reason.into())
+    }
+}
 
 impl http_body::Body for Inspected {
     type Data = Bytes;
@@ -112,31 +209,63 @@ impl http_body::Body for Inspected {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         let this = &mut *self;
-        let Some(frame) = ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()? else {
-            return Poll::Ready(None);
-        };
-        let data = match frame.into_data() {
-            Ok(data) => data,
-            Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-        };
-        let passed = this.passed;
-        this.passed += data.len() as u64;
-        if let Err(refusal) = this.inspector.see(passed, &data) {
-            let reason = refusal.message.clone();
-            if let Some(tell) = this.tell.take() {
-                // Nobody waits for it any more once Ollama has answered; the break says it then.
-                let _ = tell.send(refusal);
+        loop {
+            if let Some(frame) = this.next.take() {
+                return Poll::Ready(Some(Ok(frame)));
             }
-            return Poll::Ready(Some(Err(ExchangeError::Body(reason.into()))));
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => {
+                    let error = match ZstdError::within(&error).map(ZstdError::refusal) {
+                        Some(refusal) => this.object(refusal),
+                        None => error,
+                    };
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => return Poll::Ready(this.held.take().map(|byte| Ok(one(byte)))),
+            };
+            let data = match frame.into_data() {
+                Ok(data) if data.is_empty() => continue,
+                Ok(data) => data,
+                Err(trailers) => {
+                    let Some(byte) = this.held.take() else { return Poll::Ready(Some(Ok(trailers))) };
+                    this.next = Some(trailers);
+                    return Poll::Ready(Some(Ok(one(byte))));
+                }
+            };
+            match this.pass(data) {
+                Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                Ok(None) => {}
+                Err(refusal) => return Poll::Ready(Some(Err(this.object(refusal)))),
+            }
         }
-        Poll::Ready(Some(Ok(Frame::data(this.inspector.clear(passed, data)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.held.is_none() && self.next.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let next = self.next.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        let here = next as u64 + u64::from(self.held.is_some());
+        let mut hint = self.body.size_hint();
+        // The upper bound first: a lower one above it is a panic in http-body.
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(here));
+        }
+        hint.set_lower(hint.lower().saturating_add(here));
+        hint
     }
 }
+
+fn one(byte: u8) -> Frame<Bytes> {
+    Frame::data(Bytes::copy_from_slice(&[byte]))
+}
+
+fn unreadable(why: &str) -> Refusal {
+    let message = format!("the server that this goes to cannot check the body as it must: {why}");
+    refusal(StatusCode::BAD_REQUEST, "unreadable", message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,17 @@
 //! What a request walks through, and what its answer comes back through.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, TE};
+use http::header::{CONTENT_LENGTH, EXPECT, TE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tower::Service as _;
 
 use super::connection::Signals;
 use super::guard::{Guard, Verdict};
+use super::words::{self, Said};
 use crate::balance::Router;
 use crate::catalog::{Catalog, List};
 use crate::exchange::{self, Body, PEER_HEADER, REFUSAL_HEADER, Refusal};
@@ -40,13 +39,26 @@ impl Answerer {
     }
 
     /// The answer to one request of an application.
-    pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Body> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Said> {
+        signals.answering.begin();
         let (parts, body) = request.into_parts();
         let body = signals.rests.guard(&parts, body);
-        let (version, head) = (parts.version, parts.method == Method::HEAD);
+        let version = parts.version;
+        let mut response = self.sign(self.guarded(parts, body).await);
+        // HTTP/1.0: here the close is what ends the body, so a break has to look different from it.
+        let closes = version < Version::HTTP_11 && http_body::Body::size_hint(response.body()).exact().is_none();
+        if closes {
+            // Or hyper would promise an application that asked for it to keep the connection.
+            *response.version_mut() = Version::HTTP_10;
+        }
+        response.map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone())))
+    }
+
+    async fn guarded(&self, parts: Parts, body: Body) -> Response<Body> {
+        let head = parts.method == Method::HEAD;
         let (mut response, cors) = match self.guard.check(&parts) {
             // The guard's own CORS headers are in its answer: nothing of it came from a server.
-            Verdict::Answer(response) => return self.sign(response),
+            Verdict::Answer(response) => return response,
             Verdict::Pass(cors) => (self.pass(parts, body).await, cors),
         };
         if head && !response.headers().contains_key(PEER_HEADER) {
@@ -59,18 +71,7 @@ impl Answerer {
         for (name, value) in cors.iter() {
             headers.append(name, value.clone());
         }
-        if version < Version::HTTP_11 && !headers.contains_key(CONTENT_LENGTH) {
-            // Here the close is what ends the body, so a break has to look different from it.
-            let broke = signals.broke.clone();
-            response = response.map(|body| {
-                body.map_err(move |error| {
-                    broke.store(true, Ordering::Relaxed);
-                    error
-                })
-                .boxed_unsync()
-            });
-        }
-        self.sign(response)
+        response
     }
 
     async fn pass(&self, mut parts: Parts, body: Body) -> Response<Body> {
@@ -80,10 +81,6 @@ impl Answerer {
         if looped {
             return route::render(api, &loops());
         }
-        if parts.method == Method::CONNECT {
-            // A node is no proxy to elsewhere; and the target is no path.
-            return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "405 method not allowed");
-        }
         end_here(&mut parts.headers);
         let request = Request::from_parts(parts, body);
         let list = match kind {
@@ -91,7 +88,7 @@ impl Answerer {
             Kind::Ps => List::Ps,
             Kind::V1Models => List::V1Models,
             Kind::Root => {
-                return text(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running");
+                return words::plain(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running");
             }
             Kind::Owner(OwnerRoute::Me) => return route::unauthorized(),
             Kind::Owner(OwnerRoute::Status) => return route::cloud_off(),
@@ -152,14 +149,6 @@ fn end_here(headers: &mut HeaderMap) {
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-}
-
-fn text(status: StatusCode, content_type: &'static str, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(exchange::full(text));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
-    response
 }
 
 /// What the mesh itself says to `HEAD`: the length of the body and not the body, which HTTP/2 would send.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::Answerer;
 use super::socket::Socket;
 use super::upload::Rests;
+use super::words::Answering;
 
 /// Largest head of a request, and hyper's read buffer. Clients send less than 1 KB; a browser's cookies for `localhost`
 /// can make it tens. Beyond it the answer is 431.
@@ -41,6 +42,7 @@ pub(super) struct Signals {
     pub(super) rests: Rests,
     /// An answer broke off whose end only the close can show (HTTP/1.0): the close has to be a reset.
     pub(super) broke: Arc<AtomicBool>,
+    pub(super) answering: Answering,
 }
 
 // === impl Protocols ===
@@ -76,9 +78,9 @@ pub(super) async fn serve(
     answerer: Arc<Answerer>,
     shutdown: CancellationToken,
 ) {
-    let socket = Socket::new(stream);
     let (rests, mut unwanted) = Rests::channel();
-    let signals = Signals { rests, broke: Arc::default() };
+    let signals = Signals { rests, broke: Arc::default(), answering: Answering::default() };
+    let socket = Socket::new(stream, signals.answering.clone());
     let service = {
         let signals = signals.clone();
         service_fn(move |request| {

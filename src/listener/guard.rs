@@ -1,17 +1,20 @@
 //! Ollama's own guard against web pages, at the listener: who may be asked under which name (`Host`), and for which
-//! page (`Origin`), and the CORS answers. The rules are those of Ollama 0.24's `server/routes.go` (allowedHostsMiddleware)
-//! and of gin-contrib/cors 1.7.2 as set up there. tower-http's `CorsLayer` cannot say them: it lets a foreign origin
+//! page (`Origin`), and the CORS answers. The rules are those of `server/routes.go` (allowedHostsMiddleware)
+//! and of gin-contrib/cors 1.7.2 as set up there, which did not change from Ollama 0.24 to 0.33. tower-http's `CorsLayer` cannot say them: it lets a foreign origin
 //! through and leaves it to the browser, where Ollama answers 403 and runs nothing.
 
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
-    CONNECTION, CONTENT_TYPE, HOST, ORIGIN, VARY,
+    HOST, ORIGIN, VARY,
 };
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
+use super::allow::add_allow;
+use super::words;
 use crate::exchange::{self, Body};
 
 /// As Go writes them.
@@ -42,6 +45,16 @@ const DEFAULT_ORIGINS: [&str; 17] = [
     "tauri://*",
     "vscode-webview://*",
     "vscode-file://*",
+];
+
+/// What an origin without a star begins with.
+const SCHEMES: [&str; 6] = [
+    "http://",
+    "https://",
+    "chrome-extension://",
+    "safari-extension://",
+    "moz-extension://",
+    "ms-browser-extension://",
 ];
 
 /// The rules, for one listener.
@@ -85,8 +98,18 @@ impl Guard {
     pub(super) fn check(&self, parts: &Parts) -> Verdict {
         let host = match host(parts) {
             Ok(host) => host,
-            Err(problem) => return Verdict::Answer(bad_request(problem)),
+            Err(problem) => return Verdict::Answer(words::bad_request(problem)),
         };
+        if let Some(answer) = words::before_any_router(parts) {
+            return Verdict::Answer(answer);
+        }
+        match self.admit(parts, host) {
+            Verdict::Answer(answer) => Verdict::Answer(add_allow(answer, &parts.method, parts.uri.path())),
+            pass => pass,
+        }
+    }
+
+    fn admit(&self, parts: &Parts, host: &str) -> Verdict {
         let origin = parts.headers.get(ORIGIN).filter(|origin| !origin.is_empty());
         let mut cors = HeaderMap::new();
         if let Some(origin) = origin.filter(|origin| !is_same_origin(origin, host)) {
@@ -144,10 +167,20 @@ impl Guard {
 // === impl Rule ===
 
 impl Rule {
-    /// `None` for what Ollama would not start with: more than one star.
+    /// `None` for what Ollama would not start with: more than one star, or neither a star nor a scheme.
     fn parse(text: &str) -> Option<Self> {
         match text.split_once('*') {
-            None => Some(Self::Is(text.trim().to_lowercase())),
+            None => {
+                let origin = text.trim().to_lowercase();
+                let known = SCHEMES.iter().any(|scheme| text.trim().starts_with(scheme));
+                if !known {
+                    tracing::warn!(
+                        origin = text,
+                        "ignored: an origin in OLLAMA_ORIGINS begins with http:// or holds a *"
+                    );
+                }
+                known.then_some(Self::Is(origin))
+            }
             Some((_, after)) if after.contains('*') => {
                 tracing::warn!(origin = text, "ignored: an origin in OLLAMA_ORIGINS may hold one * at most");
                 None
@@ -164,18 +197,27 @@ impl Rule {
     }
 }
 
-/// Whom the request takes us for: of HTTP/2 and of a target in absolute form the authority, else the `Host`.
-fn host(parts: &Parts) -> Result<&str, &'static str> {
-    if let Some(authority) = parts.uri.authority() {
-        return Ok(authority.as_str());
-    }
+/// Whom the request takes us for: of HTTP/2 and of a target in absolute form the authority, else the `Host`. An error is
+/// what Go's server says of it.
+fn host(parts: &Parts) -> Result<&str, Option<&'static str>> {
     let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err("400 Bad Request: too many Host headers"),
-        (Some(host), None) => host.to_str().map_err(|_| "400 Bad Request: malformed Host header"),
-        (None, _) if parts.version >= Version::HTTP_11 => Err("400 Bad Request: missing required Host header"),
-        (None, _) => Ok(""),
-    }
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => return Err(None),
+        (Some(host), None) => {
+            let host = host.to_str().ok().filter(|host| host.bytes().all(may_be_in_a_host));
+            Some(host.ok_or(Some("400 Bad Request: malformed Host header"))?)
+        }
+        (None, _) if parts.version == Version::HTTP_11 && parts.method != Method::CONNECT => {
+            return Err(Some("400 Bad Request: missing required Host header"));
+        }
+        (None, _) => None,
+    };
+    Ok(parts.uri.authority().map(Authority::as_str).or(host).unwrap_or_default())
+}
+
+/// What RFC 3986 has in a host and port; Go asks for no more.
+fn may_be_in_a_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
 }
 
 /// A page that this very server gave out. (It gives out none, but a reverse proxy in front may.) After DNS rebinding a
@@ -231,14 +273,6 @@ fn status(status: StatusCode) -> Response<Body> {
 
 fn with(mut response: Response<Body>, headers: HeaderMap) -> Response<Body> {
     response.headers_mut().extend(headers);
-    response
-}
-
-fn bad_request(problem: &'static str) -> Response<Body> {
-    let mut response = Response::new(exchange::full(problem));
-    *response.status_mut() = StatusCode::BAD_REQUEST;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -329,7 +363,7 @@ mod tests {
 
     #[test]
     fn origins_are_allowed_as_ollama_allows_them() {
-        let guard = guard(&["https://page.example", "chrome-extension://*", " HTTP://Trimmed.example "], LOOPBACK);
+        let guard = guard(&["https://page.example", "chrome-extension://*", " http://Trimmed.example "], LOOPBACK);
         let passes = |origin: &str| match check(&guard, Method::POST, LOOPBACK, Some(origin)) {
             Ok(cors) => {
                 assert_eq!(cors[ACCESS_CONTROL_ALLOW_ORIGIN], origin);

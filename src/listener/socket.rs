@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::words::Answering;
+
 /// An application that has closed its writing side may only have half-closed (`printf … | nc`), which TCP cannot tell
 /// from one that is gone. A quick answer is still given; work is ended within the second that DESIGN §3 allows.
 const HALF_CLOSED: Duration = Duration::from_millis(500);
@@ -21,13 +23,18 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// One of the two hands on the socket. Both belong to one task, so neither ever waits for the other.
 #[derive(Debug, Clone)]
-pub(super) struct Socket(Arc<Mutex<TcpStream>>);
+pub(super) struct Socket {
+    stream: Arc<Mutex<TcpStream>>,
+    answering: Answering,
+    /// How much of the words that stand for hyper's own is written.
+    said: usize,
+}
 
 // === impl Socket ===
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(stream)))
+    pub(super) fn new(stream: TcpStream, answering: Answering) -> Self {
+        Self { stream: Arc::new(Mutex::new(stream)), answering, said: 0 }
     }
 
     /// Resolves when the application has gone away: at once after a reset, a moment after it closed its side and
@@ -81,7 +88,7 @@ impl Socket {
     }
 
     fn lock(&self) -> MutexGuard<'_, TcpStream> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,8 +99,19 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.lock()).poll_write(cx, buf)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.answering.instead_of(buf) {
+            None => Pin::new(&mut *self.lock()).poll_write(cx, buf),
+            Some((0, words)) => {
+                while let Some(rest) = words.get(self.said..).filter(|rest| !rest.is_empty()) {
+                    let written = ready!(Pin::new(&mut *self.lock()).poll_write(cx, rest))?;
+                    self.said += written;
+                }
+                self.said = 0;
+                Poll::Ready(Ok(buf.len()))
+            }
+            Some((before, _)) => Pin::new(&mut *self.lock()).poll_write(cx, buf.get(..before).unwrap_or_default()),
+        }
     }
 
     fn poll_write_vectored(
@@ -101,6 +119,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // hyper's own words are one slice, and the last.
+        if bufs.last().is_some_and(|last| self.answering.instead_of(last).is_some()) {
+            let first = bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf);
+            return self.poll_write(cx, first);
+        }
         Pin::new(&mut *self.lock()).poll_write_vectored(cx, bufs)
     }
 

@@ -5,14 +5,14 @@
 //! OpenAI API have. Before both stands the version of HTTP: one that is asked over HTTP/1.1 and breaks off may speak
 //! HTTP/2 alone.
 
-use http::header::SERVER;
-use http::{HeaderMap, StatusCode, Version};
+use http::header::{CONTENT_TYPE, SERVER, TE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 
 use super::client::{Client, MAX_LISTING, Spoken, get, says_ollana};
 use super::{State, listing};
-use crate::exchange::{ExchangeError, ServerKind};
+use crate::exchange::{Body, ExchangeError, ServerKind, full};
 
 /// What only an Ollama answers as Ollama does.
 const VERSION: &str = "/api/version";
@@ -50,21 +50,39 @@ pub(super) async fn meet(client: &Client, named: bool) -> Result<State, Exchange
     }
 }
 
-/// Asks for Ollama's version, over whichever version of HTTP is spoken there.
+/// Asks for Ollama's version, over whichever version of HTTP is spoken there; of a server that answers to nothing but
+/// gRPC something that it can answer.
 pub(super) async fn greet(client: &Client) -> Result<(Spoken, Said), ExchangeError> {
-    match question(client, Version::HTTP_11, VERSION).await {
-        Ok(said) => Ok((Spoken::Http1, said)),
-        Err(error) if says_ollana(&error) => Err(error),
-        Err(error) => match question(client, Version::HTTP_2, VERSION).await {
-            Ok(said) => Ok((Spoken::OnlyHttp2, said)),
-            Err(other) if says_ollana(&other) => Err(other),
-            Err(_) => Err(error),
-        },
+    let questions = [
+        (Version::HTTP_11, Spoken::Http1, get(VERSION)),
+        (Version::HTTP_2, Spoken::OnlyHttp2, get(VERSION)),
+        (Version::HTTP_2, Spoken::OnlyHttp2, health_check()),
+    ];
+    let mut first = None;
+    for (version, spoken, question) in questions {
+        match question_over(client, version, question).await {
+            Ok(said) => return Ok((spoken, said)),
+            Err(error) if says_ollana(&error) => return Err(error),
+            Err(error) => drop(first.get_or_insert(error)),
+        }
     }
+    // There were questions, so there is an error.
+    Err(first.unwrap_or_else(|| client.broken("it was not asked")))
 }
 
-async fn question(client: &Client, version: Version, path: &'static str) -> Result<Said, ExchangeError> {
-    read(client, client.send_over(version, get(path)).await?).await
+async fn question_over(client: &Client, version: Version, question: Request<Body>) -> Result<Said, ExchangeError> {
+    read(client, client.send_over(version, question).await?).await
+}
+
+/// The call that every server of gRPC may be asked (`grpc.health.v1`), with an empty message; one that does not have it
+/// answers that it does not.
+fn health_check() -> Request<Body> {
+    let mut request = Request::new(full(&[0_u8; 5][..]));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from_static("/grpc.health.v1.Health/Check");
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
+    request
 }
 
 /// Asks a question of a server that has been met.
@@ -72,7 +90,7 @@ pub(super) async fn ask(client: &Client, path: &'static str) -> Result<Said, Exc
     read(client, client.send(get(path)).await?).await
 }
 
-async fn read(client: &Client, response: http::Response<crate::exchange::Body>) -> Result<Said, ExchangeError> {
+async fn read(client: &Client, response: Response<Body>) -> Result<Said, ExchangeError> {
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, MAX_LISTING).collect().await.map_err(|error| client.broken(error))?.to_bytes();
     Ok(Said { status: parts.status, headers: parts.headers, body })

@@ -238,7 +238,8 @@ impl Watch {
             } else {
                 tracing::debug!(%problem, "no local server");
             }
-            *known = Arc::new(State { problem: Some(problem), ..State::default() });
+            // Its kind stays: whoever asks for what it had is told in the words of its API.
+            *known = Arc::new(State { problem: Some(problem), kind: known.kind, ..State::default() });
             true
         });
     }

@@ -5,16 +5,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, StatusCode, request};
+use http::{StatusCode, request};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use super::{Look, ModelName, Progress, path};
+use super::{ModelName, Reader, ZstdError};
 use crate::exchange::{Body, ExchangeError, Refusal, empty};
 
 /// Most of a body that is held back while the model is looked for. The clients that are known write the model first;
-/// one that writes 16 MiB of images before it is told to do so too, since a node holds so much a request.
+/// one that writes 16 MiB of images before it is told to do so too, since a node holds so much a request. Of a compressed
+/// body these are compressed bytes; what they become is looked at and not held.
 pub const MAX_PREFIX: usize = 16 * 1024 * 1024;
 
 /// Why no model was found where one must be looked for.
@@ -32,85 +32,51 @@ pub enum FindError {
 #[derive(Debug)]
 pub struct Peeked {
     /// What was seen. It knows the first [`Peeked::seen`] bytes of the body.
-    pub look: Look,
+    pub reader: Reader,
     /// The body from its first byte on.
     pub body: Body,
-    /// Bytes at the body's start that the look has been fed.
+    /// Bytes at the body's start that the reader has been fed.
     pub seen: usize,
 }
 
 /// Finds the model that a request's body names, for a request of [`Kind::BodyModel`](super::Kind::BodyModel).
 ///
-/// Nothing is read where the body cannot be JSON with a model in it. The body comes back whole and uncopied. Frames are
-/// awaited only until `model` has come; where the body gives `name` alone, or neither, to the end of the JSON value.
+/// Nothing is read where the body cannot name one. The body comes back whole and uncopied. Frames are awaited only until
+/// `model` has come; where JSON gives `name` alone, or neither, to the end of the value.
 pub async fn find_model(parts: &request::Parts, body: Body) -> Result<(Option<ModelName>, Body), FindError> {
-    if !may_name_model(parts) {
-        return Ok((None, body));
-    }
-    let peeked = peek(body).await?;
-    Ok((peeked.look.model(), peeked.body))
+    let Some(reader) = Reader::of(parts) else { return Ok((None, body)) };
+    let peeked = peek(reader, body).await?;
+    Ok((peeked.reader.model(), peeked.body))
 }
 
-/// Reads the body until a [`Look`] knows the model, finds that there is none, or sees that this is not JSON.
-pub async fn peek(mut body: Body) -> Result<Peeked, FindError> {
-    let mut look = Look::new();
+/// Reads the body until the reader knows the model, finds that there is none, or sees that it cannot read this.
+pub async fn peek(mut reader: Reader, mut body: Body) -> Result<Peeked, FindError> {
     let mut read = VecDeque::new();
     let mut seen = 0;
-    while look.progress() == Progress::Open && !look.has_model() && !body.is_end_stream() {
+    while !reader.is_settled() && !body.is_end_stream() {
         let Some(frame) = body.frame().await.transpose()? else {
             // So that a body that turned out to be empty counts as empty.
             body = empty();
             break;
         };
         if let Some(data) = frame.data_ref() {
-            look.feed(data);
+            reader.feed(data);
             seen += data.len();
         }
         read.push_back(frame);
-        if seen > MAX_PREFIX && look.progress() == Progress::Open && !look.has_model() {
+        if seen > MAX_PREFIX && !reader.is_settled() {
             return Err(FindError::TooLong);
         }
     }
     let body = if read.is_empty() { body } else { Rejoined { read, rest: body }.boxed_unsync() };
-    Ok(Peeked { look, body, seen })
-}
-
-/// Whether a body may name its model in JSON at all. A path that is not known may carry anything in both directions at
-/// once (gRPC), so that one is not read if it says it is something else.
-pub(crate) fn may_name_model(parts: &request::Parts) -> bool {
-    if has_form(&parts.headers) || is_compressed(&parts.headers) {
-        return false;
-    }
-    path::listed(&parts.method, &path::decoded(parts.uri.path())).is_some() || !says_otherwise(&parts.headers)
-}
-
-/// Whether the body is a multipart form: what it asks for is not JSON.
-pub(crate) fn has_form(headers: &HeaderMap) -> bool {
-    content_type(headers).contains("multipart/")
-}
-
-/// Whether Ollama would decompress the body before it reads it: `zstd`, the one coding it knows.
-pub(crate) fn is_compressed(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .any(|coding| String::from_utf8_lossy(coding.as_bytes()).to_ascii_lowercase().contains("zstd"))
-}
-
-fn says_otherwise(headers: &HeaderMap) -> bool {
-    let said = content_type(headers);
-    !said.is_empty() && !said.contains("json")
-}
-
-fn content_type(headers: &HeaderMap) -> String {
-    let values = headers.get_all(CONTENT_TYPE).iter();
-    values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase()).collect()
+    Ok(Peeked { reader, body, seen })
 }
 
 // === impl FindError ===
 
 impl FindError {
-    /// What the application is told, unless its body broke off: then nobody listens.
+    /// What the application is told, unless its body broke off: then nobody listens. (One that cannot be decompressed
+    /// breaks off here, and somebody does.)
     pub fn into_refusal(self) -> Result<Refusal, ExchangeError> {
         match self {
             Self::TooLong => Ok(Refusal {
@@ -119,7 +85,7 @@ impl FindError {
                 message: self.to_string(),
                 retry_after: None,
             }),
-            Self::Body(error) => Err(error),
+            Self::Body(error) => ZstdError::within(&error).map(ZstdError::refusal).ok_or(error),
         }
     }
 }
@@ -163,6 +129,7 @@ impl http_body::Body for Rejoined {
 mod tests {
     use super::*;
     use futures_util::stream;
+    use http::header::CONTENT_TYPE;
     use http::{Method, Request};
     use http_body_util::StreamBody;
 
@@ -218,14 +185,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_no_json_is_not_waited_for() {
-        for (path, content_type) in [
-            ("/helloworld.Greeter/SayHello", "application/grpc"),
-            ("/v1/audio/transcriptions", "multipart/form-data; boundary=x"),
-        ] {
-            let parts = request(Method::POST, path, content_type);
-            let body = StreamBody::new(stream::pending()).boxed_unsync();
-            assert_eq!(find_model(&parts, body).await.unwrap().0, None, "{path}");
-        }
+        let parts = request(Method::POST, "/helloworld.Greeter/SayHello", "application/grpc");
+        let body = StreamBody::new(stream::pending()).boxed_unsync();
+        assert_eq!(find_model(&parts, body).await.unwrap().0, None);
     }
 
     #[tokio::test]

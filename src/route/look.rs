@@ -8,7 +8,9 @@
 //! Memory: 4 KiB (`kept::MAX_STRING`) for the string under way, as much for each of three names, and a byte a level of
 //! nesting up to `MAX_DEPTH`: some 28 KiB, whatever the body.
 
+mod keep_alive;
 mod kept;
+mod key;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,32 +20,16 @@ use actson::options::JsonParserOptionsBuilder;
 use actson::{JsonEvent, JsonParser};
 
 use super::ModelName;
+use keep_alive::KeepAlive;
 use kept::Kept;
+pub use key::Key;
+use key::folded;
 
 /// Deepest nesting: `encoding/json` gives up beyond 10,000; one more is the parser's own bottom.
 const MAX_DEPTH: usize = 10_001;
 
 /// Digits in a row after which the parser has seen enough of them to be in a state that more digits do not change.
 const ENOUGH_DIGITS: u8 = 2;
-
-/// The keys of the top level that decide what a request does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
-    /// `model`
-    Model,
-    /// `name`: the model, where `model` is absent or empty.
-    Name,
-    /// `keep_alive`
-    KeepAlive,
-    /// `options`
-    Options,
-    /// `tools`
-    Tools,
-    /// `from`: what a model is created from.
-    From,
-    /// `source`: what a model is copied from.
-    Source,
-}
 
 /// How far a [`Look`] has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +51,8 @@ pub struct Look {
     progress: Progress,
     /// Bytes fed, up to where it ended.
     fed: u64,
+    /// Where the byte under way is, counted from the body's start.
+    at: u64,
     text: Text,
     kept: Kept,
     digits: u8,
@@ -78,9 +66,15 @@ pub struct Look {
     name: Option<String>,
     /// The last of `from` and `source`.
     origin: Option<String>,
-    seen: [u8; 7],
+    seen: [u8; Key::ALL.len()],
     overlong: bool,
     web_search: bool,
+    remote_host: bool,
+    keep_alive: KeepAlive,
+    /// Whether the last `prompt` says something.
+    prompt: bool,
+    /// Whether there is something in the last `messages`.
+    messages: bool,
 }
 
 /// Where in a string the next byte is.
@@ -110,6 +104,7 @@ impl Look {
             parser: JsonParser::new_with_options(Slot::default(), options),
             progress: Progress::Open,
             fed: 0,
+            at: 0,
             text: Text::Outside,
             kept: Kept::default(),
             digits: 0,
@@ -120,9 +115,13 @@ impl Look {
             model: None,
             name: None,
             origin: None,
-            seen: [0; 7],
+            seen: [0; Key::ALL.len()],
             overlong: false,
             web_search: false,
+            remote_host: false,
+            keep_alive: KeepAlive::default(),
+            prompt: false,
+            messages: false,
         }
     }
 
@@ -142,12 +141,13 @@ impl Look {
                     continue;
                 }
             }
+            self.at = self.fed + at as u64;
             let fed = match self.text {
                 Text::Outside => self.outside(byte),
                 _ => self.inside(byte),
             };
             if fed.is_err() {
-                self.progress = Progress::Broken { at: self.fed + at as u64 };
+                self.progress = Progress::Broken { at: self.at };
             }
             if self.progress != Progress::Open {
                 return self.progress;
@@ -187,8 +187,10 @@ impl Look {
 
     /// A key of the top level that decides what is run, and came twice.
     pub fn doubled(&self) -> Option<Key> {
-        let deciding = Key::ALL.into_iter().filter(|key| !matches!(key, Key::From | Key::Source));
-        deciding.into_iter().find(|key| self.seen.get(*key as usize).is_some_and(|times| *times > 1))
+        Key::ALL
+            .into_iter()
+            .filter(|key| key.is_single())
+            .find(|key| self.seen.get(*key as usize).is_some_and(|times| *times > 1))
     }
 
     /// Whether `model` or `name` was longer than any name may be.
@@ -201,12 +203,45 @@ impl Look {
         self.web_search
     }
 
+    /// Whether it says where a model runs: what `create` makes of that runs there, on the owner's account.
+    pub fn remote_host(&self) -> bool {
+        self.remote_host
+    }
+
+    /// Where the last byte of the key `keep_alive` is, as it is written, counted from the body's start. Whatever the
+    /// spelling, a `6` there makes it a key that nobody knows (`keep_aliv6`, `keep_aliv\u0066`) of the same length.
+    pub fn keep_alive_at(&self) -> Option<u64> {
+        self.keep_alive.at()
+    }
+
+    /// Whether what was fed may end in that very byte, so that it should not be passed on before more has come.
+    pub fn may_end_in_keep_alive(&self) -> bool {
+        self.progress == Progress::Open
+            && self.depth == 1
+            && self.text == Text::Plain
+            && self.kept.text().is_some_and(|key| Key::matching(&key) == Some(Key::KeepAlive))
+    }
+
+    /// Whether Ollama's route at `path` takes this for the order to unload the model, once it is
+    /// [`Progress::Complete`]: `keep_alive` is nothing, and so is what there would be to do.
+    pub fn unloads(&self, path: &str) -> bool {
+        let idle = match path {
+            "/api/generate" => !self.prompt,
+            "/api/chat" => !self.messages,
+            _ => false,
+        };
+        idle && self.keep_alive.is_zero() && self.progress == Progress::Complete
+    }
+
     fn named(&self) -> Option<&str> {
         [&self.model, &self.name].into_iter().flatten().map(String::as_str).find(|name| !name.is_empty())
     }
 
     /// A byte between strings.
     fn outside(&mut self, byte: u8) -> Result<(), Broken> {
+        if self.depth == 1 && self.key == Some(Key::KeepAlive) {
+            self.keep_alive.digit(byte);
+        }
         if byte.is_ascii_digit() {
             // The parser has seen two digits running and would only go on where it is, keeping each.
             if self.digits >= ENOUGH_DIGITS {
@@ -258,6 +293,9 @@ impl Look {
     }
 
     fn event(&mut self, event: JsonEvent) -> Result<(), Broken> {
+        if self.depth == 2 && self.key == Some(Key::Messages) {
+            self.messages |= !matches!(event, JsonEvent::EndArray | JsonEvent::EndObject);
+        }
         match event {
             JsonEvent::StartObject => {
                 self.began = true;
@@ -265,19 +303,17 @@ impl Look {
             }
             // A list, a text or a number is no request.
             _ if self.depth == 0 => return Err(Broken),
-            JsonEvent::StartArray => self.depth += 1,
+            JsonEvent::StartArray => {
+                self.messages &= self.depth != 1 || self.key != Some(Key::Messages);
+                self.depth += 1;
+            }
             JsonEvent::EndObject | JsonEvent::EndArray => {
                 self.depth -= 1;
                 if self.depth == 0 {
                     self.progress = Progress::Complete;
                 }
             }
-            JsonEvent::FieldName if self.depth == 1 => {
-                self.key = self.kept.text().and_then(|key| Key::matching(&key));
-                if let Some(times) = self.key.and_then(|key| self.seen.get_mut(key as usize)) {
-                    *times = times.saturating_add(1);
-                }
-            }
+            JsonEvent::FieldName if self.depth == 1 => self.field(),
             JsonEvent::FieldName if self.in_tool() => {
                 self.tool_type = self.kept.text().is_some_and(|key| folded(&key) == "type");
             }
@@ -287,9 +323,24 @@ impl Look {
                 let search = |text: Cow<'_, str>| text.trim().to_lowercase().starts_with("web_search");
                 self.web_search |= self.kept.is_overlong() || self.kept.text().is_some_and(search);
             }
+            JsonEvent::ValueInt | JsonEvent::ValueFloat if self.depth == 1 && self.key == Some(Key::KeepAlive) => {
+                self.keep_alive.number();
+            }
+            JsonEvent::ValueNull if self.depth == 1 && self.key == Some(Key::Messages) => self.messages = false,
             _ => {}
         }
         Ok(())
+    }
+
+    /// The name of a field at the top level, whose last quote is under way.
+    fn field(&mut self) {
+        self.key = self.kept.text().and_then(|key| Key::matching(&key));
+        if let Some(times) = self.key.and_then(|key| self.seen.get_mut(key as usize)) {
+            *times = times.saturating_add(1);
+        }
+        if self.key == Some(Key::KeepAlive) {
+            self.keep_alive.begin(self.at.saturating_sub(1));
+        }
     }
 
     /// A text at the top level. (`null` leaves a Go string as it is; a number or a list is an error there.)
@@ -298,6 +349,15 @@ impl Look {
             Some(Key::Model) => &mut self.model,
             Some(Key::Name) => &mut self.name,
             Some(Key::From | Key::Source) => &mut self.origin,
+            Some(Key::RemoteHost) => {
+                self.remote_host |= self.kept.text().is_none_or(|text| !text.is_empty());
+                return;
+            }
+            Some(Key::KeepAlive) => return self.keep_alive.string(self.kept.text().as_deref()),
+            Some(Key::Prompt) => {
+                self.prompt = self.kept.text().is_none_or(|text| !text.is_empty());
+                return;
+            }
             _ => return,
         };
         match self.kept.text() {
@@ -323,46 +383,6 @@ impl fmt::Debug for Look {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Look").field("progress", &self.progress).finish_non_exhaustive()
     }
-}
-
-// === impl Key ===
-
-impl Key {
-    const ALL: [Self; 7] =
-        [Self::Model, Self::Name, Self::KeepAlive, Self::Options, Self::Tools, Self::From, Self::Source];
-
-    /// As it is usually written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Model => "model",
-            Self::Name => "name",
-            Self::KeepAlive => "keep_alive",
-            Self::Options => "options",
-            Self::Tools => "tools",
-            Self::From => "from",
-            Self::Source => "source",
-        }
-    }
-
-    fn matching(key: &str) -> Option<Self> {
-        // Keys of at most ten characters, of at most three bytes each.
-        if key.len() > 30 {
-            return None;
-        }
-        let key = folded(key);
-        Self::ALL.into_iter().find(|k| k.as_str() == key)
-    }
-}
-
-/// A key as `encoding/json` compares it: simple case folding, by which the long s is an s and the kelvin sign a k.
-fn folded(key: &str) -> String {
-    key.chars()
-        .map(|c| match c {
-            '\u{17f}' => 's',
-            '\u{212a}' => 'k',
-            c => c.to_ascii_lowercase(),
-        })
-        .collect()
 }
 
 // === impl Slot ===

@@ -1,4 +1,5 @@
-//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24) and how a path is read for it.
+//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24 and of 0.33, which has the same but for the
+//! two for images) and how a path is read for it.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -15,6 +16,9 @@ const MANAGE: &[&str] = &["pull", "push", "create", "copy", "delete", "blobs"];
 /// 0.24's: they are where its `experimental/*` and its account routes would go by name.
 const OWNER: &[&str] = &["signout", "user", "experimental", "signin", "account", "web_search", "web_fetch"];
 
+/// The route of Ollama that reads a form.
+pub(super) const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
+
 /// The routes that a model in the body decides.
 const BODY_MODEL: &[&str] = &[
     "/api/generate",
@@ -27,7 +31,7 @@ const BODY_MODEL: &[&str] = &[
     "/v1/embeddings",
     "/v1/responses",
     "/v1/messages",
-    "/v1/audio/transcriptions",
+    TRANSCRIPTIONS,
     "/v1/images/generations",
     "/v1/images/edits",
 ];
@@ -71,10 +75,13 @@ pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
         "/api/tags" if read => Kind::Tags,
         "/api/ps" if get => Kind::Ps,
         "/v1/models" if get => Kind::V1Models,
-        "/api/version" => Kind::Any,
         _ if method == Method::POST && BODY_MODEL.contains(&path) => Kind::BodyModel,
+        // By another method it is a 405 whatever the body names, and who has that model does not matter.
+        "/" | "/api/tags" | "/api/ps" | "/api/version" | "/v1/models" => Kind::Any,
+        _ if BODY_MODEL.contains(&path) => Kind::Any,
         _ => match path.strip_prefix("/v1/models/") {
             Some(model) if get && !model.is_empty() && !has_dots(model) => Kind::PathModel(model.to_owned()),
+            Some(model) if !model.is_empty() && !model.contains('/') && !has_dots(model) => Kind::Any,
             _ => return None,
         },
     })
@@ -227,6 +234,9 @@ mod tests {
         assert_eq!(kind(Method::GET, "/nope"), Kind::Any);
         assert_eq!(kind(Method::POST, "/api/nope"), Kind::BodyModel);
         assert_eq!(kind(Method::GET, "/api/generate"), Kind::Any);
+        assert_eq!(kind(Method::PUT, "/api/generate"), Kind::Any);
+        assert_eq!(kind(Method::POST, "/api/tags"), Kind::Any);
+        assert_eq!(kind(Method::POST, "/v1/models/x"), Kind::Any);
         assert_eq!(kind(Method::HEAD, "/api/ps"), Kind::Any);
         assert_eq!(kind(Method::OPTIONS, "*"), Kind::Any);
     }

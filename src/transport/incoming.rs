@@ -78,54 +78,49 @@ impl Responder {
     /// which ends the work behind it.
     ///
     /// # Errors
-    /// Why it did not get across; the stream is reset with it.
+    /// Why it did not get across. The peer is told by a frame and not by a reset of the stream: quinn keeps an entry for
+    /// each stream that [`Writer::stopped`] waits for until the peer stops the stream or has all of it, and for one that
+    /// we reset that is as long as the connection lasts (`tests/endurance`).
     pub async fn answer(
         mut self,
         answer: impl Future<Output = Result<Response<Body>, ExchangeError>>,
     ) -> Result<(), PumpError> {
         let mut given_up = pin!(self.writer.stopped());
-        let answer = tokio::select! {
-            answer = answer => answer,
-            () = &mut given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
-        };
-        let (head, body) = match answer {
-            Ok(response) => response.into_parts(),
-            Err(error) => {
-                self.writer.reset(code_of(&error));
-                return Err(PumpError::Body(error));
-            }
-        };
-        let has_body = has_body(&body);
-        let head = head::encode_response(&head, has_body).map_err(|error| {
-            // Too long: the peer is told that it was the Ollama and not that somebody gave up.
-            self.writer.reset(ResetCode::Upstream);
-            StreamError::from(error)
-        })?;
         let sending = async {
-            self.writer.hold(&head);
-            if !has_body {
-                self.writer.flush().await?;
-                self.writer.finish();
-                return Ok(());
+            let sent = send(&mut self.writer, answer).await;
+            match &sent {
+                Ok(()) => {}
+                Err(PumpError::Body(error)) => self.writer.broken(code_of(error)).await?,
+                Err(PumpError::Stream(StreamError::Stopped(_) | StreamError::Lost(_))) => {}
+                // A head or trailers that are too long: the peer is told that it was the Ollama.
+                Err(PumpError::Stream(_)) => self.writer.broken(ResetCode::Upstream).await?,
             }
-            match self.writer.pump(body).await {
-                Err(PumpError::Body(error)) => {
-                    self.writer.broken().await?;
-                    Err(PumpError::Body(error))
-                }
-                sent => sent,
-            }
+            Ok::<_, StreamError>(sent)
         };
         let sent = tokio::select! {
-            sent = sending => sent,
+            sent = sending => sent?,
             () = &mut given_up => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
         };
-        if !matches!(sent, Err(PumpError::Stream(_))) {
-            // What was said and not heard yet would be lost if the connection were closed now.
-            given_up.await;
-        }
+        // What was said and not heard yet would be lost if the connection were closed now.
+        given_up.await;
         sent
     }
+}
+
+/// Waits for the answer and writes it, up to where it breaks off.
+async fn send(
+    writer: &mut Writer,
+    answer: impl Future<Output = Result<Response<Body>, ExchangeError>>,
+) -> Result<(), PumpError> {
+    let (head, body) = answer.await.map_err(PumpError::Body)?.into_parts();
+    let has_body = has_body(&body);
+    writer.hold(&head::encode_response(&head, has_body).map_err(StreamError::from)?);
+    if has_body {
+        return writer.pump(body).await;
+    }
+    writer.flush().await?;
+    writer.finish();
+    Ok(())
 }
 
 fn code_of(error: &ExchangeError) -> ResetCode {

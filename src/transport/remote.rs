@@ -157,6 +157,7 @@ async fn send_request(mut writer: Writer, request: Request<Body>) -> Result<Uplo
 async fn read_head(reader: &mut Reader) -> Result<(Response<()>, bool), StreamError> {
     match reader.next().await? {
         Some(Event::Frame(Kind::Response, payload)) => Ok(head::decode_response(payload)?),
+        Some(Event::Frame(Kind::Broken, payload)) => Err(StreamError::broken(&payload)),
         other => Err(unexpected(other)),
     }
 }

@@ -66,6 +66,13 @@ impl StreamError {
             other => ExchangeError::Protocol(peer.clone(), other.to_string()),
         }
     }
+
+    /// What a [`Kind::Broken`] frame with this payload says.
+    pub(super) fn broken(payload: &[u8]) -> Self {
+        Self::Reset(
+            payload.first_chunk().map_or(ResetCode::Upstream, |code| ResetCode::from_wire(u64::from_be_bytes(*code))),
+        )
+    }
 }
 
 impl From<ReadError> for StreamError {
@@ -281,12 +288,12 @@ impl Writer {
         }
     }
 
-    /// Says, behind all that was written, that the body broke off here, and ends the stream.
+    /// Says, behind all that was written, that the answer broke off here, and ends the stream.
     ///
     /// # Errors
     /// [`StreamError::Stopped`] or [`StreamError::Lost`].
-    pub async fn broken(&mut self) -> Result<(), StreamError> {
-        self.frame(frame::encode(Kind::Broken, &[])?).await?;
+    pub async fn broken(&mut self, code: ResetCode) -> Result<(), StreamError> {
+        self.frame(frame::encode(Kind::Broken, &code.to_wire().to_be_bytes())?).await?;
         self.finish();
         Ok(())
     }
@@ -401,7 +408,7 @@ impl http_body::Body for RecvBody {
                     Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers)))
                 })
             }
-            Ok(Some(Event::Frame(Kind::Broken, _))) => Err(StreamError::Reset(ResetCode::Upstream)),
+            Ok(Some(Event::Frame(Kind::Broken, payload))) => Err(StreamError::broken(&payload)),
             Ok(Some(Event::Frame(kind, _))) => Err(StreamError::Unexpected(kind)),
             Ok(None) => Err(FrameError::Truncated.into()),
             Err(error) => Err(error),

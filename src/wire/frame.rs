@@ -9,7 +9,7 @@
 //! | 0x03 | data | exchange, both ways | bytes of the body |
 //! | 0x04 | end | exchange, both ways | [trailers](super::head), or nothing |
 //! | 0x05 | ack | exchange, from the gate | nothing: the request's head was read |
-//! | 0x06 | broken | exchange, from the gate | nothing: the body broke off here, behind the gate |
+//! | 0x06 | broken | exchange, from the gate | a [`ResetCode`](crate::exchange::ResetCode), 8 bytes: the answer broke off here |
 //! | 0x20 | hello | control, both ways | JSON: [`Hello`](super::control::Hello) |
 //! | 0x21 | refused | control, from the gate | JSON: [`Refused`](super::control::Refused) |
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
@@ -17,8 +17,8 @@
 //!
 //! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
 //! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
-//! answer is never inferred from silence. A `broken` frame says so behind all that came before the break, which a reset of
-//! the stream could overtake.
+//! answer is never inferred from silence. A `broken` frame, anywhere behind the `ack`, says so behind all that came before
+//! the break, which a reset of the stream could overtake.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -50,7 +50,7 @@ pub enum Kind {
     End = 0x04,
     /// The gate has read the request's head.
     Ack = 0x05,
-    /// The body broke off.
+    /// The answer broke off, and why.
     Broken = 0x06,
     /// Who speaks.
     Hello = 0x20,
@@ -84,7 +84,8 @@ impl Kind {
         match self {
             Self::Request | Self::Response | Self::End => MAX_HEAD,
             Self::Data => MAX_DATA,
-            Self::Ack | Self::Broken => 0,
+            Self::Ack => 0,
+            Self::Broken => 8,
             Self::Hello | Self::Refused => MAX_HELLO,
             Self::Report => MAX_REPORT,
             Self::Trust => MAX_TRUST,

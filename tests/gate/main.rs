@@ -5,8 +5,11 @@
 mod fake_ollama;
 
 mod bodies;
+mod forms;
 mod load;
+mod packed;
 mod scopes;
+mod staying;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use ollana::exchange::{Body, ExchangeError, REFUSAL_HEADER, empty, full};
-use ollana::gate::{Caller, Gate};
+use ollana::gate::{Caller, Gate, GateSettings};
 use ollana::id::{Id, NodeName, Scope};
 use ollana::ollama::Ollama;
 use serde_json::Value;
@@ -51,12 +54,16 @@ impl Provider {
     }
 
     async fn start_with(models: &[&str], settings: Settings) -> Self {
+        Self::start_as(models, settings, GateSettings::default()).await
+    }
+
+    async fn start_as(models: &[&str], settings: Settings, lends: GateSettings) -> Self {
         let fake = FakeOllama::start_with(models, settings).await;
         let (ollama, watching) = Ollama::spawn(&fake.url());
         let healthy = async { ollama.state().wait_for(|state| state.healthy).await.map(drop) };
         timeout(Duration::from_secs(10), healthy).await.expect("it is healthy").unwrap();
         let lend = watch::Sender::new(true);
-        let gate = Gate::new(ollama.clone(), lend.subscribe());
+        let gate = Gate::new(ollama.clone(), lends, lend.subscribe());
         Self { fake, ollama, gate, lend, _watch: watching }
     }
 

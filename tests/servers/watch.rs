@@ -36,7 +36,9 @@ pub async fn each_server_is_told_by_its_answers() {
     }
     let empty = OpenAiOnly::start(Flavour::LmStudio, &[]).await;
     assert_eq!(probe(&empty.url()).await, Found::OpenAi { server: None });
-    assert_eq!(probe(&Grpc::start(Face::Bare).await.url()).await, Found::Grpc);
+    for face in [Face::Bare, Face::Strict] {
+        assert_eq!(probe(&Grpc::start(face).await.url()).await, Found::Grpc);
+    }
     let ollama = Found::Ollama { version: "0.24.0".to_owned() };
     assert_eq!(probe(&Grpc::start(Face::Ollama).await.url()).await, ollama);
     assert_eq!(probe(&Grpc::start(Face::OllamaOverHttp2).await.url()).await, ollama);

@@ -19,6 +19,8 @@ mod extra;
 mod go_json;
 #[path = "fake_ollama/job.rs"]
 mod job;
+#[path = "fake_ollama/names.rs"]
+mod names;
 #[path = "fake_ollama/router.rs"]
 mod router;
 #[path = "fake_ollama/routes.rs"]
@@ -247,6 +249,11 @@ impl Drop for FakeOllama {
     }
 }
 
+/// As Go's `%q` writes a text that has nothing odd in it.
+pub(crate) fn json_text(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
@@ -262,7 +269,9 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                         async move { Ok::<_, Infallible>(routes::answer(shared, request).await) }
                     });
                     let mut builder = http1::Builder::new();
-                    let connection = builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
+                    builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
+                    // As Go: heads may be long.
+                    let connection = builder.max_headers(1024);
                     // An error is a client that went away, or a break that was asked for.
                     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
                 });

@@ -26,8 +26,10 @@ use tokio::task::{JoinHandle, JoinSet};
 /// What it speaks beside gRPC over HTTP/2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Face {
-    /// Nothing: HTTP/2 alone.
+    /// Nothing: HTTP/2 alone, and what is no gRPC is answered 415, as by Go's.
     Bare,
+    /// The same, and what is no gRPC is reset, as by the C core's.
+    Strict,
     /// Ollama's API too, over HTTP/1.1 and HTTP/2.
     Ollama,
     /// Ollama's API too, over HTTP/2 alone.
@@ -46,6 +48,8 @@ pub struct Counts {
     pub given_up: usize,
     /// Calls that wait to be.
     pub waiting: usize,
+    /// Bytes of endless answers that it got rid of, buffers included.
+    pub flooded: usize,
 }
 
 /// The server. Stops when it is dropped.
@@ -116,14 +120,18 @@ async fn serve(listener: TcpListener, face: Face, counts: Arc<watch::Sender<Coun
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
                         let counts = counts.clone();
-                        async move { Ok::<_, Infallible>(answer(request, face, &counts)) }
+                        async move {
+                            let answered = answer(request, face, &counts);
+                            let refused = face == Face::Strict && answered.status() == 415;
+                            if refused { Err(std::io::Error::other("no gRPC")) } else { Ok(answered) }
+                        }
                     });
                     let io = TokioIo::new(stream);
                     match face {
                         Face::Ollama => {
                             let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(io, service).await;
                         }
-                        Face::Bare | Face::OllamaOverHttp2 => {
+                        Face::Bare | Face::Strict | Face::OllamaOverHttp2 => {
                             let builder = http2::Builder::new(TokioExecutor::new());
                             let _ = builder.serve_connection(io, service).await;
                         }
@@ -134,6 +142,8 @@ async fn serve(listener: TcpListener, face: Face, counts: Arc<watch::Sender<Coun
         }
     }
 }
+
+const FLOOD: &[u8] = &[b'f'; 16 * 1024];
 
 type Answered = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -148,7 +158,7 @@ fn answer(request: Request<Incoming>, face: Face, counts: &Arc<watch::Sender<Cou
         request.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if !grpc {
         let said = match (face, path.as_str()) {
-            (Face::Bare, _) => return plain(415, ""),
+            (Face::Bare | Face::Strict, _) => return plain(415, ""),
             (_, "/api/version") => r#"{"version":"0.24.0"}"#,
             (_, "/api/tags") => r#"{"models":[{"name":"m:latest","digest":"00"}]}"#,
             (_, "/api/ps") => r#"{"models":[]}"#,
@@ -201,6 +211,14 @@ fn answer(request: Request<Incoming>, face: Face, counts: &Arc<watch::Sender<Cou
             let mut answer = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync());
             head(&mut answer);
             answer
+        }
+        // An answer without an end.
+        "/test.Echo/Flood" => {
+            let counts = counts.clone();
+            streamed(futures_util::stream::repeat_with(move || {
+                counts.send_modify(|counts| counts.flooded += FLOOD.len());
+                Bytes::from_static(FLOOD)
+            }))
         }
         // A head, and then nothing, until it is given up.
         "/test.Echo/Wait" => {

@@ -11,6 +11,11 @@ fn id(n: u8) -> Id {
     Id::from_bytes([n; 32])
 }
 
+/// The ID of the other side.
+fn other(side: usize) -> Id {
+    id(if side == A { 2 } else { 1 })
+}
+
 /// Sides of a [`Pair`]: the smaller ID is the initiator.
 const A: usize = 0;
 const B: usize = 1;
@@ -50,7 +55,7 @@ impl Pair {
     }
 
     fn connect(&mut self, line: u64, by_a: bool) {
-        let secret = [line as u8; 32];
+        let secret = [u8::try_from(line).unwrap(); 32];
         let [a, b] = [id(1), id(2)];
         let ends =
             [Session { me: a, peer: b, dialled: by_a, secret }, Session { me: b, peer: a, dialled: !by_a, secret }];
@@ -69,19 +74,19 @@ impl Pair {
     }
 
     fn wish(&mut self, side: usize) -> Result<(), Refusal> {
-        let peer = id(2 - side as u8);
+        let peer = other(side);
         let wished = self.machines[side].handle_wish(self.now, peer);
         self.collect();
         wished
     }
 
     fn end(&mut self, side: usize, said_no: bool) {
-        self.machines[side].handle_end(self.now, id(2 - side as u8), said_no);
+        self.machines[side].handle_end(self.now, other(side), said_no);
         self.collect();
     }
 
     fn confirm(&mut self, side: usize) {
-        self.machines[side].handle_confirm(self.now, id(2 - side as u8));
+        self.machines[side].handle_confirm(self.now, other(side));
         self.collect();
     }
 
@@ -340,7 +345,7 @@ fn new_keys_bring_no_new_guesses() {
 fn a_flood_of_steps_from_whom_nobody_has_named_does_nothing() {
     let mut pair = Pair::connected();
     for n in 0..10_000u32 {
-        let hex = Hex([n as u8; 32]);
+        let hex = Hex([n.to_le_bytes()[0]; 32]);
         for step in [PairStep::Offer, PairStep::Commit(hex), PairStep::Nonce(hex), PairStep::Reveal(hex)] {
             pair.step(B, 1 + u64::from(n % 2), step);
         }

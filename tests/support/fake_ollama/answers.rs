@@ -49,6 +49,12 @@ pub(super) fn fault(path: &str, status: u16, message: &str) -> Answer {
     if path.starts_with("/v1/") && status != 400 { v1_answer(status, body) } else { json_answer(status, body) }
 }
 
+/// An error that passes Ollama's middleware for `/v1` on its way out.
+pub(super) fn v1_fault(path: &str, status: u16, message: &str) -> Answer {
+    let body = shapes::error(path, status, message);
+    v1_answer(status, if body.ends_with('\n') { body } else { body + "\n" })
+}
+
 pub(super) fn streamed(
     content_type: &'static str,
     stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static,

@@ -1,0 +1,210 @@
+//! What of a lodger's body reaches Ollama, by property: everything but `keep_alive`.
+
+use bytes::Bytes;
+use futures_util::{FutureExt as _, stream};
+use http_body_util::StreamBody;
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+
+use super::*;
+use crate::route::{Peeked, peek};
+
+/// What comes out of the gate for a body that comes in these pieces, or what is objected to.
+fn passed(path: &'static str, pieces: &[&[u8]], lodger: bool) -> Result<Vec<u8>, Refusal> {
+    let frames: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+    let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
+    let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+    let run = async {
+        let Peeked { reader, body, seen } = peek(Reader::Json(Look::new()), body).await.unwrap();
+        let inspector = Inspector {
+            reader,
+            ahead: seen as u64,
+            json: true,
+            uri: Uri::from_static(path),
+            state: Arc::default(),
+            lodger: lodger.then(|| NodeName::lossy("laptop")),
+        };
+        if let Some(refusal) = inspector.objection() {
+            return Err(refusal);
+        }
+        let (mut body, mut objection) = inspect(body, inspector);
+        let mut out = Vec::new();
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => out.extend_from_slice(frame.data_ref().unwrap()),
+                Err(_) => return Err(objection.try_recv().unwrap()),
+            }
+        }
+        assert_eq!(out.len(), whole);
+        Ok(out)
+    };
+    run.now_or_never().expect("nothing is waited for")
+}
+
+fn all_at_once(path: &'static str, text: &str) -> Result<String, Refusal> {
+    passed(path, &[text.as_bytes()], true).map(|out| String::from_utf8(out).unwrap())
+}
+
+#[test]
+fn one_byte_of_the_key_is_another_and_all_else_is_as_it_was() {
+    for (written, sent) in [
+        (r#"{"model":"m","keep_alive":-1,"prompt":"x"}"#, r#"{"model":"m","keep_aliv6":-1,"prompt":"x"}"#),
+        (r#"{"KEEP_ALIVE" : "24h","model":"m"}"#, r#"{"KEEP_ALIV6" : "24h","model":"m"}"#),
+        (r#"{"model":"m","keep_aliv\u0065":0,"prompt":"x"}"#, r#"{"model":"m","keep_aliv\u0066":0,"prompt":"x"}"#),
+        (r#"{"\u212aeep\u005fAlive":0,"input":"x"}"#, r#"{"\u212aeep\u005fAliv6":0,"input":"x"}"#),
+        ("{\"\u{212a}eep_alive\":0,\"input\":\"x\"}", "{\"\u{212a}eep_aliv6\":0,\"input\":\"x\"}"),
+        // Not the one that counts.
+        (
+            r#"{"keep_alives":0,"x":{"keep_alive":0},"y":"keep_alive"}"#,
+            r#"{"keep_alives":0,"x":{"keep_alive":0},"y":"keep_alive"}"#,
+        ),
+        (r#"{"prompt":"x"} {"keep_alive":0}"#, r#"{"prompt":"x"} {"keep_alive":0}"#),
+    ] {
+        assert_eq!(all_at_once("/api/embed", written).unwrap(), sent);
+        // Whoever may say so says it.
+        assert_eq!(passed("/api/embed", &[written.as_bytes()], false).unwrap(), written.as_bytes());
+    }
+}
+
+#[test]
+fn an_order_to_unload_is_refused_and_only_that() {
+    let orders = [
+        r#"{"model":"m","keep_alive":0}"#,
+        r#"{"keep_alive":-0.0e7,"model":"m"}"#,
+        r#"{"model":"m","keep_alive":"0"}"#,
+        r#"{"model":"m","KEEP_ALIVE":"-0s","prompt":"","messages":[]}"#,
+        r#"{"model":"m","keep_alive":"0h0.0m","messages":null,"prompt":"x","prompt":""}"#,
+        r#"{"model":"m","\u212aeep_alive":"\u0030s"}"#,
+    ];
+    for order in orders {
+        for path in ["/api/generate", "/api/chat"] {
+            if path == "/api/chat" && order.contains(r#""prompt":"x""#) {
+                continue;
+            }
+            let refusal = all_at_once(path, order).unwrap_err();
+            assert_eq!((refusal.status, refusal.code), (StatusCode::FORBIDDEN, "unload"), "{path} {order}");
+            assert!(refusal.message.contains("ollana trust laptop --scope manage"), "{}", refusal.message);
+            let single: Vec<_> = order.as_bytes().chunks(1).collect();
+            assert_eq!(passed(path, &single, true).unwrap_err().code, "unload");
+            assert!(passed(path, &[order.as_bytes()], false).is_ok());
+        }
+    }
+    for (path, other) in [
+        ("/api/generate", r#"{"model":"m","keep_alive":0,"prompt":"x"}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":0.5}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":10}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":-1}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":"5m0s"}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":""}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":null}"#),
+        ("/api/generate", r#"{"model":"m"}"#),
+        ("/api/chat", r#"{"model":"m","keep_alive":0,"messages":[{"role":"user"}]}"#),
+        ("/api/chat", r#"{"model":"m","messages":[[]],"keep_alive":0}"#),
+        ("/api/embed", r#"{"model":"m","keep_alive":0}"#),
+        ("/v1/completions", r#"{"model":"m","keep_alive":0}"#),
+    ] {
+        assert!(all_at_once(path, other).is_ok(), "{path} {other}");
+    }
+}
+
+/// A key of the top level in one of the spellings that Go takes for `keep_alive`.
+fn keep_alive() -> impl Strategy<Value = String> {
+    let spelled = |c: char| {
+        let upper = c.to_ascii_uppercase();
+        let mut spellings = vec![
+            c.to_string(),
+            upper.to_string(),
+            format!("\\u{:04x}", u32::from(c)),
+            format!("\\u{:04X}", u32::from(upper)),
+        ];
+        if c == 'k' {
+            spellings.extend(["\u{212a}".to_owned(), "\\u212a".to_owned(), "\\u212A".to_owned()]);
+        }
+        prop::sample::select(spellings)
+    };
+    "keep_alive".chars().map(spelled).collect::<Vec<_>>().prop_map(|chars| chars.concat())
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let texts = [
+        "0",
+        "-1",
+        "\"0s\"",
+        "null",
+        "\"keep_alive\"",
+        "\"x\"",
+        "{\"keep_alive\":0}",
+        "[{\"keep_alive\":0},\"keep_alive\"]",
+        "1.5e3",
+        "\"\\u006b\\\"\"",
+    ];
+    prop::sample::select(texts.to_vec()).prop_map(str::to_owned)
+}
+
+/// An object with one such key or none, and the rest of the body.
+fn body() -> impl Strategy<Value = String> {
+    let keys = ["model", "prompt", "keep_alives", "keep_aliv", "eep_alive", "x", "keep_alive ", "\\u006beep"];
+    let blank = || prop::sample::select(vec!["", "", " ", "\n\t"]);
+    let field = (blank(), prop::sample::select(keys.to_vec()), blank(), value());
+    let fields = prop::collection::btree_map("[a-z]", field, 0..5);
+    let single = prop::option::of((any::<prop::sample::Index>(), keep_alive(), value()));
+    (fields, single, prop::sample::select(vec!["", " ", "{\"keep_alive\":0}"])).prop_map(|(fields, single, rest)| {
+        let mut seen = Vec::new();
+        let mut texts: Vec<String> = Vec::new();
+        for (before, key, after, value) in fields.into_values() {
+            if !seen.contains(&key) {
+                seen.push(key);
+                texts.push(format!("{before}\"{key}\"{after}:{value}{after}"));
+            }
+        }
+        if let Some((at, key, value)) = single {
+            texts.insert(at.index(texts.len() + 1), format!("\"{key}\":{value}"));
+        }
+        format!("{{{}}}{rest}", texts.join(","))
+    })
+}
+
+/// As Go compares keys.
+fn folded(key: &str) -> String {
+    key.replace('\u{212a}', "k").replace('\u{17f}', "s").to_ascii_lowercase()
+}
+
+fn object(text: &[u8]) -> Map<String, Value> {
+    let value = serde_json::Deserializer::from_slice(text).into_iter().next().unwrap().unwrap();
+    let Value::Object(object) = value else { panic!("an object") };
+    object
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_spelling_and_no_split_lets_keep_alive_through(text in body(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8), singly in any::<bool>()) {
+        let bytes = text.as_bytes();
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([0, bytes.len()]).collect();
+        if singly {
+            cuts = (0..=bytes.len()).collect();
+        }
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
+        let out = passed("/api/embed", &pieces, true).unwrap();
+
+        let (before, after) = (object(bytes), object(&out));
+        prop_assert!(after.keys().all(|key| folded(key) != "keep_alive"));
+        let others = |object: &Map<String, Value>| -> Vec<(String, Value)> {
+            object.iter().filter(|(key, _)| !["keep_alive", "keep_aliv6", "keep_alivf"].contains(&folded(key).as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+        };
+        prop_assert_eq!(others(&before), others(&after));
+        let changed: Vec<_> = bytes.iter().zip(&out).filter(|(a, b)| a != b).collect();
+        prop_assert_eq!(changed.len(), before.keys().filter(|key| folded(key) == "keep_alive").count());
+        prop_assert!(changed.iter().all(|(_, new)| **new == UNKNOWN));
+    }
+
+    #[test]
+    fn no_body_is_longer_or_shorter_for_it(bytes in prop::collection::vec(any::<u8>(), 0..64), cut in any::<prop::sample::Index>()) {
+        for text in [bytes.clone(), [b"{\"keep_alive", bytes.as_slice()].concat(), [b"{\"keep_alive\":", bytes.as_slice()].concat()] {
+            let at = cut.index(text.len() + 1);
+            let _ = passed("/api/generate", &[&text[..at], &text[at..]], true);
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! How long a model stays in memory is not for a peer with scope `infer` to say.
+
+use bytes::Bytes;
+use http::StatusCode;
+use ollana::gate::Caller;
+use ollana::id::Scope;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::{Provider, by_hand, peer, post, read, request};
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_loaded(provider: &Provider) -> bool {
+    let mut loaded = false;
+    provider.fake.models(|models| loaded = models.iter().any(|model| model.loaded));
+    loaded
+}
+
+#[tokio::test]
+async fn a_peer_does_not_unload_what_others_use() {
+    let provider = Provider::start(&["m"]).await;
+    let load = || post("/api/generate", &json!({"model":"m"}));
+    assert!(provider.ask(peer(Scope::Infer), load()).await.body.contains("load"));
+    assert!(is_loaded(&provider));
+    for (path, order) in [
+        ("/api/generate", r#"{"model":"m","keep_alive":0}"#),
+        ("/api/generate", r#"{"model":"m","keep_alive":"0s","prompt":"","stream":false}"#),
+        ("/api/generate", r#"{"\u212aEEP_aliv\u0065":-0.0,"model":"m"}"#),
+        ("/api/chat", r#"{"model":"m","messages":[],"keep_alive":"0"}"#),
+        ("/api/%63hat", r#"{"model":"m","keep_alive":0}"#),
+    ] {
+        let answer = provider.ask(peer(Scope::Infer), request("POST", path, order)).await;
+        assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::FORBIDDEN, Some("unload")), "{order}");
+        let error: Value = serde_json::from_str(&answer.body).unwrap();
+        assert!(error["error"].as_str().unwrap().contains("ollana trust laptop --scope manage"), "{error}");
+        assert!(is_loaded(&provider), "{order}");
+    }
+    // Nor is it loaded by an order to unload.
+    provider.fake.models(|models| models.iter_mut().for_each(|model| model.loaded = false));
+    let stop = || post("/api/generate", &json!({"model":"m","keep_alive":0}));
+    assert_eq!(provider.ask(peer(Scope::Infer), stop()).await.status, StatusCode::FORBIDDEN);
+    assert!(!is_loaded(&provider));
+
+    for caller in [peer(Scope::Manage), Caller::Owner] {
+        assert!(provider.ask(caller.clone(), load()).await.status.is_success());
+        assert!(provider.ask(caller, stop()).await.body.contains("unload"));
+        assert!(!is_loaded(&provider));
+    }
+}
+
+#[tokio::test]
+async fn what_a_peer_says_of_it_does_not_reach_ollama_and_all_else_does() {
+    let provider = Provider::start(&["m"]).await;
+    let texts = [
+        (r#"{"model":"m","keep_alive":-1,"prompt":"x"}"#, r#"{"model":"m","keep_aliv6":-1,"prompt":"x"}"#),
+        (
+            r#"{"keep_aliv\u0065":"24h","model":"m","prompt":"x"}"#,
+            r#"{"keep_aliv\u0066":"24h","model":"m","prompt":"x"}"#,
+        ),
+        (
+            r#"{"model":"m","prompt":"x","options":{"keep_alive":1}}"#,
+            r#"{"model":"m","prompt":"x","options":{"keep_alive":1}}"#,
+        ),
+    ];
+    for (written, sent) in texts {
+        for (caller, expected) in [(peer(Scope::Infer), sent), (peer(Scope::Manage), written), (Caller::Owner, written)]
+        {
+            for step in [written.len(), 1] {
+                let (frames, body) = by_hand();
+                let asked = http::Request::post("/api/generate").header("content-length", written.len());
+                let serving = tokio::spawn(provider.gate.serve(caller.clone(), asked.body(body).unwrap()));
+                for piece in written.as_bytes().chunks(step) {
+                    frames.send(Ok(Bytes::copy_from_slice(piece))).await.unwrap();
+                }
+                drop(frames);
+                let answer = read(serving.await.unwrap().unwrap()).await;
+                assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+                let seen = provider.fake.counts().last("/api/generate").unwrap().clone();
+                assert_eq!(
+                    (seen.length, seen.sha256),
+                    (written.len() as u64, sha256(expected.as_bytes())),
+                    "{written}"
+                );
+            }
+        }
+    }
+}
