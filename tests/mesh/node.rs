@@ -80,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// At any port, also when it is started again.
+    pub fn anywhere(mut self) -> Self {
+        self.config.mesh.addr.set_port(0);
+        self
+    }
+
     /// Lets in and uses nobody whom no person trusts.
     pub fn paired(mut self) -> Self {
         (self.config.trust.inbound, self.config.trust.outbound) = (Policy::Paired, Policy::Paired);
