@@ -84,6 +84,7 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             job.full(json_answer(401, unauthorized.to_string()))
         }
         "/api/signout" => job.full(empty(200)),
+        "/v1/audio/transcriptions" if is_form(&request) => transcription(shared, job, request).await,
         "/v1/audio/transcriptions" => {
             let message = "failed to parse multipart form: request Content-Type isn't multipart/form-data";
             job.full(fault(&path, 400, message))
@@ -100,7 +101,6 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             }
         }
         _ if path.starts_with("/api/blobs/") => blob(shared, job, &path, request).await,
-        "/v1/audio/transcriptions" => transcription(shared, job, request).await,
         _ if path.starts_with("/fake/") => extra::fake(job, &path, request).await,
         _ => asked(shared, job, path, request).await,
     }
@@ -465,6 +465,11 @@ async fn discard(body: &mut Incoming) {
         }
         left -= length;
     }
+}
+
+fn is_form(request: &Request<Incoming>) -> bool {
+    let said = request.headers().get(CONTENT_TYPE).map(|said| said.as_bytes().to_ascii_lowercase());
+    said.is_some_and(|said| said.starts_with(b"multipart/form-data"))
 }
 
 /// The route that reads a form. What is in it is not looked at: it hears one word in everything.
