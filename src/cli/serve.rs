@@ -5,14 +5,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{Failure, Place, daemon, log};
 use crate::app::App;
 use crate::config::{Config, Key, Layer, Status};
 use crate::control::Info;
+
+/// Files and sockets that are asked for, as far as the hard limit goes: several times what the listener's 4,096 connections
+/// take with one more each to an Ollama. macOS gives no more than the second, whatever it says of its hard limit.
+const FILES: [u64; 2] = [65_536, 10_240];
 
 const EXAMPLES: &str = "\
 Every flag has an environment variable and a key in config.toml (`ollana
@@ -71,6 +76,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST[:PORT]")]
     peer: Vec<String>,
 
+    /// An invitation of another node's to redeem, as `ollana invite` prints it; - for standard input
+    /// [env: OLLANA_INVITATION_FILE]
+    #[arg(long, value_name = "FILE")]
+    invitation_file: Option<String>,
+
     /// What people call this node [env: OLLANA_NAME] [default: the host name]
     #[arg(long)]
     name: Option<String>,
@@ -99,6 +109,7 @@ impl Args {
         layer.set(Key::Mesh, self.mesh.clone());
         layer.list(Key::Peer, self.peer.clone());
         layer.set(Key::Name, self.name.clone());
+        layer.set(Key::InvitationFile, self.invitation_file.clone());
         layer.set(Key::Status, self.status.clone());
         layer.set(Key::LogFormat, self.log_format.clone());
         layer
@@ -116,7 +127,7 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     }
     let config = config()?;
     if config.daemon {
-        return daemon::start(&config.state_dir);
+        return daemon::start(&config);
     }
     log::start(config.log_format, &place.environment, None);
     node(config, |_| Ok(()))
@@ -124,6 +135,7 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
 
 /// A node from start to end. `ready` is called once it serves.
 fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -132,6 +144,22 @@ fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<()
     // A look-up of a name may still block a thread; nothing waits for its answer.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended
+}
+
+/// Lets the process hold as many files and sockets as it may. Most systems let programs that do not ask have 1,024, for
+/// the sake of those that use `select`, and each application that waits for an answer takes two.
+fn raise_limit() {
+    let Rlimit { current: Some(before), maximum } = getrlimit(Resource::Nofile) else { return };
+    for most in FILES {
+        let now = maximum.map_or(most, |maximum| maximum.min(most));
+        if now <= before {
+            return;
+        }
+        match setrlimit(Resource::Nofile, Rlimit { current: Some(now), maximum }) {
+            Ok(()) => return debug!(before, now, "files and sockets that may be open"),
+            Err(error) => debug!(before, now, %error, "may not open more files and sockets"),
+        }
+    }
 }
 
 async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {

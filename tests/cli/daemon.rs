@@ -40,6 +40,23 @@ fn a_daemon_serves_when_the_command_returns_and_is_gone_when_stop_does() {
 }
 
 #[test]
+fn a_node_may_hold_as_many_files_as_its_hard_limit_lets_it() {
+    let home = Home::new();
+    let started = Command::new("sh")
+        .args(["-c", "ulimit -Sn 200 && ulimit -Hn 3000 && exec \"$0\" serve -d", env!("CARGO_BIN_EXE_ollana")])
+        .env_clear()
+        .envs(home.command(&[]).get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .output()
+        .unwrap();
+    assert!(started.status.success(), "{started:?}");
+    let pid = home.json(&["status", "--json"])["pid"].to_string();
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["3000", "3000"]);
+    home.ok(&["stop"]);
+}
+
+#[test]
 fn a_daemon_keeps_nothing_open_that_its_starter_had_open() {
     let home = Home::new();
     let started = Command::new("sh")

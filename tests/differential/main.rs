@@ -18,6 +18,8 @@ mod lab;
 mod node;
 #[path = "../support/real_ollama.rs"]
 mod real_ollama;
+#[path = "../support/tools.rs"]
+mod tools;
 mod wire;
 
 use std::fmt::Write as _;
@@ -89,7 +91,7 @@ fn simulated() -> MutexGuard<'static, Option<Lab>> {
 
 fn real() -> MutexGuard<'static, Option<Lab>> {
     let mut lab = REAL.lock().unwrap_or_else(PoisonError::into_inner);
-    lab.get_or_insert_with(|| Lab::real(&real_ollama::needs().unwrap(), Scope::Manage));
+    lab.get_or_insert_with(|| Lab::real(Scope::Manage));
     lab
 }
 

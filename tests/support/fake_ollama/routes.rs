@@ -100,7 +100,7 @@ async fn route(shared: Arc<Shared>, job: Job, path: String, request: Request<Inc
             }
         }
         _ if path.starts_with("/api/blobs/") => blob(shared, job, &path, request).await,
-        "/v1/audio/transcriptions" => transcription(shared, job, request).await,
+        "/v1/audio/transcriptions" => transcription(shared, job, &path, request).await,
         _ if path.starts_with("/fake/") => extra::fake(job, &path, request).await,
         _ => asked(shared, job, path, request).await,
     }
@@ -467,7 +467,12 @@ async fn discard(body: &mut Incoming) {
 }
 
 /// The route that reads a form. What is in it is not looked at: it hears one word in everything.
-async fn transcription(shared: Arc<Shared>, job: Job, mut request: Request<Incoming>) -> Answer {
+async fn transcription(shared: Arc<Shared>, job: Job, path: &str, mut request: Request<Incoming>) -> Answer {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !content_type.starts_with("multipart/form-data") {
+        let message = "failed to parse multipart form: request Content-Type isn't multipart/form-data";
+        return job.full(fault(path, 400, message));
+    }
     let Some((length, sum)) = read(&job, request.body_mut(), true).await else {
         let _aborted = job.seen(&request, None, b"", false);
         return empty(400);
