@@ -44,6 +44,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+#[allow(unused_imports, reason = "each test takes what it needs of it")]
 pub use runner::expected;
 
 /// How it behaves. All can be changed while it runs, by [`FakeOllama::set`].

@@ -215,7 +215,7 @@ fn refused_before(path: &str, object: &Object) -> Option<Answer> {
         "/v1/messages" if missing("model") => "model is required",
         "/v1/chat/completions" if missing("messages") => "[] is too short - 'messages'",
         "/v1/messages" if missing("messages") => "[] is too short - 'messages'",
-        "/v1/embeddings" if missing("input") => "invalid input",
+        "/v1/embeddings" if object.get("input").is_none_or(|input| *input == json!([])) => "invalid input",
         _ => return None,
     };
     Some(fault(path, 400, message))
