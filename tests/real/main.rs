@@ -33,9 +33,7 @@ fn main() {
         ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", || streamed_chat(lab())),
         ("embeddings_and_an_openai_chat_are_the_same_as_asked_directly", || embeddings_and_openai(lab())),
         ("an_unknown_model_is_refused_in_the_same_words", || unknown_model(lab())),
-        ("the_ollama_command_changes_models_where_it_may_and_says_why_where_not", || {
-            manage::manage(&Lab::start(needs().unwrap(), 2));
-        }),
+        ("the_ollama_command_changes_models_where_it_may_and_says_why_where_not", changed_models),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         // libtest prints no reason of its own, so it stands in the name's kind.
@@ -52,6 +50,10 @@ fn main() {
         lab.stop();
     }
     conclusion.exit();
+}
+
+fn changed_models() {
+    manage::manage(&Lab::start(needs().unwrap(), 2));
 }
 
 // === what it takes ===
