@@ -159,6 +159,11 @@ impl Router {
             }
         }
     }
+
+    /// Whether requests for a model go where it has this digest; not known if the name was not used yet.
+    pub fn keeps_to(&self, model: &ModelName, digest: &str) -> bool {
+        self.0.node.digests.of(model).is_some_and(|kept| kept.digest == digest)
+    }
 }
 
 impl fmt::Debug for Router {

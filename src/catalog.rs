@@ -3,8 +3,9 @@
 //!
 //! With one provider its answer passes through untouched. With several all are asked at once, for a bounded time, and
 //! one that is slow or answers nonsense is left out rather than waited for. A model has one entry, byte for byte what a
-//! server said: this machine's own if it has it, else the one that Ollama would put first (most recently modified, for
-//! `ps` the one that stays loaded longest). The order is Ollama's too. With no provider at all the answer is the mesh's
+//! server said: where servers have different weights under its name, one that has those which are used; this machine's
+//! own if it has it, else the one that Ollama would put first (most recently modified, for `ps` the one that stays loaded
+//! longest). The order is Ollama's too. With no provider at all the answer is the mesh's
 //! 503 with the reason and not an empty list, which would read as "there are no models" (DESIGN §3).
 
 use std::borrow::Cow;
@@ -58,6 +59,8 @@ struct Model {
     /// What Ollama sorts by, in Unix seconds: the largest first.
     at: i64,
     local: bool,
+    /// What the server's report says of its weights.
+    digest: String,
 }
 
 // === impl Catalog ===
@@ -100,10 +103,12 @@ impl Catalog {
                     Entry::Vacant(entry) => {
                         entry.insert(model);
                     }
-                    Entry::Occupied(mut entry) if model.rank() > entry.get().rank() => {
-                        entry.insert(model);
+                    Entry::Occupied(mut entry) => {
+                        let rank = |model: &Model| (self.router.keeps_to(entry.key(), &model.digest), model.rank());
+                        if rank(&model) > rank(entry.get()) {
+                            entry.insert(model);
+                        }
                     }
-                    Entry::Occupied(_) => {}
                 }
             }
         }
@@ -157,7 +162,7 @@ impl List {
     ) -> Option<Vec<(ModelName, Model)>> {
         let peer = endpoint.label();
         match tokio::time::timeout(PATIENCE, self.read(endpoint, user_agent, &room)).await {
-            Ok(Ok(bytes)) => match self.parse(&bytes, endpoint.is_local()) {
+            Ok(Ok(bytes)) => match self.parse(&bytes, endpoint) {
                 Ok(models) => Some(models),
                 Err(error) => {
                     tracing::debug!(%peer, ?self, %error, "left out: its list cannot be read");
@@ -207,7 +212,7 @@ impl List {
         Ok(bytes)
     }
 
-    fn parse(self, bytes: &[u8], local: bool) -> Result<Vec<(ModelName, Model)>, serde_json::Error> {
+    fn parse(self, bytes: &[u8], endpoint: &Arc<dyn Endpoint>) -> Result<Vec<(ModelName, Model)>, serde_json::Error> {
         #[derive(Deserialize)]
         struct Lists {
             models: Option<Vec<Box<RawValue>>>,
@@ -230,6 +235,7 @@ impl List {
             Self::Tags | Self::Ps => lists.models,
             Self::V1Models => lists.data,
         };
+        let (local, report) = (endpoint.is_local(), endpoint.report().borrow().clone());
         let named = |raw: Box<RawValue>| {
             let fields: Fields<'_> = serde_json::from_str(raw.get()).ok()?;
             let (name, at) = match self {
@@ -237,8 +243,9 @@ impl List {
                 Self::Ps => (fields.name, fields.expires_at.and_then(|at| unix_seconds(&at))),
                 Self::V1Models => (fields.id, fields.created),
             };
-            let name = ModelName::new(&name?);
-            Some((name, Model { raw, at: at.unwrap_or(i64::MIN), local }))
+            let name = name?;
+            let digest = report.models.get(&*name).map(|info| info.digest.clone()).unwrap_or_default();
+            Some((ModelName::new(&name), Model { raw, at: at.unwrap_or(i64::MIN), local, digest }))
         };
         Ok(raw.unwrap_or_default().into_iter().filter_map(named).collect())
     }
@@ -266,7 +273,7 @@ impl List {
 // === impl Model ===
 
 impl Model {
-    /// The highest of one name is the one that is shown.
+    /// The highest of one name and one digest is the one that is shown.
     fn rank(&self) -> (bool, i64) {
         (self.local, self.at)
     }

@@ -351,8 +351,8 @@ mod tests {
         }
         assert_eq!(digests.lock().len(), MAX);
         assert!(digests.of(&model("chosen")).unwrap().chosen);
-        assert!(digests.claim(&model(&"x".repeat(MAX_NAME)), "d", holder("a"), None));
-        assert_eq!(digests.of(&model(&"x".repeat(MAX_NAME))), None);
+        assert!(digests.claim(&model(&"x".repeat(MAX_NAME + 1)), "d", holder("a"), None));
+        assert_eq!(digests.of(&model(&"x".repeat(MAX_NAME + 1))), None);
     }
 
     #[tokio::test]

@@ -221,3 +221,19 @@ impl fmt::Display for ResetCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_another_version_gets_what_that_version_can_answer() {
+        let api = |json: &str| serde_json::from_str::<Report>(json).unwrap().api;
+        assert_eq!(api(r#"{"provider":true}"#), ServerKind::Ollama, "an old one lends nothing else");
+        assert_eq!(api(r#"{"api":"openai"}"#), ServerKind::OpenAi);
+        assert_eq!(api(r#"{"api":"something-new"}"#), ServerKind::Grpc, "no API that is known");
+        for kind in [ServerKind::Ollama, ServerKind::OpenAi, ServerKind::Grpc] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.to_string());
+        }
+    }
+}

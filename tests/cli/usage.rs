@@ -143,3 +143,12 @@ fn doctor_finds_what_is_there_and_what_is_not() {
     assert_eq!(check(&home, "state"), (Some(1), Some("problem".to_owned())));
     home.ok(&["stop"]);
 }
+
+#[test]
+fn the_choice_of_weights_wants_a_model_and_a_node() {
+    let home = Home::new();
+    for wrong in ["qwen3", "@gpu1", "qwen3@"] {
+        home.fails(2, &["models", "--keep", wrong]);
+    }
+    home.fails(1, &["models", "--keep", "qwen3@gpu1"]);
+}

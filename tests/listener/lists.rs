@@ -148,3 +148,18 @@ async fn if_nobody_gives_a_list_it_is_502() {
     let node = Node::over(&[&_a, &_b]).await;
     assert_eq!(node.ask("GET /api/tags", "").await.status, 502);
 }
+
+#[tokio::test]
+async fn where_weights_differ_the_list_shows_those_that_are_used() {
+    let (_me, mut me) = FakeEndpoint::local("me", &["Old@one"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["old:latest@two"]);
+    let holder = ollana::digests::Holder { id: ollana::exchange::Endpoint::id(&*_b), name: NodeName::lossy("b") };
+    let setup = crate::Setup::default();
+    setup.digests.keep(&ollana::route::ModelName::new("old"), "two", holder);
+    let node = Node::set_up(setup, &[&_me, &_b]).await;
+    let mut client = node.client().await;
+    client.send(&request("GET /api/tags", "")).await;
+    soon(me.next()).await.reply(json(models(&[OLD_NEWER])));
+    soon(b.next()).await.reply(json(models(&[OLD])));
+    assert_eq!(client.reply().await.body, models(&[OLD]));
+}

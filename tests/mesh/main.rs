@@ -17,3 +17,4 @@ mod identity;
 mod manage;
 mod silence;
 mod together;
+mod weights;

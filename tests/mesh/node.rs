@@ -15,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ollana::app::{App, AppError};
 use ollana::config::{Config, MeshAddr};
-use ollana::control::{Changed, Client, Mesh, PeerRequest, TrustRequest};
+use ollana::control::{Changed, Client, ClientError, KeepRequest, Keeping, Mesh, PeerRequest, TrustRequest};
 use ollana::id::{Id, NodeName, Scope};
 use ollana::peers::{PeerState, PeerView};
 use tempfile::TempDir;
@@ -170,6 +170,12 @@ impl Node {
 
     pub async fn trust(&self, id: Id, scope: Scope) -> Changed {
         self.control().await.post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true }).await.unwrap()
+    }
+
+    /// `ollana models --keep MODEL@PEER`
+    pub async fn keep(&self, model: &str, peer: &str) -> Result<Keeping, ClientError> {
+        let wanted = KeepRequest { model: model.to_owned(), peer: peer.to_owned() };
+        self.control().await.post("/keep", &wanted).await
     }
 
     pub async fn revoke(&self, id: Id) -> Changed {

