@@ -26,15 +26,18 @@ use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
 use crate::listener::{Listener, ListenerSettings};
 use crate::ollama::Ollama;
+use crate::pairing::Desk;
 use crate::peers::{self, Peers};
 use crate::transport::{Transport, TransportError};
 use crate::trust::{Book, TrustError};
 use crate::web::{self, WebError};
 use crate::wire::control::Hello;
 
+mod guest;
 mod roles;
 mod view;
 
+pub use guest::GuestError;
 pub use roles::RoleError;
 use view::View;
 
@@ -50,6 +53,7 @@ pub struct App {
     control: control::Server,
     page: Option<StdListener>,
     book: Book,
+    desk: Desk,
     digests: Digests,
     mesh: Arc<View>,
     gate: Arc<Gate>,
@@ -77,7 +81,14 @@ impl App {
     ///
     /// # Errors
     /// If something that the node cannot do without is not to be had; the error says what to do.
-    pub async fn build(config: Config) -> Result<Self, AppError> {
+    pub async fn build(mut config: Config) -> Result<Self, AppError> {
+        let guest = config.invitation_file.as_deref().map(guest::read).transpose()?;
+        for address in guest.iter().flat_map(|guest| &guest.addresses) {
+            match address.parse() {
+                Ok(address) => config.peers.push(address),
+                Err(_) => tracing::warn!("the invitation has an address that is none"),
+            }
+        }
         let state = StateDir::take(&config.state_dir)?;
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
@@ -108,6 +119,7 @@ impl App {
         let settings = GateSettings { lend_push: config.lend_push };
         let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
+        let desk = Desk::new(me, guest);
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
         let (callers, callers_seen) = mpsc::channel(CALLERS);
         let fixed = FixedPeers::spawn(config.peers.clone(), sightings.clone());
@@ -129,6 +141,7 @@ impl App {
             hello: hello.clone(),
             transport: transport.clone(),
             book: book.clone(),
+            desk: desk.clone(),
             sightings: sightings_seen,
             callers: callers_seen,
             look_again: Box::new(move || fixed.ask()),
@@ -138,6 +151,7 @@ impl App {
             hello,
             transport: transport.clone(),
             book: book.clone(),
+            desk: desk.clone(),
             gate: Arc::clone(&gate),
             callers,
         });
@@ -208,6 +222,7 @@ impl App {
             control,
             page,
             book,
+            desk,
             digests,
             mesh,
             gate,
@@ -241,12 +256,15 @@ impl App {
         let handles = Handles {
             mesh: self.mesh.clone(),
             book: self.book.clone(),
+            desk: self.desk.clone(),
             digests: self.digests.clone(),
             policy: self.config.trust,
             stop: shutdown.clone(),
             drain: self.config.drain,
         };
         let mut control = AbortOnDropHandle::new(tokio::spawn(self.control.serve(handles, ended.clone())));
+        let book = self.book.clone();
+        let mut book = AbortOnDropHandle::new(tokio::spawn(async move { book.keep_up().await }));
         let mut page = self.page.map(|page| {
             let mesh: Arc<dyn Mesh> = self.mesh.clone();
             AbortOnDropHandle::new(tokio::spawn(web::serve(page, mesh, ended.clone())))
@@ -263,6 +281,7 @@ impl App {
             biased;
             () = shutdown.cancelled() => None,
             _ = &mut control => Some("the socket of the command line"),
+            _ = &mut book => Some("the look at the trust book"),
             () = over(&mut page) => Some("the status page"),
             _ = &mut inbound => Some("the port for other nodes"),
             () = over(&mut listener) => Some("the listener for applications"),
@@ -297,7 +316,7 @@ impl App {
         }
         self.transport.close().await;
         self.digests.save().await;
-        drop((inbound, page));
+        drop((inbound, page, book));
         ended.cancel();
         if let Ok(Err(error)) = control.await {
             tracing::debug!(%error, "control socket");
@@ -366,6 +385,9 @@ pub enum AppError {
     /// The trust book.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The invitation.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
     /// The status page.
     #[error(transparent)]
     Web(#[from] WebError),

@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod id;
+mod invite;
 mod log;
 mod models;
 mod output;
@@ -70,6 +71,8 @@ enum Command {
     Id(Json),
     /// Use a peer and let it use this node's Ollama
     Trust(trust::Args),
+    /// Make an invitation, with which a node nobody sits at trusts this one and is trusted
+    Invite(invite::Args),
     /// Refuse a peer's key from now on, running answers included
     Revoke(revoke::Args),
     /// Show and change the configuration file
@@ -100,6 +103,7 @@ impl Cli {
             Command::Models(args) => models::run(&args, &place),
             Command::Id(args) => id::run(args.json, &place),
             Command::Trust(args) => trust::run(args, &place),
+            Command::Invite(args) => invite::run(args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),

@@ -69,6 +69,8 @@ pub struct Config {
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
     pub drain: Duration,
+    /// An invitation to redeem; `-` is standard input.
+    pub invitation_file: Option<PathBuf>,
     /// What the log looks like.
     pub log_format: LogFormat,
     /// Whether to go on in the background, as `serve -d` does.
@@ -178,6 +180,7 @@ impl Config {
             lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
+            invitation_file: invitation_file(settings, environment)?,
             log_format: settings.parse(Key::LogFormat, value::log_format)?.unwrap_or(LogFormat::Text),
             daemon: settings.parse(Key::Daemon, value::boolean)?.unwrap_or(false),
         })
@@ -201,6 +204,7 @@ impl Config {
             lend_push: false,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
+            invitation_file: None,
             log_format: LogFormat::Text,
             daemon: false,
         }
@@ -223,6 +227,20 @@ pub fn state_dir(settings: &Settings, environment: &Environment) -> Result<PathB
         }
         None => environment.state_dir().ok_or(ConfigError::NoHome),
     }
+}
+
+/// A path is taken from where it was written: a daemon has left that directory.
+fn invitation_file(settings: &Settings, environment: &Environment) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(raw) = settings.raw(Key::InvitationFile).filter(|raw| !raw.text().is_empty()) else { return Ok(None) };
+    if raw.text() == "-" {
+        return Ok(Some(PathBuf::from("-")));
+    }
+    let base = match &raw.source {
+        Source::File { path, .. } => path.parent().unwrap_or(Path::new("/")).to_owned(),
+        _ => PathBuf::new(),
+    };
+    let path = std::path::absolute(base.join(environment.expand(raw.text())));
+    path.map(Some).map_err(|error| raw.error(Key::InvitationFile, error.to_string()))
 }
 
 fn listen(settings: &Settings) -> Result<Listen, ConfigError> {

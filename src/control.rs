@@ -8,9 +8,16 @@
 //! |---|---|
 //! | `GET /status`, `/peers`, `/models`, `/id` | [`StatusView`], [`PeerView`]s, [`ModelView`]s, [`IdView`] |
 //! | `POST /resolve`, [`PeerRequest`] | [`Candidate`]: which peer a text means |
+//! | `POST /pair`, [`PeerRequest`] | a line of JSON for each of the [`News`](crate::pairing::News), as they come; ending the connection withdraws |
+//! | `POST /deny`, [`PeerRequest`] | `null`: the person said no to a code |
 //! | `POST /keep`, [`KeepRequest`] | [`Keeping`]: a model's name stands for what that node has, from now on |
 //! | `POST /trust`, [`TrustRequest`] | [`Changed`] |
 //! | `POST /revoke`, [`PeerRequest`] | [`Changed`] |
+//! | `POST /invite`, [`InviteRequest`] | [`InviteView`] |
+//! | `GET /invitations` | [`InvitedView`]s |
+//! | `POST /uninvite`, [`InvitationRequest`] | the [`InvitedView`] that is no more |
+//! | `GET /trusted` | [`List`]: what people decided on this node |
+//! | `POST /import`, [`ImportRequest`] | [`Imported`](crate::trust::Imported): a list is taken over |
 //! | `POST /stop` | [`Stopping`]; the node drains and its process ends |
 //!
 //! An error is `{"error": "…"}`, for an ambiguous peer with its `candidates`.
@@ -29,7 +36,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Lines};
 pub use models::{Catalog, ModelNode, ModelView, models};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
 pub use server::{ControlError, Server};
@@ -38,8 +45,9 @@ pub use state::{StateDir, StateError};
 use crate::digests::{Digests, Kept};
 use crate::exchange::ServerKind;
 use crate::id::{Id, NodeName, Scope};
+use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
-use crate::trust::{Book, TrustPolicy};
+use crate::trust::{Book, List, TrustPolicy};
 
 /// The name of the socket in the state directory.
 pub const SOCKET: &str = "ollana.sock";
@@ -48,6 +56,11 @@ pub const SOCKET: &str = "ollana.sock";
 pub trait Mesh: Send + Sync + 'static {
     /// The node itself.
     fn info(&self) -> Info;
+
+    /// Where other nodes may find it.
+    fn addresses(&self) -> Vec<SocketAddr> {
+        vec![self.info().mesh]
+    }
 
     /// Its Ollama.
     fn ollama(&self) -> OllamaView;
@@ -77,6 +90,8 @@ pub struct Handles {
     pub mesh: Arc<dyn Mesh>,
     /// Who may do what.
     pub book: Book,
+    /// Where people and peers agree to be paired.
+    pub desk: Desk,
     /// Which weights each model's name stands for.
     pub digests: Digests,
     /// What the book believes of new keys; `revoke` words its advice by it.
@@ -212,6 +227,63 @@ pub struct Keeping {
     pub digest: String,
     /// The node that has them.
     pub peer: NodeName,
+}
+
+/// What `ollana trust import` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImportRequest {
+    /// What to take over.
+    pub list: List,
+    /// Whether whom it does not name is no longer trusted.
+    pub replace: bool,
+}
+
+/// What `ollana invite` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InviteRequest {
+    /// How many nodes may redeem it.
+    pub uses: u32,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+    /// What they may do here.
+    pub scope: Scope,
+    /// Whether they are sent prompts.
+    #[serde(rename = "use")]
+    pub use_: bool,
+    /// Where they find this node, if not where it thinks.
+    pub addresses: Vec<String>,
+}
+
+/// A new invitation, for whoever asked and nobody else.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct InviteView {
+    /// What to hand over.
+    pub text: String,
+}
+
+/// An invitation as its maker may see it. There is no secret in it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvitedView {
+    /// Which one.
+    pub number: String,
+    /// What whoever redeems it may do here.
+    pub scope: Scope,
+    /// Whether they are sent prompts.
+    #[serde(rename = "use")]
+    pub use_: bool,
+    /// How many nodes may redeem it.
+    pub uses: u32,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+    /// Who has.
+    pub redeemed: Vec<Id>,
+}
+
+/// Names an invitation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InvitationRequest {
+    /// Its number, or the beginning of it.
+    pub number: String,
 }
 
 /// What became of a peer.

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::exchange::Report;
 use crate::gate::{self, Gate};
 use crate::id::{Id, NodeName, Scope};
+use crate::pairing::{Dealer, Desk, Session};
 use crate::peers::backoff::Budget;
 use crate::peers::{Caller, until_revoked};
 use crate::transport::connection::{Control, ControlError};
@@ -43,6 +44,9 @@ const LOUD: usize = 30;
 const LOUD_WITHIN: Duration = Duration::from_secs(60);
 /// A report at least this often: three missed ones make this node unreachable for the peer.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// After a message about trust: a pairing has three a side. Also what keeps a stranger from making the book be looked at as
+/// often as it can send.
+const DEALING_PAUSE: Duration = Duration::from_millis(10);
 /// Changes within this time go out as one report.
 const COALESCE: Duration = Duration::from_millis(20);
 
@@ -57,6 +61,8 @@ pub struct InboundSettings {
     pub transport: Transport,
     /// Whom to let in.
     pub book: Book,
+    /// Where people and peers agree to be paired.
+    pub desk: Desk,
     /// Where their exchanges go, and what the reports say.
     pub gate: Arc<Gate>,
     /// Who is told who has called.
@@ -135,7 +141,7 @@ impl Inbound {
     /// One connection, from the hello to its end.
     async fn serve(self, connection: Connection) {
         let (id, address) = (connection.id(), connection.address());
-        let InboundSettings { book, gate, .. } = &*self.settings;
+        let InboundSettings { me, book, desk, gate, .. } = &*self.settings;
         let standing = book.snapshot().standing(&id);
         let reserved = if matches!(standing.trust, Trust::Trusted | Trust::Vouched) { RESERVED } else { 0 };
         let Some(_place) = self.census.enter(id, MAX_CONNECTIONS + reserved) else {
@@ -160,7 +166,14 @@ impl Inbound {
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
         };
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
-        let reports = send_reports(control, gate.report(), book.watch(), id, self.heartbeat);
+        let dealer = match connection.export(Session::LABEL) {
+            Ok(secret) => {
+                let session = Session { me: *me, peer: id, dialled: false, secret };
+                Dealer::new(desk, book, session, name.clone(), address)
+            }
+            Err(error) => return tracing::debug!(peer = %name, %error, "no session"),
+        };
+        let reports = converse(control, dealer, gate.report(), book.watch(), id, self.heartbeat);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
@@ -294,9 +307,10 @@ fn log_panic(error: tokio::task::JoinError) {
     }
 }
 
-/// Tells a peer how things are: at once, on every change, and as a heartbeat.
-async fn send_reports(
+/// Tells a peer how things are: at once, on every change, and as a heartbeat. Beside that deals with trust.
+async fn converse(
     mut control: Control,
+    mut dealer: Dealer,
     mut report: watch::Receiver<Arc<Report>>,
     mut trust: watch::Receiver<Arc<Snapshot>>,
     id: Id,
@@ -318,10 +332,20 @@ async fn send_reports(
             () = tokio::time::sleep_until(due) => {}
             _ = report.changed() => tokio::time::sleep(COALESCE).await,
             _ = trust.changed() => {}
-            // A dialler says nothing more on the control stream.
-            message = control.receive() => return match message {
-                Ok(_) => ControlError::Ended,
-                Err(error) => error,
+            message = dealer.next() => {
+                if let Err(error) = control.send(&message).await {
+                    return error;
+                }
+            }
+            // A dialler says nothing more on the control stream but what has to do with trust.
+            message = control.receive() => match message {
+                Ok(message) => {
+                    if dealer.heard(message).await.is_err() {
+                        return ControlError::Ended;
+                    }
+                    tokio::time::sleep(DEALING_PAUSE).await;
+                }
+                Err(error) => return error,
             },
         }
     }

@@ -7,7 +7,7 @@
 //! The modules in reading order:
 //!
 //! - vocabulary: [`id`], [`wire`], [`exchange`], [`route`]
-//! - who is who: [`identity`], [`tls`], [`trust`], and [`private_file`], where they keep what must not leak or get lost
+//! - who is who: [`identity`], [`tls`], [`trust`], [`pairing`], and [`private_file`], where they keep what must not leak or get lost
 //! - the mesh: [`discovery`], [`transport`], [`peers`], [`inbound`]
 //! - the user's side: [`listener`], [`catalog`], [`balance`], and [`digests`], which weights a model's name stands for
 //! - the provider's side: [`gate`], [`ollama`]
@@ -28,6 +28,7 @@ pub mod identity;
 pub mod inbound;
 pub mod listener;
 pub mod ollama;
+pub mod pairing;
 pub mod peers;
 pub mod private_file;
 pub mod route;

@@ -104,7 +104,8 @@ impl Ollama {
     pub(crate) async fn listing(&self) -> Result<State, ExchangeError> {
         let mut state = State::clone(&self.state.borrow());
         if state.kind == ServerKind::Ollama {
-            listing::tags(&self.client, &mut state).await?;
+            // Boxed, since every request's future would have room for this.
+            Box::pin(listing::tags(&self.client, &mut state)).await?;
         }
         Ok(state)
     }

@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::discovery::Sighting;
 use crate::exchange::{Health, Report};
 use crate::id::{Id, NodeName};
+use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
 use crate::trust::{Book, Pin, Snapshot, Trust};
@@ -52,6 +53,8 @@ pub struct Settings {
     pub transport: Transport,
     /// Whom to trust.
     pub book: Book,
+    /// Where people and peers agree to be paired.
+    pub desk: Desk,
     /// Where to dial.
     pub sightings: mpsc::Receiver<Sighting>,
     /// Who has dialled us.
@@ -197,8 +200,8 @@ impl Actor {
 
     fn dial(&mut self, address: SocketAddr) {
         tracing::debug!(%address, "dialling");
-        let Settings { transport, hello, book, .. } = &self.settings;
-        let open = link::open(transport.clone(), address, hello.clone(), book.clone());
+        let Settings { me, transport, hello, book, .. } = &self.settings;
+        let open = link::open(transport.clone(), address, *me, hello.clone(), book.clone());
         let open = AssertUnwindSafe(open).catch_unwind();
         self.dials.spawn(async move { (address, open.await.unwrap_or_else(|_| Err(Failed::by_a_bug()))) });
     }
@@ -231,7 +234,8 @@ impl Actor {
 
     /// Starts reading the control stream of a new connection.
     fn follow(&mut self, opening: Opening) -> LinkId {
-        let Opening { connection, control, hello } = opening;
+        let Opening { connection, control, hello, session } = opening;
+        let greeted = hello.name.clone();
         self.next_link += 1;
         let link = LinkId(self.next_link);
         let use_ = self.settings.book.snapshot().standing(&connection.id()).as_provider().use_;
@@ -256,7 +260,9 @@ impl Actor {
             presence: None,
         };
         let events = self.events.clone();
-        let following = AssertUnwindSafe(follow.run(control, retired)).catch_unwind();
+        let Settings { desk, book, .. } = &self.settings;
+        let dealer = Dealer::new(desk, book, session, greeted, connection.address());
+        let following = AssertUnwindSafe(follow.run(control, dealer, retired)).catch_unwind();
         self.tasks.spawn(async move {
             if following.await.is_err() {
                 let _ = events.send(Event::Lost(link, Closed::Failed(link::BUG.to_owned()))).await;

@@ -109,7 +109,8 @@ impl Route {
 pub fn classify(method: &Method, path: &str) -> Route {
     let seen = path::decoded(path);
     let strict = path::strictest(&seen);
-    let kind = path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or_else(|| path::unlisted(method));
+    let kind =
+        path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or_else(|| path::unlisted(method, &seen));
     Route { kind, api: path::api(&strict) }
 }
 
@@ -144,6 +145,12 @@ pub(crate) fn runs_web_search(uri: &Uri, version: &str) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a model that nobody has is Ollama's reason to refuse a request for this path: of others only their server knows
+/// what they are about.
+pub(crate) fn is_about_models(path: &str) -> bool {
+    path::is_ollamas(&path::decoded(path))
 }
 
 /// Whether this may be done twice: it only asks, or it is one of Ollama's own routes that change nothing.

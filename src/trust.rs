@@ -5,10 +5,13 @@
 //! given by a person, and what a person decided no meeting changes. The rules are in `ledger`, without I/O or clock; the
 //! file's form is in `file`; `writer` keeps the two in step.
 //!
-//! Nothing is granted that is not on the disk: a change counts, and watchers see it, once it was written.
+//! Nothing is granted that is not on the disk: a change counts, and watchers see it, once it was written. What somebody
+//! else writes there counts within a second ([`Book::keep_up`]).
 
 mod file;
+mod invitations;
 mod ledger;
+mod list;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -23,6 +26,8 @@ use tokio::sync::{Mutex, watch};
 
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::private_file::FileError;
+pub use invitations::Invited;
+pub use list::{Decision, Imported, List, ListError, Listed};
 use writer::Writer;
 
 /// The book's file name in the state directory.
@@ -31,6 +36,10 @@ pub const TRUST_FILE: &str = "trust.toml";
 /// Pins by first use that are kept. Four times what a /24 network can hold, and with some 250 bytes each the file is
 /// still written in milliseconds.
 pub const MAX_FIRST_USE: usize = 1024;
+
+/// How often to look whether the file was changed: what a person writes into it should count before they wonder. A look is
+/// one `stat`, and no watch of a directory that every file system does differently.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How a key came to be known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -177,6 +186,7 @@ pub struct Snapshot {
 /// The trust book: clones share it. The only writer of `trust.toml` while it is open.
 #[derive(Clone)]
 pub struct Book {
+    path: Arc<Path>,
     writer: Arc<Mutex<Writer>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     policy: TrustPolicy,
@@ -192,7 +202,7 @@ impl Book {
     /// it says of revoked keys must not get lost by a guess.
     pub fn open(path: &Path, policy: TrustPolicy) -> Result<Self, TrustError> {
         let (writer, snapshots) = Writer::open(path, policy)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), snapshots, policy })
+        Ok(Self { path: path.into(), writer: Arc::new(Mutex::new(writer)), snapshots, policy })
     }
 
     /// The snapshots: one after each change.
@@ -241,6 +251,87 @@ impl Book {
         self.write(move |writer| writer.revoke(id)).await
     }
 
+    /// A list of what people decided, for other nodes.
+    pub fn export(&self) -> List {
+        List::of(&self.snapshot())
+    }
+
+    /// A person takes over a list of decisions, but for what it says of `me`. With `replace`, whom the list does not name is
+    /// no longer trusted; keys that are revoked here stay so, whatever it says.
+    ///
+    /// # Errors
+    /// If it cannot be written. Then all is as it was.
+    pub async fn import(&self, list: List, me: Option<Id>, replace: bool) -> Result<Imported, TrustError> {
+        self.write(move |writer| writer.decide(|ledger, now| ledger.import(&list, me, replace, now))).await
+    }
+
+    /// Keeps an invitation, so that it can be redeemed.
+    ///
+    /// # Errors
+    /// If it cannot be written, or there are too many.
+    pub async fn invite(&self, invited: Invited) -> Result<(), TrustError> {
+        self.write(move |writer| writer.decide(|ledger, now| ledger.invite(invited, now))?).await
+    }
+
+    /// The invitations that can be redeemed still, and those that were, until they expire.
+    ///
+    /// # Errors
+    /// If the runtime ends.
+    pub async fn invitations(&self) -> Result<Vec<Invited>, TrustError> {
+        self.write(|writer| Ok(writer.invitations())).await
+    }
+
+    /// Takes an invitation back. Says whether there was one of this number. Who redeemed it stays trusted.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub async fn uninvite(&self, number: String) -> Result<bool, TrustError> {
+        self.write(move |writer| writer.decide(|ledger, _| ledger.uninvite(&number))).await
+    }
+
+    /// Somebody redeems an invitation: `is_proved` is asked whether they have proved to hold the one with this public key
+    /// (or with none: whoever asks must not learn from the time it takes whether there is one). If so, and the invitation
+    /// is good, the key is trusted, in one write with the count. Gives the public key back if it was.
+    ///
+    /// # Errors
+    /// If it cannot be written. Then nothing was granted or counted.
+    pub async fn redeem(
+        &self,
+        number: String,
+        met: Met,
+        is_proved: impl FnOnce(Option<&str>) -> bool + Send + 'static,
+    ) -> Result<Option<String>, TrustError> {
+        self.write(move |writer| {
+            writer.refresh()?;
+            let key = writer.invitation_key(&number);
+            if !is_proved(key.as_deref()) {
+                return Ok(None);
+            }
+            let redeemed = writer.decide(|ledger, now| ledger.redeem(&number, &met, now))?;
+            Ok(key.filter(|_| redeemed))
+        })
+        .await
+    }
+
+    /// Takes in what others write to the file, as long as it is polled. What cannot be used is told once, and what was in
+    /// force before stays so.
+    pub async fn keep_up(&self) {
+        let mut known = None;
+        loop {
+            let stamp = Stamp::of(&self.path);
+            if known.as_ref() != Some(&stamp) {
+                known = Some(stamp);
+                match self.write(Writer::refresh).await {
+                    Ok(_) | Err(TrustError::Interrupted) => {}
+                    Err(error) => tracing::error!(
+                        "{error}. Until then what it said before is in force, and nobody new can be trusted"
+                    ),
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// The writer goes along into the blocking task. So no runtime thread waits for a disk, and a caller that goes away
     /// in between leaves neither half a change nor a second writer.
     async fn write<T: Send + 'static>(
@@ -249,6 +340,21 @@ impl Book {
     ) -> Result<T, TrustError> {
         let mut writer = self.writer.clone().lock_owned().await;
         tokio::task::spawn_blocking(move || change(&mut writer)).await.map_err(|_| TrustError::Interrupted)?
+    }
+}
+
+/// What changes when a file is written, replaced, or given other permissions.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp(Option<[i64; 6]>);
+
+impl Stamp {
+    fn of(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        let of = |file: std::fs::Metadata| {
+            let (inode, size) = (file.ino().cast_signed(), file.size().cast_signed());
+            [inode, size, file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()]
+        };
+        Self(std::fs::symlink_metadata(path).ok().map(of))
     }
 }
 
@@ -286,11 +392,9 @@ pub enum TrustError {
         /// Its version.
         version: u32,
     },
-    /// Overwriting it would lose what someone else decided.
-    #[error(
-        "{0} was changed by someone else while this program ran, and is not overwritten: restart ollana to read it"
-    )]
-    ChangedOnDisk(PathBuf),
+    /// It was there when this program started.
+    #[error("{0} is gone: put it back, for revoked keys are in it. To forget all that it said, stop ollana first")]
+    Gone(PathBuf),
     /// A revocation that memory has and the disk has not.
     #[error("{id} is refused, but only until this program ends, since that could not be written: {source}")]
     RevokedForNow {
@@ -299,6 +403,12 @@ pub enum TrustError {
         /// Why.
         source: Box<TrustError>,
     },
+    /// More invitations than a person can have made.
+    #[error(
+        "{} invitations are open; take some back with `ollana invite --revoke`, or let them expire",
+        invitations::MAX_OPEN
+    )]
+    TooManyInvitations,
     /// The runtime ends.
     #[error("ollana is shutting down")]
     Interrupted,

@@ -15,7 +15,7 @@ fn unpack(begun: bool, body: &[u8], piece: usize) -> Option<(usize, u64, bool)> 
     }
     for chunk in body.chunks(piece.max(1)) {
         unzstd.push(chunk);
-        while let Some(out) = unzstd.next().ok()? {
+        while let Some(out) = unzstd.take().ok()? {
             length += out.len();
             sum = out.iter().fold(sum, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
         }

@@ -1,6 +1,6 @@
 //! What may be seen of the node from outside: snapshots for the socket and the status page.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -30,6 +30,23 @@ pub(super) struct View {
 impl Mesh for View {
     fn info(&self) -> Info {
         Info { uptime_s: self.started.elapsed().as_secs(), ..self.info.clone() }
+    }
+
+    fn addresses(&self) -> Vec<SocketAddr> {
+        let mesh = self.info.mesh;
+        if !mesh.ip().is_unspecified() {
+            return vec![mesh];
+        }
+        // What leads here from elsewhere: not loopback, and not what is good on one link only.
+        let elsewhere = |ip: &IpAddr| {
+            let link_local = match ip {
+                IpAddr::V4(v4) => v4.is_link_local(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local() || mesh.is_ipv4(),
+            };
+            !ip.is_loopback() && !link_local
+        };
+        let found = if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip());
+        found.filter(elsewhere).map(|ip| SocketAddr::new(ip, mesh.port())).collect()
     }
 
     fn ollama(&self) -> OllamaView {

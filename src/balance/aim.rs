@@ -9,7 +9,7 @@ use super::refuse::{self, Hindered};
 use crate::digests::Kept;
 use crate::exchange::Refusal;
 use crate::id::Id;
-use crate::route::{Dialect, ModelName, unknown_model};
+use crate::route::{Dialect, ModelName, is_about_models, unknown_model};
 
 /// What decides who may take a request.
 #[derive(Debug)]
@@ -166,6 +166,9 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
             .collect();
         if !hindered.is_empty() {
             return Err(refuse::holders_unusable(model, hindered, members));
+        }
+        if !is_about_models(search.path) {
+            return Ok(usable);
         }
         // `ollama cp a b && ollama run b` is faster than the report that has `b` in it. And this machine's own Ollama has
         // models that it lends to nobody, such as names for cloud models: it says itself whether this is one.

@@ -17,14 +17,15 @@ const READY: &str = "ready ";
 const FAILED: &str = "failed ";
 
 /// Starts the daemon and waits until it serves or cannot.
-pub(super) fn start(state_dir: &Path) -> Result<(), Failure> {
+pub(super) fn start(config: &Config) -> Result<(), Failure> {
     let error = |error: io::Error| Failure::new(format!("cannot start the daemon: {error}"));
+    let from_stdin = config.invitation_file.as_deref() == Some(Path::new("-"));
     // Whoever holds a lock or a pipe and starts us must not lose it to a process that lives for months.
     close_fds::set_fds_cloexec(3, &[]);
     let mut child = Command::new(std::env::current_exe().map_err(error)?)
         .args(std::env::args_os().skip(1))
         .arg("--in-background")
-        .stdin(Stdio::null())
+        .stdin(if from_stdin { Stdio::inherit() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .spawn()
         .map_err(error)?;
@@ -32,7 +33,7 @@ pub(super) fn start(state_dir: &Path) -> Result<(), Failure> {
     if let Some(mut pipe) = child.stdout.take() {
         pipe.read_to_string(&mut told).map_err(error)?;
     }
-    let log = StateDir::log_file(state_dir);
+    let log = StateDir::log_file(&config.state_dir);
     let line = told.trim_end();
     if let Some(serves) = line.strip_prefix(READY) {
         return output::print(&format!(

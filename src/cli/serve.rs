@@ -76,6 +76,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST[:PORT]")]
     peer: Vec<String>,
 
+    /// An invitation of another node's to redeem, as `ollana invite` prints it; - for standard input
+    /// [env: OLLANA_INVITATION_FILE]
+    #[arg(long, value_name = "FILE")]
+    invitation_file: Option<String>,
+
     /// What people call this node [env: OLLANA_NAME] [default: the host name]
     #[arg(long)]
     name: Option<String>,
@@ -104,6 +109,7 @@ impl Args {
         layer.set(Key::Mesh, self.mesh.clone());
         layer.list(Key::Peer, self.peer.clone());
         layer.set(Key::Name, self.name.clone());
+        layer.set(Key::InvitationFile, self.invitation_file.clone());
         layer.set(Key::Status, self.status.clone());
         layer.set(Key::LogFormat, self.log_format.clone());
         layer
@@ -121,7 +127,7 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     }
     let config = config()?;
     if config.daemon {
-        return daemon::start(&config.state_dir);
+        return daemon::start(&config);
     }
     log::start(config.log_format, &place.environment, None);
     node(config, |_| Ok(()))

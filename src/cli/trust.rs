@@ -1,6 +1,9 @@
 //! `ollana trust`, and what it shares with `revoke`.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+mod ask;
+mod list;
+
+use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
 use http::StatusCode;
@@ -13,24 +16,31 @@ use crate::control::{
     revoke_advice,
 };
 use crate::id::{Id, Scope};
-use crate::trust::{Book, Trust};
+use crate::trust::Book;
 
 const EXAMPLES: &str = "\
 <PEER> is a name, an ID, at least 8 characters of an ID, or an address. Before anything changes, name, whole \
-ID and address are shown; compare the ID with what `ollana id` says on that machine.
+ID and address are shown. Compare the ID with what `ollana id` says on that machine; or type `ollana trust` on \
+both machines within five minutes, and compare the six digits that both show then.
 
 Examples:
   ollana trust gpu1                      use gpu1, and let it use this node's Ollama
   ollana trust gpu1 --scope manage       let it also pull and delete models here
   ollana trust laptop --no-use           let it use this node, and send it nothing
-  ollana trust <ID> --yes                from a script, with the whole ID";
+  ollana trust <ID> --yes                from a script, with the whole ID
+  ollana trust export > trusted.toml     what was decided here, for other nodes
+  ollana trust import trusted.toml       take that over";
 
 /// Flags of `trust`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Args {
     /// Which peer
-    peer: String,
+    #[arg(required = true)]
+    peer: Option<String>,
+
+    #[command(subcommand)]
+    list: Option<list::Command>,
 
     /// What it may do here: nothing, run and look at models, or also change them
     #[arg(long, value_enum, default_value = "infer")]
@@ -46,7 +56,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum ScopeArg {
+pub(super) enum ScopeArg {
     None,
     Infer,
     Manage,
@@ -64,7 +74,11 @@ impl From<ScopeArg> for Scope {
 
 /// Shows who is meant, asks, and writes it down.
 pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
-    if args.yes && args.peer.parse::<Id>().is_err() {
+    if let Some(command) = args.list {
+        return list::run(command, place);
+    }
+    let named = args.peer.unwrap_or_default();
+    if args.yes && named.parse::<Id>().is_err() {
         return Err(Failure::usage(
             "--yes wants the whole ID of the peer, as `ollana peers --json` or `ollana id` on that machine shows it",
         ));
@@ -74,34 +88,18 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     }
     block_on(async {
         let book = open(place).await?;
-        let peer = book.find(&args.peer).await?;
+        let peer = book.find(&named).await?;
         let scope = Scope::from(args.scope);
-        if !args.yes && !confirm(&peer, scope, !args.no_use)? {
+        let answer = match args.yes {
+            true => None,
+            false => Some(ask::confirm(&book, &peer, scope, !args.no_use).await?),
+        };
+        if answer.as_ref().is_some_and(|answer| !answer.yes) {
             return Err(Failure::new("nothing was changed"));
         }
         let changed = book.trust(peer, scope, !args.no_use).await?;
         print(&describe(&changed))
     })
-}
-
-fn confirm(peer: &Candidate, scope: Scope, use_: bool) -> Result<bool, Failure> {
-    let may = match scope {
-        Scope::None => "may do nothing here",
-        Scope::Infer => "may run the models of this node",
-        Scope::Manage => "may run, pull and delete the models of this node",
-    };
-    let gets = if use_ { "is sent prompts" } else { "is sent nothing" };
-    let revoked = if peer.trust == Trust::Revoked { "\n  This key was revoked." } else { "" };
-    let question = format!(
-        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}, and {gets}.\nTrust it? [y/N] ",
-        peer.name,
-        peer.id,
-        peer.address.as_deref().map_or("never seen".to_owned(), super::output::shown),
-    );
-    let mut answer = String::new();
-    let asked = io::stderr().write_all(question.as_bytes()).and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.map_err(|error| Failure::new(format!("cannot ask on the terminal: {error}")))?;
-    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 /// What a person reads after a change.

@@ -28,6 +28,7 @@ pub enum Key {
     TrustInbound,
     TrustOutbound,
     TrustFirstUseWindow,
+    InvitationFile,
 }
 
 /// What kind of value a key takes, and so how it is written to the file.
@@ -45,7 +46,7 @@ pub(super) enum Shape {
 
 impl Key {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Name,
         Self::Mode,
         Self::Listen,
@@ -64,6 +65,7 @@ impl Key {
         Self::TrustInbound,
         Self::TrustOutbound,
         Self::TrustFirstUseWindow,
+        Self::InvitationFile,
     ];
 
     /// Its name in `config.toml`: the flag's, with `_` for `-`.
@@ -87,6 +89,7 @@ impl Key {
             Self::TrustInbound => "trust.inbound",
             Self::TrustOutbound => "trust.outbound",
             Self::TrustFirstUseWindow => "trust.first_use_window",
+            Self::InvitationFile => "invitation_file",
         }
     }
 
@@ -119,6 +122,7 @@ impl Key {
             Self::TrustInbound => "who may use this Ollama: first-use or paired",
             Self::TrustOutbound => "whose Ollama is used: first-use or paired",
             Self::TrustFirstUseWindow => "how long new providers are used as they are met",
+            Self::InvitationFile => "an invitation to redeem, or - for standard input",
         }
     }
 
@@ -132,7 +136,7 @@ impl Key {
             Self::Ollama => "(OLLAMA_HOST, else http://127.0.0.1:11434)",
             Self::Mesh => "[::]:11435",
             Self::Discovery => "true",
-            Self::Peer | Self::Origins => "",
+            Self::Peer | Self::Origins | Self::InvitationFile => "",
             Self::Status => "127.0.0.1:11437",
             Self::StateDir => "(the user's data directory)",
             Self::LogFormat => "text",

@@ -55,7 +55,7 @@ fn every_key_can_be_said_in_a_variable_and_in_the_file() {
         Key::ListenOpen | Key::Discovery | Key::Daemon => "true",
         Key::Ollama => "http://127.0.0.1:5",
         Key::Peer => "gpu1:5",
-        Key::StateDir => "/tmp/x",
+        Key::StateDir | Key::InvitationFile => "/tmp/x",
         Key::LogFormat => "json",
         Key::Drain | Key::TrustFirstUseWindow => "5m",
         Key::Origins => "https://x.example",

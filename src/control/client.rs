@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -64,14 +65,33 @@ impl Client {
         self.request(Method::POST, path, body.into()).await
     }
 
+    /// Asks to be told what happens, a line each, until what is given back is dropped.
+    ///
+    /// # Errors
+    /// If the node does not answer or refuses.
+    pub async fn follow(&self, path: &str, body: &impl Serialize) -> Result<Lines, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Unclear(error.to_string()))?;
+        let (body, driver) = self.open(Method::POST, path, body.into()).await?;
+        Ok(Lines { body, read: Vec::new(), _driver: driver })
+    }
+
     async fn request<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let (body, _driver) = self.open(method, path, body).await?;
+        let bytes = body.collect().await.map_err(|error| ClientError::Broken(io::Error::other(error)))?.to_bytes();
+        serde_json::from_slice(&bytes).map_err(|error| ClientError::Unclear(error.to_string()))
+    }
+
+    /// The body of an answer that is none of an error, and what has to be kept while it is read.
+    async fn open(&self, method: Method, path: &str, body: Bytes) -> Result<(Incoming, JoinSet<()>), ClientError> {
         let stream = UnixStream::connect(self.state_dir.join(SOCKET)).await.map_err(ClientError::Broken)?;
         let broken = |error: hyper::Error| ClientError::Broken(io::Error::other(error));
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with this call, answered or not.
         let mut driver = JoinSet::new();
-        driver.spawn(connection);
+        driver.spawn(async move {
+            let _ = connection.await;
+        });
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -80,8 +100,8 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| ClientError::Unclear(error.to_string()))?;
         let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-        let bytes = body.collect().await.map_err(broken)?.to_bytes();
         if head.status != StatusCode::OK {
+            let bytes = body.collect().await.map_err(broken)?.to_bytes();
             return Err(ClientError::Refused {
                 status: head.status,
                 view: serde_json::from_slice(&bytes).unwrap_or_else(|_| ErrorView {
@@ -90,7 +110,37 @@ impl Client {
                 }),
             });
         }
-        serde_json::from_slice(&bytes).map_err(|error| ClientError::Unclear(error.to_string()))
+        Ok((body, driver))
+    }
+}
+
+/// An answer that goes on, line by line.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    read: Vec<u8>,
+    /// Ends the connection when this is dropped, and so what was asked for.
+    _driver: JoinSet<()>,
+}
+
+impl Lines {
+    /// The next line, or `None` at the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// If the node breaks off, or says what is not understood.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                let value = serde_json::from_slice(&line).map_err(|error| ClientError::Unclear(error.to_string()))?;
+                return Ok(Some(value));
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.read.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return Err(ClientError::Broken(io::Error::other(error))),
+                None => return Ok(None),
+            }
+        }
     }
 }
 

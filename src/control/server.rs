@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
@@ -23,12 +24,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Candidate, Changed, ErrorView, Handles, IdView, KeepRequest, Keeping, PeerRequest, StateDir, StatusView, Stopping,
-    TrustRequest, Unresolved, candidates, models, resolve, revoke_advice,
+    Candidate, Changed, ErrorView, Handles, IdView, ImportRequest, InvitationRequest, InviteRequest, InviteView,
+    InvitedView, KeepRequest, Keeping, PeerRequest, StateDir, StatusView, Stopping, TrustRequest, Unresolved,
+    candidates, models, resolve, revoke_advice,
 };
 use crate::digests::Holder;
+use crate::pairing::Invitation;
+use crate::pairing::invitation::InvitationError;
 use crate::route::ModelName;
-use crate::trust::TrustError;
+use crate::trust::{Invited, TrustError};
 
 /// `sun_path` of Linux holds 108 bytes with the zero at its end.
 const MAX_PATH: usize = 107;
@@ -36,8 +40,30 @@ const MAX_PATH: usize = 107;
 const MAX_CONNECTIONS: usize = 64;
 /// A request is a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// A list of whom to trust: some 200 bytes for each of tens of thousands.
+const MAX_LIST: usize = 8 * 1024 * 1024;
+const PATHS: [&str; 16] = [
+    "/status",
+    "/peers",
+    "/models",
+    "/id",
+    "/resolve",
+    "/keep",
+    "/pair",
+    "/deny",
+    "/trust",
+    "/revoke",
+    "/trusted",
+    "/import",
+    "/invite",
+    "/invitations",
+    "/uninvite",
+    "/stop",
+];
 /// How long an answer on its way out may take once the server is to end: everything is on this machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The bound socket.
 #[derive(Debug)]
@@ -152,7 +178,7 @@ async fn connection(stream: UnixStream, handles: Handles, shutdown: Cancellation
 
 // === the requests ===
 
-async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let answer = match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
@@ -166,12 +192,40 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
             Ok(wanted) => find(handles, &wanted.peer).and_then(|peer| json(&peer)),
             Err(failure) => Err(failure),
         },
+        (&Method::POST, "/pair") => match read::<PeerRequest>(body).await {
+            Ok(wanted) => pair(handles, &wanted.peer),
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/deny") => match read::<PeerRequest>(body).await {
+            Ok(wanted) => find_or_stranger(handles, &wanted.peer).and_then(|peer| {
+                handles.desk.deny(peer.id);
+                json(&())
+            }),
+            Err(failure) => Err(failure),
+        },
         (&Method::POST, "/keep") => match read(body).await {
             Ok(wanted) => keep(handles, wanted).await,
             Err(failure) => Err(failure),
         },
         (&Method::POST, "/trust") => match read(body).await {
             Ok(wanted) => trust(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/invite") => match read(body).await {
+            Ok(wanted) => invite(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::GET, "/invitations") => match invitations(handles).await {
+            Ok(invitations) => json(&invitations),
+            Err(failure) => Err(failure),
+        },
+        (&Method::POST, "/uninvite") => match read(body).await {
+            Ok(wanted) => uninvite(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::GET, "/trusted") => json(&handles.book.export()),
+        (&Method::POST, "/import") => match read_up_to::<ImportRequest>(body, MAX_LIST).await {
+            Ok(wanted) => import(handles, wanted).await,
             Err(failure) => Err(failure),
         },
         (&Method::POST, "/revoke") => match read(body).await {
@@ -182,9 +236,9 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
             handles.stop.cancel();
             json(&Stopping { pid: std::process::id(), drain_s: handles.drain.as_secs() })
         }
-        (_, "/status" | "/peers" | "/models" | "/id" | "/resolve" | "/keep" | "/trust" | "/revoke" | "/stop") => Err(
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{} does not take {}", head.uri.path(), head.method)),
-        ),
+        (_, path) if PATHS.contains(&path) => {
+            Err(Failure::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {}", head.method)))
+        }
         (_, path) => Err(Failure::new(
             StatusCode::NOT_FOUND,
             format!(
@@ -196,18 +250,15 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Full<
     answer.unwrap_or_else(Failure::into_response)
 }
 
-async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Full<Bytes>>, Failure> {
-    let peer = match find(handles, &wanted.peer) {
-        // A key may be trusted before it was ever met, if it is given whole.
-        Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
-        found => found?,
-    };
+async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, &wanted.peer)?;
     handles.book.trust(peer.id, peer.plain_name(), peer.address.clone(), wanted.scope, wanted.use_).await?;
+    handles.desk.confirm(peer.id);
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
 
 /// A model's name stands for what this node has, from now on.
-async fn keep(handles: &Handles, wanted: KeepRequest) -> Result<Response<Full<Bytes>>, Failure> {
+async fn keep(handles: &Handles, wanted: KeepRequest) -> Result<Response<Body>, Failure> {
     let info = handles.mesh.info();
     let own = info.name.is(&wanted.peer) || wanted.peer.parse() == Ok(info.id);
     let (id, peer) = match own {
@@ -227,14 +278,35 @@ async fn keep(handles: &Handles, wanted: KeepRequest) -> Result<Response<Full<By
     json(&Keeping { model: name, digest: info.digest, peer })
 }
 
-async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Full<Bytes>>, Failure> {
-    let peer = match find(handles, &wanted.peer) {
-        Err(Failure { unknown: Some(id), .. }) => Candidate::stranger(id),
-        found => found?,
-    };
+async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, &wanted.peer)?;
     handles.book.revoke(peer.id).await?;
     handles.digests.forget(&peer.id);
     json(&Changed { peer: refreshed(handles, peer), advice: revoke_advice(&handles.policy) })
+}
+
+/// Tells what happens while a person waits for the other side. The body holds the wish: hyper drops it when the command
+/// line has gone.
+fn pair(handles: &Handles, peer: &str) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, peer)?;
+    let wish = handles.desk.wish(peer.id).map_err(|refusal| Failure::new(StatusCode::CONFLICT, refusal.to_string()))?;
+    let lines = futures_util::stream::unfold(wish, |mut wish| async move {
+        let news = wish.next().await?;
+        let mut line = serde_json::to_vec(&news).unwrap_or_default();
+        line.push(b'\n');
+        Some((Ok(Frame::data(Bytes::from(line))), wish))
+    });
+    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/x-ndjson"));
+    Ok(response)
+}
+
+/// A key may be spoken of before it was ever met, if it is given whole.
+fn find_or_stranger(handles: &Handles, text: &str) -> Result<Candidate, Failure> {
+    match find(handles, text) {
+        Err(Failure { unknown: Some(id), .. }) => Ok(Candidate::stranger(id)),
+        found => found,
+    }
 }
 
 /// The peer with what the book says of it now.
@@ -253,8 +325,60 @@ fn find(handles: &Handles, text: &str) -> Result<Candidate, Failure> {
     Ok(resolve(text, &known)?)
 }
 
+async fn invite(handles: &Handles, wanted: InviteRequest) -> Result<Response<Body>, Failure> {
+    let info = handles.mesh.info();
+    let mut addresses = wanted.addresses;
+    if addresses.is_empty() {
+        addresses = handles.mesh.addresses().iter().map(ToString::to_string).collect();
+    }
+    let unclear = |error: InvitationError| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    let invitation = Invitation::new(info.name, info.id, addresses);
+    let kept = invitation.kept(wanted.scope, wanted.use_, wanted.uses, wanted.until).map_err(unclear)?;
+    handles.book.invite(kept).await?;
+    json(&InviteView { text: invitation.to_text().map_err(unclear)? })
+}
+
+async fn invitations(handles: &Handles) -> Result<Vec<InvitedView>, Failure> {
+    let view = |Invited { number, scope, use_, uses, until, redeemed, .. }| InvitedView {
+        number,
+        scope,
+        use_,
+        uses,
+        until,
+        redeemed,
+    };
+    Ok(handles.book.invitations().await?.into_iter().map(view).collect())
+}
+
+async fn uninvite(handles: &Handles, wanted: InvitationRequest) -> Result<Response<Body>, Failure> {
+    let mut fitting: Vec<InvitedView> = invitations(handles).await?;
+    fitting.retain(|invited| invited.number.starts_with(&wanted.number));
+    match (fitting.pop(), fitting.is_empty()) {
+        (Some(invited), true) if !wanted.number.is_empty() => {
+            handles.book.uninvite(invited.number.clone()).await?;
+            json(&invited)
+        }
+        (None, _) => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("no invitation {:?} is open; `ollana invite --list` shows those that are", wanted.number),
+        )),
+        _ => {
+            Err(Failure::new(StatusCode::CONFLICT, "that fits several invitations; give more of the number".to_owned()))
+        }
+    }
+}
+
+async fn import(handles: &Handles, wanted: ImportRequest) -> Result<Response<Body>, Failure> {
+    let me = handles.mesh.info().id;
+    json(&handles.book.import(wanted.list, Some(me), wanted.replace).await?)
+}
+
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
-    let bytes = Limited::new(body, MAX_BODY)
+    read_up_to(body, MAX_BODY).await
+}
+
+async fn read_up_to<T: DeserializeOwned>(body: Incoming, most: usize) -> Result<T, Failure> {
+    let bytes = Limited::new(body, most)
         .collect()
         .await
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the request cannot be read: {error}")))?
@@ -263,14 +387,14 @@ async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {
         .map_err(|error| Failure::new(StatusCode::BAD_REQUEST, format!("the request is not understood: {error}")))
 }
 
-fn json<T: Serialize>(value: &T) -> Result<Response<Full<Bytes>>, Failure> {
+fn json<T: Serialize>(value: &T) -> Result<Response<Body>, Failure> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(with_body(StatusCode::OK, bytes))
 }
 
-fn with_body(status: StatusCode, bytes: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(bytes.into()));
+fn with_body(status: StatusCode, bytes: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Full::new(bytes.into()).boxed_unsync());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     response
@@ -289,7 +413,7 @@ impl Failure {
         Self { status, view: ErrorView { error, candidates: Vec::new() }, unknown: None }
     }
 
-    fn into_response(self) -> Response<Full<Bytes>> {
+    fn into_response(self) -> Response<Body> {
         with_body(self.status, serde_json::to_vec(&self.view).unwrap_or_default())
     }
 }

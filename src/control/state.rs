@@ -45,7 +45,10 @@ impl StateDir {
         let write_error = |source| StateError::Write { path: path.to_owned(), source };
         let mut lock = open_lock(path).map_err(write_error)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
+            Ok(()) => {
+                sweep(path);
+                Ok(Self { path: path.to_owned(), lock })
+            }
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 // Only for the message: a process that takes the lock at this moment has not written yet.
@@ -110,6 +113,21 @@ impl Drop for StateDir {
         let pid_file = Self::pid_file(&self.path);
         if fs::read_to_string(&pid_file).is_ok_and(|pid| pid.trim() == ours) {
             let _ = fs::remove_file(pid_file);
+        }
+    }
+}
+
+/// Removes what a process that was killed while it wrote has left behind. Whoever holds the directory is the only one that
+/// writes in it.
+fn sweep(path: &Path) {
+    let left = |name: &str| {
+        [crate::trust::TRUST_FILE, "identity.key"].iter().any(|file| {
+            name.strip_prefix('.').and_then(|name| name.strip_prefix(file)).is_some_and(|rest| rest.starts_with('.'))
+        })
+    };
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(left) {
+            let _ = fs::remove_file(entry.path());
         }
     }
 }

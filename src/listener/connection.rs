@@ -37,7 +37,7 @@ const IDLE_BEYOND_LOOPBACK: Duration = Duration::from_secs(60);
 pub(super) struct Protocols(auto::Builder<TokioExecutor>);
 
 /// What a connection's requests tell its task.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Signals {
     pub(super) rests: Rests,
     /// An answer broke off whose end only the close can show (HTTP/1.0): the close has to be a reset.
@@ -78,8 +78,7 @@ pub(super) async fn serve(
     answerer: Arc<Answerer>,
     shutdown: CancellationToken,
 ) {
-    let (rests, mut unwanted) = Rests::channel();
-    let signals = Signals { rests, broke: Arc::default(), answering: Answering::default() };
+    let signals = Signals::default();
     let socket = Socket::new(stream, signals.answering.clone());
     let service = {
         let signals = signals.clone();
@@ -97,8 +96,8 @@ pub(super) async fn serve(
             // hyper first: what it has read needs no second look at the socket.
             biased;
             result = http.as_mut() => break result,
+            rest = signals.rests.next() => unwanted_now = Some(rest),
             () = drain(&mut unwanted_now), if unwanted_now.is_some() => unwanted_now = None,
-            Some(body) = unwanted.recv(), if unwanted_now.is_none() => unwanted_now = Some(body),
             () = shutdown.cancelled(), if !stopping => {
                 stopping = true;
                 http.as_mut().graceful_shutdown();

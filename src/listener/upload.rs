@@ -5,8 +5,8 @@
 //! (`shared/ollama-recorded`, traps). So the rest is read and dropped, by the connection's task.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,14 +16,17 @@ use http::request::Parts;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use crate::exchange::{self, Body, ExchangeError};
 
-/// Takes the rests of one connection's bodies. HTTP/1 has one body at a time, so there is room for one.
-#[derive(Debug, Clone)]
+/// Takes the rests of one connection's bodies. HTTP/1 has one body at a time, so there is room for one: a newer one says
+/// that the one before is over.
+#[derive(Debug, Clone, Default)]
 pub(super) struct Rests {
-    sender: mpsc::Sender<Incoming>,
+    /// Held to put something in or to take it out, never over an await.
+    rest: Arc<Mutex<Option<Incoming>>>,
+    there: Arc<Notify>,
     /// Set when a rest was left in the socket: the connection cannot be used any further.
     left: Arc<AtomicBool>,
 }
@@ -38,14 +41,28 @@ struct Upload {
 // === impl Rests ===
 
 impl Rests {
-    pub(super) fn channel() -> (Self, mpsc::Receiver<Incoming>) {
-        let (sender, receiver) = mpsc::channel(1);
-        (Self { sender, left: Arc::default() }, receiver)
+    /// The next rest that is there.
+    pub(super) async fn next(&self) -> Incoming {
+        loop {
+            if let Some(rest) = self.lock().take() {
+                return rest;
+            }
+            self.there.notified().await;
+        }
     }
 
     /// Whether data of a request may be unread in the socket.
     pub(super) fn were_left(&self) -> bool {
-        self.left.load(Ordering::Relaxed)
+        self.left.load(Ordering::Relaxed) || self.lock().is_some()
+    }
+
+    fn put(&self, rest: Incoming) {
+        *self.lock() = Some(rest);
+        self.there.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Incoming>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A request's body for those behind the listener.
@@ -90,8 +107,10 @@ impl Drop for Upload {
     fn drop(&mut self) {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         // Whoever waits for our word has sent nothing yet: reading would ask for all of it, only to drop it.
-        if self.waits || self.rests.sender.try_send(body).is_err() {
+        if self.waits {
             self.rests.left.store(true, Ordering::Relaxed);
+        } else {
+            self.rests.put(body);
         }
     }
 }

@@ -176,7 +176,9 @@ impl Client {
             Spoken::Both => Version::HTTP_2,
             Spoken::OnlyHttp1 => Version::HTTP_11,
             Spoken::Http1 => {
-                let (spoken, version) = match timeout(GREETING, self.send_over(Version::HTTP_2, get("/"))).await {
+                // Boxed, since every request's future would have room for it.
+                let asked = Box::pin(self.send_over(Version::HTTP_2, get("/")));
+                let (spoken, version) = match timeout(GREETING, asked).await {
                     Ok(Ok(_)) => (Spoken::Both, Version::HTTP_2),
                     _ => (Spoken::OnlyHttp1, Version::HTTP_11),
                 };

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::exchange::Report;
 use crate::id::Id;
+use crate::pairing::{Dealer, Session};
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Pulse, Transport};
@@ -27,6 +28,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 const REPORT_PAUSE: Duration = Duration::from_millis(10);
 /// See `REPORT_PAUSE`.
 const PAUSE_A_MODEL: Duration = Duration::from_micros(100);
+/// After a message about trust: a pairing has three a side.
+const DEALING_PAUSE: Duration = Duration::from_millis(10);
 /// The trust book takes no more than so many new keys at once. Who was not taken is told to it again after this.
 const MEET_AGAIN: Duration = Duration::from_secs(30);
 /// What people read of a peer whose task panicked.
@@ -40,13 +43,20 @@ pub struct Opening {
     pub connection: Connection,
     pub control: Control,
     pub hello: Hello,
+    pub session: Session,
 }
 
 /// Dials an address, proves keys, exchanges hellos.
 ///
 /// # Errors
 /// [`Failed`], for the state machine and for people.
-pub async fn open(transport: Transport, address: SocketAddr, ours: Hello, book: Book) -> Result<Opening, Failed> {
+pub async fn open(
+    transport: Transport,
+    address: SocketAddr,
+    me: Id,
+    ours: Hello,
+    book: Book,
+) -> Result<Opening, Failed> {
     let connection = transport.dial(address).await.map_err(|error| Failed {
         id: None,
         name: None,
@@ -63,7 +73,13 @@ pub async fn open(transport: Transport, address: SocketAddr, ours: Hello, book: 
     }
     match tokio::time::timeout(HELLO_TIMEOUT, greet(&connection, ours)).await {
         Ok(Ok((control, Ok(hello)))) => match hello.agree() {
-            Ok(_) => Ok(Opening { connection, control, hello }),
+            Ok(_) => match connection.export(Session::LABEL) {
+                Ok(secret) => {
+                    let session = Session { me, peer: id, dialled: true, secret };
+                    Ok(Opening { connection, control, hello, session })
+                }
+                Err(error) => Err(failed(Some(hello.name), false, error.to_string())),
+            },
             Err(refused) => {
                 connection.close(CloseCode::Version, &refused.reason);
                 Err(failed(Some(hello.name), true, refused.reason))
@@ -93,7 +109,7 @@ async fn greet(connection: &Connection, ours: Hello) -> Result<(Control, Result<
     match control.receive().await? {
         Message::Hello(hello) => Ok((control, Ok(hello))),
         Message::Refused(refused) => Ok((control, Err(refused))),
-        Message::Report(_) => Err(ControlError::Ended),
+        Message::Report(_) | Message::Trust(_) => Err(ControlError::Ended),
     }
 }
 
@@ -138,7 +154,7 @@ pub type Retired = oneshot::Receiver<(CloseCode, &'static str)>;
 impl Follow {
     /// Reads the control stream until the connection is over, or stands for nobody any more. In that case it is kept
     /// for what still runs over it.
-    pub async fn run(mut self, mut control: Control, retired: Retired) {
+    pub async fn run(mut self, mut control: Control, dealer: Dealer, retired: Retired) {
         let (connection, mut trust, id) = (self.connection.clone(), self.book.watch(), self.connection.id());
         let over = async {
             tokio::select! {
@@ -152,7 +168,7 @@ impl Follow {
         let mut over = pin!(over);
         let lost = tokio::select! {
             closed = &mut over => Ok(closed),
-            lost = self.read(&mut control) => Ok(lost),
+            lost = self.read(&mut control, dealer) => Ok(lost),
             why = retired => Err(why.ok()),
         };
         self.pulse.gone();
@@ -170,15 +186,32 @@ impl Follow {
         }
     }
 
-    async fn read(&mut self, control: &mut Control) -> Closed {
+    async fn read(&mut self, control: &mut Control, mut dealer: Dealer) -> Closed {
+        let mut silent_at = tokio::time::Instant::now() + SILENCE;
         loop {
-            match tokio::time::timeout(SILENCE, control.receive()).await {
+            let received = tokio::select! {
+                received = tokio::time::timeout_at(silent_at, control.receive()) => received,
+                message = dealer.next() => {
+                    // What cannot be sent cannot be received either.
+                    let _ = control.send(&message).await;
+                    continue;
+                }
+            };
+            silent_at = tokio::time::Instant::now() + SILENCE;
+            match received {
                 Ok(Ok(Message::Report(report))) => {
                     self.spoke().await;
                     // A peer that floods us with reports is read as slowly as an honest one writes at most.
                     let pause = REPORT_PAUSE + PAUSE_A_MODEL * u32::try_from(report.models.len()).unwrap_or(u32::MAX);
                     self.take(report).await;
                     tokio::time::sleep(pause).await;
+                }
+                Ok(Ok(message @ Message::Trust(_))) => {
+                    if let Err(error) = dealer.heard(message).await {
+                        self.connection.close(CloseCode::Protocol, "out of place");
+                        return Closed::Failed(error.to_string());
+                    }
+                    tokio::time::sleep(DEALING_PAUSE).await;
                 }
                 Ok(Ok(_)) => {
                     self.connection.close(CloseCode::Protocol, "a second hello");

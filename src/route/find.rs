@@ -129,9 +129,10 @@ impl http_body::Body for Rejoined {
 mod tests {
     use super::*;
     use futures_util::stream;
-    use http::header::CONTENT_TYPE;
+    use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
     use http::{Method, Request};
     use http_body_util::StreamBody;
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
     fn request(method: Method, path: &str, content_type: &str) -> request::Parts {
         let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type);
@@ -188,6 +189,48 @@ mod tests {
         let parts = request(Method::POST, "/helloworld.Greeter/SayHello", "application/grpc");
         let body = StreamBody::new(stream::pending()).boxed_unsync();
         assert_eq!(find_model(&parts, body).await.unwrap().0, None);
+    }
+
+    #[tokio::test]
+    async fn a_form_is_read_until_it_names_the_model() {
+        let form = request(Method::POST, "/v1/audio/transcriptions", "multipart/form-data; boundary=x");
+        let part = "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x";
+        let file = "--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nRIFF\r\n";
+        let (model, body) = find_model(&form, pieces(&[file, part], Some("read too far"))).await.unwrap();
+        assert_eq!(model, Some(ModelName::new("m")));
+        assert!(body.collect().await.unwrap_err().to_string().contains("read too far"));
+        let (model, body) = find_model(&form, pieces(&[file, "--x", "--\r\n"], None)).await.unwrap();
+        assert_eq!((model, text(body).await), (None, format!("{file}--x--\r\n")));
+
+        let mut queried = form.clone();
+        queried.uri = "/v1/audio/transcriptions?model=q".parse().unwrap();
+        let never = StreamBody::new(stream::pending()).boxed_unsync();
+        assert_eq!(find_model(&queried, never).await.unwrap().0, Some(ModelName::new("q")));
+        // Ollama reads JSON here, whatever the type says.
+        let chat = request(Method::POST, "/api/chat", "multipart/form-data; boundary=x");
+        assert_eq!(find_model(&chat, pieces(&[r#"{"model":"m""#], None)).await.unwrap().0, Some(ModelName::new("m")));
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_looked_into_and_passed_on_as_it_is() {
+        let json = format!(r#"{{"messages":[{{"content":"{}"}}],"model":"m"}}"#, "hello ".repeat(100_000));
+        let sent = compress_to_vec(json.as_bytes(), CompressionLevel::Fastest);
+        let frames = |step: usize| -> Body {
+            let frames: Vec<_> =
+                sent.chunks(step).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+            StreamBody::new(stream::iter(frames)).boxed_unsync()
+        };
+        for (path, expected) in [("/v1/chat/completions", Some(ModelName::new("m"))), ("/api/chat", None)] {
+            let mut parts = request(Method::POST, path, "application/json");
+            parts.headers.insert(CONTENT_ENCODING, "zstd".parse().unwrap());
+            for step in [1, 1000, sent.len()] {
+                let (model, body) = find_model(&parts, frames(step)).await.unwrap();
+                assert_eq!(model, expected, "{path}");
+                assert_eq!(body.collect().await.unwrap().to_bytes(), sent);
+            }
+            let (model, body) = find_model(&parts, crate::exchange::full("rubbish")).await.unwrap();
+            assert_eq!((model, text(body).await), (None, "rubbish".to_owned()));
+        }
     }
 
     #[tokio::test]

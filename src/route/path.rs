@@ -75,13 +75,10 @@ pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
         "/api/tags" if read => Kind::Tags,
         "/api/ps" if get => Kind::Ps,
         "/v1/models" if get => Kind::V1Models,
+        "/api/version" => Kind::Any,
         _ if method == Method::POST && BODY_MODEL.contains(&path) => Kind::BodyModel,
-        // By another method it is a 405 whatever the body names, and who has that model does not matter.
-        "/" | "/api/tags" | "/api/ps" | "/api/version" | "/v1/models" => Kind::Any,
-        _ if BODY_MODEL.contains(&path) => Kind::Any,
         _ => match path.strip_prefix("/v1/models/") {
             Some(model) if get && !model.is_empty() && !has_dots(model) => Kind::PathModel(model.to_owned()),
-            Some(model) if !model.is_empty() && !model.contains('/') && !has_dots(model) => Kind::Any,
             _ => return None,
         },
     })
@@ -107,9 +104,17 @@ pub(super) fn guarded(strict: &str) -> Option<Kind> {
     }
 }
 
+/// Whether Ollama has a route there that is about models or lists them, by whatever method.
+pub(super) fn is_ollamas(path: &str) -> bool {
+    let named = path.strip_prefix("/v1/models/").is_some_and(|model| !model.is_empty() && !model.contains('/'));
+    named || BODY_MODEL.contains(&path) || ["/", "/api/tags", "/api/ps", "/api/version", "/v1/models"].contains(&path)
+}
+
 /// What is in no table: harmless as far as anybody knows.
-pub(super) fn unlisted(method: &Method) -> Kind {
+pub(super) fn unlisted(method: &Method, path: &str) -> Kind {
     match *method {
+        // A wrong method: a 405 whatever the body names, and who has that model does not matter.
+        _ if is_ollamas(path) => Kind::Any,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::CONNECT => Kind::Any,
         _ => Kind::BodyModel,
     }

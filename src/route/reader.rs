@@ -14,7 +14,7 @@ pub enum Reader {
     /// JSON that Ollama decompresses before it reads it.
     Packed(Box<Packed>),
     /// A form.
-    Form(Box<Form>),
+    Form(Form),
 }
 
 /// JSON that is decompressed only to be looked at.
@@ -39,7 +39,7 @@ impl Reader {
             });
         }
         if let Some(form) = Form::of(uri, headers) {
-            return Some(Self::Form(Box::new(form)));
+            return Some(Self::Form(form));
         }
         let known = path::listed(method, &path::decoded(uri.path())).is_some();
         let may = !is_compressed(headers) && (known || !says_otherwise(headers));
@@ -87,7 +87,7 @@ impl Packed {
         }
         self.unzstd.push(piece);
         while !self.is_settled() {
-            match self.unzstd.next() {
+            match self.unzstd.take() {
                 Ok(Some(text)) => {
                     self.look.feed(&text);
                 }

@@ -105,7 +105,7 @@ impl Unzstd {
         Self { decoder, stage: Stage::Frame, packed: BytesMut::new(), unpacked: 0 }
     }
 
-    /// Takes the next piece of the body. Everything of the one before should have been taken out with [`Unzstd::next`].
+    /// Takes the next piece of the body. Everything of the one before should have been taken out with [`Unzstd::take`].
     pub fn push(&mut self, piece: &[u8]) {
         self.packed.extend_from_slice(piece);
     }
@@ -114,7 +114,7 @@ impl Unzstd {
     ///
     /// # Errors
     /// If this is not zstd, or more of it than is allowed. Nothing comes out after that.
-    pub fn next(&mut self) -> Result<Option<Bytes>, ZstdError> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, ZstdError> {
         loop {
             if let Some(out) = self.collect()? {
                 return Ok(Some(out));
@@ -243,7 +243,7 @@ impl http_body::Body for Unpacked {
                 return Poll::Ready(None);
             }
             // At most a window's worth of blocks comes out of here before something does.
-            if let Some(out) = this.unzstd.next().map_err(broken)? {
+            if let Some(out) = this.unzstd.take().map_err(broken)? {
                 return Poll::Ready(Some(Ok(Frame::data(out))));
             }
             match ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()?.map(Frame::into_data) {

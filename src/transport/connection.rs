@@ -60,6 +60,18 @@ impl Connection {
         self.quic.rtt()
     }
 
+    /// A secret that both ends of this TLS session derive for this label and nobody else can (RFC 8446, 7.5).
+    ///
+    /// # Errors
+    /// [`Closed`] if the library will not: never in practice, for the lengths are constants.
+    pub fn export(&self, label: &[u8]) -> Result<[u8; 32], Closed> {
+        let mut secret = [0; 32];
+        match self.quic.export_keying_material(&mut secret, label, b"") {
+            Ok(()) => Ok(secret),
+            Err(error) => Err(Closed::Failed(format!("no keying material: {error:?}"))),
+        }
+    }
+
     /// What the other side may open from here on: `wanted` peers as much as they need, others enough to be told why not.
     pub fn admit(&self, wanted: bool) {
         let (streams, window) =

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Ledger, bury};
-use super::{Pin, Trust, TrustError};
+use super::{Invited, Pin, Trust, TrustError};
 use crate::id::Scope;
 
 /// Bound of the file in bytes. First use can fill some 400 KB of it; the rest, tens of thousands of pins, a person would
@@ -17,7 +17,8 @@ pub(super) const LIMIT: u64 = 16 * 1024 * 1024;
 const VERSION: u32 = 1;
 
 const HEADER: &str = "\
-# Whom this node trusts. `ollana trust` and `ollana revoke` change it; to edit it by hand, stop ollana first.
+# Whom this node trusts. `ollana trust` and `ollana revoke` change it. A node that runs takes in what is edited here
+# within a second; save it in one step (as editors do) and keep its mode at 0600.
 # Times are seconds since 1970 (date -d @N).
 ";
 
@@ -30,6 +31,8 @@ struct BookFile {
     first_provider_met: Option<u64>,
     #[serde(default, rename = "peer", skip_serializing_if = "Vec::is_empty")]
     peers: Vec<Pin>,
+    #[serde(default, rename = "invitation", skip_serializing_if = "Vec::is_empty")]
+    invitations: Vec<Invited>,
 }
 
 /// Only what says how to read the rest.
@@ -51,7 +54,8 @@ pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Ledger, TrustError> {
         return Err(TrustError::Newer { path: path.to_owned(), version });
     }
     let file: BookFile = toml::from_str(text).map_err(in_toml)?;
-    let mut ledger = Ledger { first_provider_met: file.first_provider_met, ..Ledger::default() };
+    let mut ledger =
+        Ledger { first_provider_met: file.first_provider_met, invitations: file.invitations, ..Ledger::default() };
     for mut pin in file.peers {
         let who = format!("{}, {}", pin.name, pin.id);
         let wrong = |what| Err(damaged(None, format!("{what} ({who})")));
@@ -78,6 +82,7 @@ pub(super) fn write(path: &Path, ledger: &Ledger) -> Result<String, TrustError> 
         version: VERSION,
         first_provider_met: ledger.first_provider_met,
         peers: ledger.pins.values().cloned().collect(),
+        invitations: ledger.invitations.clone(),
     };
     // A time beyond TOML's integers, out of a broken clock, is all that can be wrong here.
     let body = toml::to_string(&file).map_err(|error| TrustError::Damaged {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Direction, Met, News, Pin, Policy, Snapshot, Standing, Trust, TrustPolicy};
+use super::{Direction, Invited, Met, News, Pin, Policy, Snapshot, Standing, Trust, TrustPolicy};
 use crate::id::{Id, NodeName, Scope, Use};
 
 /// The time of the last meeting is kept to the hour: it only orders idle pins by days.
@@ -17,6 +17,8 @@ pub(super) struct Ledger {
     pub(super) pins: BTreeMap<Id, Pin>,
     /// When the first provider was pinned and the first-use window opened, in seconds since 1970.
     pub(super) first_provider_met: Option<u64>,
+    /// What was given out and may be redeemed.
+    pub(super) invitations: Vec<Invited>,
 }
 
 /// What a meeting is judged by.

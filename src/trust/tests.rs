@@ -147,15 +147,61 @@ async fn a_revocation_counts_at_once_even_if_it_cannot_be_written_and_says_so() 
 }
 
 #[tokio::test]
-async fn what_someone_else_wrote_meanwhile_is_not_overwritten() {
+async fn what_someone_else_wrote_meanwhile_is_taken_in_and_not_overwritten() {
     let home = Home::new();
     let (book, other) = (home.open(), home.open());
     other.revoke(id(1)).await.unwrap();
-    let error = book.meet(met(1, Direction::Inbound)).await.unwrap_err();
-    assert!(matches!(error, TrustError::ChangedOnDisk(_)));
-    assert!(home.open().snapshot().standing(&id(1)).is_revoked());
+    // Before the next look: a change stands on top of what is on the disk.
+    assert!(book.meet(met(1, Direction::Inbound)).await.unwrap().standing.is_revoked());
+    book.trust(id(2), "n2".parse().unwrap(), None, Scope::Infer, true).await.unwrap();
+    assert!(book.snapshot().standing(&id(1)).is_revoked());
+    assert_eq!(home.open().snapshot(), book.snapshot());
+}
+
+#[tokio::test]
+async fn a_book_that_was_changed_on_disk_is_in_force_and_a_damaged_one_is_not() {
+    let home = Home::new();
+    let book = home.open();
+    book.trust(id(1), "n1".parse().unwrap(), None, Scope::Manage, true).await.unwrap();
+    let keeping = tokio_util::task::AbortOnDropHandle::new(tokio::spawn({
+        let book = book.clone();
+        async move { book.keep_up().await }
+    }));
+    let mut watch = book.watch();
+    let good = fs::read_to_string(home.path()).unwrap();
+    // As an editor does it: another file takes the name.
+    let beside = home.temp.path().join("beside");
+    let put = |content: &str, mode: u32| {
+        fs::write(&beside, content).unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).unwrap();
+        fs::rename(&beside, home.path()).unwrap();
+    };
+    let soon = Duration::from_secs(30);
+    put(&good.replace("manage", "none"), 0o600);
+    let lowered = watch.wait_for(|book| book.standing(&id(1)).scope == Scope::None);
+    tokio::time::timeout(soon, lowered).await.unwrap().unwrap();
+    let lowered = book.snapshot();
+
+    for (content, mode) in [(&good[..good.len() / 2], 0o600), ("", 0o600), (&good, 0o644)] {
+        put(content, mode);
+        assert!(book.trust(id(2), "n2".parse().unwrap(), None, Scope::Infer, true).await.is_err());
+        assert!(book.meet(met(3, Direction::Inbound)).await.is_err());
+        assert_eq!(book.snapshot(), lowered, "the last good one");
+        assert_eq!(fs::read_to_string(home.path()).unwrap(), content, "and nothing is written over it");
+    }
     fs::remove_file(home.path()).unwrap();
-    assert!(matches!(other.revoke(id(2)).await, Err(TrustError::RevokedForNow { .. })));
+    let gone = book.trust(id(2), "n2".parse().unwrap(), None, Scope::Infer, true).await.unwrap_err();
+    assert!(matches!(gone, TrustError::Gone(_)));
+    assert_eq!(book.snapshot(), lowered);
+    // A revocation counts even then, and outlives the mending.
+    assert!(matches!(book.revoke(id(4)).await, Err(TrustError::RevokedForNow { .. })));
+    put(&good, 0o600);
+    let mended = watch.wait_for(|book| book.standing(&id(1)).scope == Scope::Manage);
+    tokio::time::timeout(soon, mended).await.unwrap().unwrap();
+    assert!(book.snapshot().standing(&id(4)).is_revoked());
+    book.trust(id(2), "n2".parse().unwrap(), None, Scope::Infer, true).await.unwrap();
+    assert!(home.open().snapshot().standing(&id(4)).is_revoked(), "written with the next change");
+    drop(keeping);
 }
 
 #[tokio::test]

@@ -1,13 +1,13 @@
 //! The one writer: ledger, file and watch, kept in step.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
-use super::ledger::{Change, Ledger, Rules};
+use super::ledger::{Change, Ledger, Outcome, Rules};
 use super::{Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, TrustError, TrustPolicy, file};
 use crate::id::{Id, NodeName, Scope};
 use crate::private_file::{self, FileError};
@@ -33,11 +33,13 @@ const LOUD_EVERY: Duration = Duration::from_secs(60);
 pub(super) struct Writer {
     path: PathBuf,
     policy: TrustPolicy,
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     /// What the file held when it was last read or written by this writer.
     on_disk: Option<Vec<u8>>,
     /// How the file is replaced; a test puts a full disk here.
     pub(super) replace: fn(&Path, &[u8]) -> Result<(), FileError>,
+    /// Revocations that could not be written: whatever is read from the disk later, they stand.
+    revoked_for_now: BTreeSet<Id>,
     pins_left: Bucket,
     loud_left: Bucket,
     pub(super) present: HashMap<Id, Weak<()>>,
@@ -63,6 +65,7 @@ impl Writer {
             ledger,
             on_disk,
             replace: private_file::replace,
+            revoked_for_now: BTreeSet::new(),
             pins_left: Bucket::new(PIN_BURST, PIN_EVERY),
             loud_left: Bucket::new(LOUD_BURST, LOUD_EVERY),
             present: HashMap::new(),
@@ -74,15 +77,11 @@ impl Writer {
 
     pub(super) fn meet(&mut self, met: &Met) -> Result<Encounter, TrustError> {
         let clock = Instant::now();
-        let rules = Rules {
-            policy: &self.policy,
-            now: unix_now(),
-            may_pin: self.pins_left.holds(clock),
-            max_first_use: MAX_FIRST_USE,
-            present: &|id| self.present.get(id).is_some_and(|presence| presence.strong_count() > 0),
-        };
-        let mut next = self.ledger.clone();
-        let outcome = next.meet(met, &rules);
+        let (mut next, mut outcome) = self.judge(met, clock);
+        // Only what is going to be written needs to know what stands there: most meetings change nothing.
+        if outcome.change == Change::Matters && self.refresh()? {
+            (next, outcome) = self.judge(met, clock);
+        }
         match outcome.change {
             Change::None => {}
             Change::Cosmetic => self.adopt_cosmetic(next, clock),
@@ -96,6 +95,30 @@ impl Writer {
         Ok(Encounter { standing: outcome.standing, news: outcome.news, presence })
     }
 
+    fn judge(&mut self, met: &Met, clock: Instant) -> (Ledger, Outcome) {
+        let rules = Rules {
+            policy: &self.policy,
+            now: unix_now(),
+            may_pin: self.pins_left.holds(clock),
+            max_first_use: MAX_FIRST_USE,
+            present: &|id| self.present.get(id).is_some_and(|presence| presence.strong_count() > 0),
+        };
+        let mut next = self.ledger.clone();
+        let outcome = next.meet(met, &rules);
+        (next, outcome)
+    }
+
+    /// Changes the ledger by a person's word, on top of what stands on the disk.
+    pub(super) fn decide<T>(&mut self, change: impl FnOnce(&mut Ledger, u64) -> T) -> Result<T, TrustError> {
+        self.refresh()?;
+        let mut next = self.ledger.clone();
+        let told = change(&mut next, unix_now());
+        if next != self.ledger {
+            self.adopt(next)?;
+        }
+        Ok(told)
+    }
+
     pub(super) fn trust(
         &mut self,
         id: Id,
@@ -104,38 +127,57 @@ impl Writer {
         scope: Scope,
         use_: bool,
     ) -> Result<Standing, TrustError> {
-        let mut next = self.ledger.clone();
-        let former = next.trust(id, name, address, scope, use_, unix_now());
-        self.adopt(next)?;
+        let former = self.decide(|ledger, now| ledger.trust(id, name, address, scope, use_, now))?;
         tracing::info!(%id, %scope, use_, "trusted by hand");
         Ok(former)
     }
 
     pub(super) fn revoke(&mut self, id: Id) -> Result<Standing, TrustError> {
-        let mut next = self.ledger.clone();
-        let former = next.revoke(id, unix_now());
-        match self.adopt(next.clone()) {
-            Ok(()) => {
+        match self.decide(|ledger, now| ledger.revoke(id, now)) {
+            Ok(former) => {
                 tracing::info!(%id, "revoked by hand");
                 Ok(former)
             }
             Err(source) => {
                 // The one change that memory takes although the disk does not: it takes away, and must at once.
+                let mut next = self.ledger.clone();
+                next.revoke(id, unix_now());
+                self.revoked_for_now.insert(id);
                 self.publish(next);
                 Err(TrustError::RevokedForNow { id, source: Box::new(source) })
             }
         }
     }
 
+    /// Takes in what someone else has written. Says whether there was something.
+    ///
+    /// # Errors
+    /// If it is not what a book should be. What was in force stays in force, and nothing is written over it.
+    pub(super) fn refresh(&mut self) -> Result<bool, TrustError> {
+        let content = private_file::read(&self.path, file::LIMIT)?;
+        if content == self.on_disk {
+            return Ok(false);
+        }
+        // A book that is gone is not an empty one: the tombstones were in it.
+        let Some(content) = content else { return Err(TrustError::Gone(self.path.clone())) };
+        let mut next = file::parse(&self.path, &content)?;
+        for id in &self.revoked_for_now {
+            next.revoke(*id, unix_now());
+        }
+        self.on_disk = Some(content);
+        tracing::info!("{} was changed by someone else, and is in force as it is now", self.path.display());
+        self.publish(next);
+        Ok(true)
+    }
+
     /// Writes `next`, then lets it count.
     fn adopt(&mut self, next: Ledger) -> Result<(), TrustError> {
-        if private_file::read(&self.path, file::LIMIT)? != self.on_disk {
-            return Err(TrustError::ChangedOnDisk(self.path.clone()));
-        }
         let content = file::write(&self.path, &next)?.into_bytes();
         (self.replace)(&self.path, &content)?;
         self.on_disk = Some(content);
         self.written = Some(Instant::now());
+        // Unless a person has just taken it back, `next` holds them.
+        self.revoked_for_now.clear();
         self.publish(next);
         Ok(())
     }
@@ -144,7 +186,10 @@ impl Writer {
     fn adopt_cosmetic(&mut self, next: Ledger, clock: Instant) {
         if self.written.is_none_or(|at| clock.duration_since(at) >= COSMETIC_EVERY) {
             self.written = Some(clock);
-            if let Err(error) = self.adopt(next.clone()) {
+            // Not over what someone else wrote: that is taken in within a second, and says more.
+            let same = private_file::read(&self.path, file::LIMIT).is_ok_and(|content| content == self.on_disk);
+            let written = if same { self.adopt(next.clone()) } else { Ok(()) };
+            if let Err(error) = written {
                 tracing::warn!("names and addresses of peers were not written: {error}");
             }
         }

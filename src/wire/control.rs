@@ -1,11 +1,13 @@
 //! What the frames of the control stream hold: JSON, so that a later version can add fields.
 //!
 //! The node that dialled says [`Hello`]; the other answers with its own, or with [`Refused`] and the reason. After that
-//! the answering side sends a [`Report`] at once, on each change and as a heartbeat; nothing more comes from the dialler.
+//! the answering side sends a [`Report`] at once, on each change and as a heartbeat. Beside that both may deal with trust
+//! ([`Dealing`]).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::dealing::Dealing;
 use super::frame::{self, FrameError, Kind};
 use crate::exchange::Report;
 use crate::id::{Instance, NodeName};
@@ -99,6 +101,8 @@ pub enum Message {
     Refused(Refused),
     /// How things are.
     Report(Report),
+    /// A step towards trust.
+    Trust(Dealing),
 }
 
 /// Why a frame is not a message.
@@ -125,6 +129,7 @@ impl Message {
             Self::Hello(hello) => (Kind::Hello, serde_json::to_vec(hello)),
             Self::Refused(refused) => (Kind::Refused, serde_json::to_vec(refused)),
             Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
+            Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
         };
         Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e))?)?)
     }
@@ -145,6 +150,7 @@ impl Message {
                 Self::Refused(Refused { code: printable(&refused.code), reason: printable(&refused.reason) })
             }
             Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
+            Kind::Trust => Self::Trust(serde_json::from_slice(payload).map_err(json)?),
             other => return Err(MessageError::Kind(other)),
         })
     }

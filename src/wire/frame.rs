@@ -13,6 +13,7 @@
 //! | 0x20 | hello | control, both ways | JSON: [`Hello`](super::control::Hello) |
 //! | 0x21 | refused | control, from the gate | JSON: [`Refused`](super::control::Refused) |
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
+//! | 0x23 | trust | control, both ways | JSON: [`Dealing`](super::dealing::Dealing) |
 //!
 //! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
 //! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
@@ -30,6 +31,8 @@ pub const MAX_DATA: usize = (1 << 24) - 1;
 pub const MAX_HEAD: usize = 512 * 1024;
 /// Longest hello or refusal: a name, a version and a sentence.
 pub const MAX_HELLO: usize = 4 * 1024;
+/// Longest message about trust: two proofs of 64 bytes in hexadecimal.
+pub const MAX_TRUST: usize = 1024;
 /// Longest report: some 120 bytes a model leave room for 8,000 models.
 pub const MAX_REPORT: usize = 1024 * 1024;
 
@@ -55,6 +58,8 @@ pub enum Kind {
     Refused = 0x21,
     /// What a provider says of itself.
     Report = 0x22,
+    /// Pairing and invitations.
+    Trust = 0x23,
 }
 
 impl Kind {
@@ -69,6 +74,7 @@ impl Kind {
             0x20 => Self::Hello,
             0x21 => Self::Refused,
             0x22 => Self::Report,
+            0x23 => Self::Trust,
             _ => return None,
         })
     }
@@ -82,6 +88,7 @@ impl Kind {
             Self::Broken => 8,
             Self::Hello | Self::Refused => MAX_HELLO,
             Self::Report => MAX_REPORT,
+            Self::Trust => MAX_TRUST,
         }
     }
 }

@@ -4,5 +4,8 @@
 mod config;
 mod daemon;
 mod home;
+mod invite;
+mod pairing;
 mod socket;
+mod store;
 mod usage;

@@ -13,7 +13,7 @@ TOOL = {
 
 async def transcript(kind, client, model):
     async def ask(name, **request):
-        request = {"model": model, "max_tokens": 12, "temperature": 0, "messages": QUESTION, **request}
+        request = {"model": model, "max_tokens": 6, "temperature": 0, "messages": QUESTION, **request}
         await step(f"{kind} {name}", lambda: client.messages.create(**request))
 
     await ask("message")

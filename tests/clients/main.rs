@@ -14,6 +14,8 @@
 mod fake_ollama;
 #[path = "../support/processes.rs"]
 mod processes;
+#[path = "../support/real_ollama.rs"]
+mod real_ollama;
 #[path = "../support/tools.rs"]
 mod tools;
 

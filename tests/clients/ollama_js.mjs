@@ -6,7 +6,7 @@ import { Ollama } from "ollama";
 const [what, host, model] = process.argv.slice(-3);
 const headers = process.env.PEER ? { "ollana-peer": process.env.PEER } : {};
 const client = new Ollama({ host, headers });
-const options = { num_predict: 12, seed: 1, temperature: 0 };
+const options = { num_predict: 6, seed: 1, temperature: 0 };
 const messages = [{ role: "user", content: "Why is the sky blue?" }];
 const png = Buffer.from(
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==",

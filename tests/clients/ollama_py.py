@@ -8,7 +8,7 @@ import tempfile
 import ollama
 from transcript import PNG, SCHEMA, cancel, main, once, step
 
-OPTIONS = {"num_predict": 12, "seed": 1, "temperature": 0}
+OPTIONS = {"num_predict": 6, "seed": 1, "temperature": 0}
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 
 
@@ -64,7 +64,7 @@ async def transcript(kind, client, model):
     await ask("embeddings, unknown", lambda: client.embeddings("no-such-model", "x"))
     await ask("a bad name", lambda: client.generate("a b", "x"))
     await ask("a route of a later Ollama", lambda: client.systemone(
-        model, [], {"q": {"type": "noul", "question": "Is it?"}}))
+        model, [], {"q": {"type": "noul", "instructions": "Is it?"}}))
 
 
 async def ask(kind, client, model):

@@ -5,7 +5,7 @@ import time
 import openai
 from transcript import PNG, SCHEMA, cancel, main, once, step
 
-FEW = {"max_tokens": 12, "seed": 1, "temperature": 0}
+FEW = {"max_tokens": 6, "seed": 1, "temperature": 0}
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
 TOOL = {"type": "function", "function": {
     "name": "get_weather",
@@ -32,9 +32,9 @@ async def transcript(kind, client, model):
     await ask("completion", lambda: client.completions.create(model=model, prompt="Why?", **FEW))
     await ask("completion, streamed", lambda: client.completions.create(model=model, prompt="Why?", stream=True, **FEW))
     respond = client.responses.create
-    await ask("response", lambda: respond(model=model, input="Why?", max_output_tokens=12, temperature=0))
+    await ask("response", lambda: respond(model=model, input="Why?", max_output_tokens=6, temperature=0))
     await ask("response, streamed", lambda: respond(
-        model=model, input="Why?", max_output_tokens=12, temperature=0, stream=True))
+        model=model, input="Why?", max_output_tokens=6, temperature=0, stream=True))
 
     url = {"url": f"data:image/png;base64,{PNG}"}
     image = [{"role": "user", "content": [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": url}]}]

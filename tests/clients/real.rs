@@ -1,23 +1,31 @@
 //! The same scripts against a real Ollama with a small real model, and through two nodes that lend it.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
-
-use tempfile::TempDir;
 
 use super::mesh::url;
 use super::processes::Node;
+use super::real_ollama::{self, RealOllama};
 use super::script::{ALL, Client, OLLAMAS};
 use super::transcript::assert_same;
 use super::{Test, each, tools};
 
 const MODEL: &str = "smollm2";
 
+/// Mentions tools, or the Ollama would refuse them in the model's name. One thread: several wait for each other by
+/// spinning, which on a busy machine takes ten times as long.
+const MODELFILE: &str = r#"PARAMETER num_thread 1
+PARAMETER num_ctx 2048
+TEMPLATE """{{ range .Messages }}<|im_start|>{{ .Role }}
+{{ .Content }}{{ range .ToolCalls }}{{ .Function.Name }} {{ .Function.Arguments }}{{ end }}<|im_end|>
+{{ end }}{{ range .Tools }}<|im_start|>system
+You may call {{ .Function.Name }}.<|im_end|>
+{{ end }}<|im_start|>assistant
+"""
+"#;
+
 pub fn tests() -> Vec<Test> {
-    let needs = tools::ollama().and(tools::model()).map(drop);
+    let needs = real_ollama::needs();
     [
         each(ALL, "what_it_asks_of_the_mesh_is_answered_as_the_real_ollama_answers_it", asks),
         each(OLLAMAS, "it_changes_the_models_of_a_real_ollama_as_if_it_asked_it", manages),
@@ -30,11 +38,9 @@ pub fn tests() -> Vec<Test> {
 
 /// One Ollama, lent by two nodes, and a node that uses them.
 struct Lab {
-    ollama: Mutex<Child>,
+    running: Mutex<Option<(RealOllama, Vec<Node>)>>,
     direct: SocketAddr,
-    nodes: Mutex<Vec<Node>>,
     mesh: SocketAddr,
-    _home: TempDir,
 }
 
 static LAB: OnceLock<Lab> = OnceLock::new();
@@ -46,7 +52,7 @@ fn asks(client: Client) {
     let lab = LAB.get_or_init(Lab::start);
     let asked = |address| client.run("transcript", &url(address), MODEL, &[]);
     // Once before, so that both find the model loaded and its cache as warm.
-    asked(lab.direct);
+    client.run("transcript-sync", &url(lab.direct), MODEL, &[]);
     assert_same(client, asked(lab.direct), asked(lab.mesh));
 }
 
@@ -56,20 +62,13 @@ fn manages(client: Client) {
     let model = tools::model().unwrap();
     let environment = [("PEER", "gpu1"), ("GGUF", model.to_str().unwrap())];
     let changed = |address| client.run("manage", &url(address), MODEL, &environment);
-    changed(lab.direct);
     assert_same(client, changed(lab.direct), changed(lab.mesh));
 }
 
 /// Ends what was started. The harness leaves by `exit`, which drops nothing.
 pub fn stop() {
     if let Some(lab) = LAB.get() {
-        lab.nodes.lock().unwrap().clear();
-        let mut ollama = lab.ollama.lock().unwrap();
-        // With the runners that it started.
-        if let Some(group) = rustix::process::Pid::from_raw(ollama.id().cast_signed()) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = ollama.wait();
+        lab.running.lock().unwrap().take();
     }
 }
 
@@ -77,26 +76,8 @@ pub fn stop() {
 
 impl Lab {
     fn start() -> Self {
-        let home = TempDir::new().unwrap();
-        let direct = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let ollama = || {
-            let mut command = Command::new(tools::ollama().unwrap());
-            command.env("OLLAMA_HOST", direct.to_string()).env("HOME", home.path());
-            command.env("OLLAMA_MODELS", home.path().join("models")).stdin(Stdio::null());
-            command
-        };
-        let mut serve = ollama();
-        let serve = serve.arg("serve").process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let begun = Instant::now();
-        while TcpStream::connect(direct).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(30), "the Ollama does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let modelfile = home.path().join("Modelfile");
-        std::fs::write(&modelfile, format!("FROM {}\n", tools::model().unwrap().display())).unwrap();
-        let created = ollama().args(["create", MODEL, "-f"]).arg(modelfile).output().unwrap();
-        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-
+        let ollama = RealOllama::start(MODELFILE);
+        let direct = ollama.addr();
         let gpus = ["gpu1", "gpu2"].map(|name| Node::start(name, Some(direct), &[]));
         let laptop = Node::start("laptop", None, &[gpus[0].mesh, gpus[1].mesh]);
         laptop.waits_for_providers(2);
@@ -105,7 +86,7 @@ impl Lab {
             gpu.lets_manage(&laptop);
         }
         let mesh = laptop.listen;
-        let nodes = Mutex::new(gpus.into_iter().chain([laptop]).collect());
-        Self { ollama: Mutex::new(serve), direct, nodes, mesh, _home: home }
+        let nodes = gpus.into_iter().chain([laptop]).collect();
+        Self { running: Mutex::new(Some((ollama, nodes))), direct, mesh }
     }
 }

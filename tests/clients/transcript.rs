@@ -37,11 +37,7 @@ fn strip(value: &mut Value) {
             fields.values_mut().for_each(strip);
         }
         Value::Array(items) => items.iter_mut().for_each(strip),
-        Value::String(text) => {
-            if MADE_UP.iter().any(|prefix| text.contains(prefix)) {
-                *text = without_ids(text);
-            }
-        }
+        Value::String(text) if MADE_UP.iter().any(|prefix| text.contains(prefix)) => *text = without_ids(text),
         _ => {}
     }
 }

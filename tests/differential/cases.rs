@@ -11,12 +11,21 @@ use sha2::{Digest as _, Sha256};
 use super::fake_ollama::{FakeOllama, Settings};
 use super::wire::Script;
 
+/// Which Ollama stands behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Simulated,
+    Real,
+}
+
+pub const EITHER: &[Kind] = &[Kind::Simulated, Kind::Real];
+
 /// Cases that belong together.
 pub struct Group {
     /// What they show.
     pub name: &'static str,
-    /// Whether a real Ollama is asked too.
-    pub real: bool,
+    /// Which Ollama is asked.
+    pub of: &'static [Kind],
     pub cases: Vec<Case>,
 }
 
@@ -51,6 +60,7 @@ pub fn groups() -> Vec<Group> {
         paths::web_pages(),
         framing::bodies(),
         framing::connections(),
+        framing::half_closed(),
         framing::fields(),
         refused::refused(),
         streams::streams(),

@@ -9,7 +9,7 @@ use tokio::runtime::Runtime;
 
 use super::fake_ollama::{FakeOllama, Settings};
 use super::node::{self, Node, within};
-use super::real_ollama::{Needs, RealOllama};
+use super::real_ollama::RealOllama;
 use super::wire::Script;
 
 /// Runs until it is dropped.
@@ -35,8 +35,8 @@ impl Lab {
         Self::over(runtime, fake.addr(), scope, Some(fake), None)
     }
 
-    pub fn real(needs: &Needs, scope: Scope) -> Self {
-        let real = RealOllama::start(needs);
+    pub fn real(scope: Scope) -> Self {
+        let real = RealOllama::start("");
         Self::over(Runtime::new().unwrap(), real.addr(), scope, None, Some(real))
     }
 

@@ -11,12 +11,15 @@ mod allowed;
 mod cases;
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
+mod forbidden;
 mod grammar;
 mod lab;
 #[path = "../mesh/node.rs"]
 mod node;
 #[path = "../support/real_ollama.rs"]
 mod real_ollama;
+#[path = "../support/tools.rs"]
+mod tools;
 mod wire;
 
 use std::fmt::Write as _;
@@ -27,22 +30,30 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use ollana::id::Scope;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
-use self::cases::{Case, Group, Side};
+use self::cases::{Case, Group, Kind, Side};
 use self::lab::Lab;
 use self::wire::Transcript;
 
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
-    for group in cases::groups() {
+    for group in cases::groups().into_iter().filter(|group| group.of.contains(&Kind::Simulated)) {
         let name = format!("simulated::{}", group.name);
         trials.push(Trial::test(name, move || simulated().as_ref().map_or(Ok(()), |lab| compare(lab, &group))));
     }
     trials.push(Trial::test("simulated::what_is_generated_is_answered_as_asked_directly", || {
         simulated().as_ref().map_or(Ok(()), |lab| generate(lab, CASES))
     }));
+    for (name, scope) in [
+        ("simulated::what_needs_manage_is_refused_to_infer_in_its_callers_shape", Scope::Infer),
+        ("simulated::what_is_the_owners_alone_is_refused_to_manage_in_its_callers_shape", Scope::Manage),
+    ] {
+        trials.push(Trial::test(name, move || {
+            forbidden::all_is_refused(&Lab::simulated(scope, fake_ollama::Settings::default()), scope)
+        }));
+    }
     let needs = real_ollama::needs();
-    for group in cases::groups().into_iter().filter(|group| group.real) {
+    for group in cases::groups().into_iter().filter(|group| group.of.contains(&Kind::Real)) {
         // libtest prints no reason of its own, so it stands in the name's kind.
         let kind = needs.as_ref().err().cloned().unwrap_or_default();
         let name = format!("real::{}", group.name);
@@ -80,7 +91,7 @@ fn simulated() -> MutexGuard<'static, Option<Lab>> {
 
 fn real() -> MutexGuard<'static, Option<Lab>> {
     let mut lab = REAL.lock().unwrap_or_else(PoisonError::into_inner);
-    lab.get_or_insert_with(|| Lab::real(&real_ollama::needs().unwrap(), Scope::Manage));
+    lab.get_or_insert_with(|| Lab::real(Scope::Manage));
     lab
 }
 

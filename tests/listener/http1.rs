@@ -179,6 +179,21 @@ async fn pipelined_requests_are_answered_in_their_order() {
 }
 
 #[tokio::test]
+async fn bodies_of_refused_requests_are_read_one_after_the_other() {
+    let node = Node::over(&[]).await;
+    let mut client = node.client().await;
+    let short = request("POST /api/chat\nOrigin: https://evil.example", "ab");
+    let chunks = "1\r\nx\r\n".repeat(50);
+    let foreign = "POST /api/chat HTTP/1.1\r\nHost: evil.example\r\nTransfer-Encoding: chunked";
+    let chunked = format!("{foreign}\r\n\r\n{chunks}0\r\n\r\n");
+    let all = [&*short, &chunked, &short, &short, &chunked, &request("GET /", "")].concat();
+    client.send(&all).await;
+    for expected in [403, 403, 403, 403, 403, 200] {
+        assert_eq!(client.reply().await.status, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_half_closed_client_gets_its_quick_answer() {
     let (_a, a) = FakeEndpoint::new("a", &["m"]);
     a.always(StatusCode::OK, "v");

@@ -18,6 +18,7 @@ use ollana::config::{Config, MeshAddr};
 use ollana::control::{Changed, Client, ClientError, KeepRequest, Keeping, Mesh, PeerRequest, TrustRequest};
 use ollana::id::{Id, NodeName, Scope};
 use ollana::peers::{PeerState, PeerView};
+use ollana::trust::Policy;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -68,6 +69,26 @@ impl Setup {
 
     pub fn dials(mut self, address: SocketAddr) -> Self {
         self.config.peers.push(address.to_string().parse().unwrap());
+        self
+    }
+
+    /// Started with this invitation.
+    pub fn invited(mut self, invitation: &str) -> Self {
+        let file = self.config.state_dir.with_file_name("invitation");
+        std::fs::write(&file, invitation).unwrap();
+        self.config.invitation_file = Some(file);
+        self
+    }
+
+    /// At any port, also when it is started again.
+    pub fn anywhere(mut self) -> Self {
+        self.config.mesh.addr.set_port(0);
+        self
+    }
+
+    /// Lets in and uses nobody whom no person trusts.
+    pub fn paired(mut self) -> Self {
+        (self.config.trust.inbound, self.config.trust.outbound) = (Policy::Paired, Policy::Paired);
         self
     }
 
@@ -182,7 +203,8 @@ impl Node {
         self.control().await.post("/revoke", &PeerRequest { peer: id.to_string() }).await.unwrap()
     }
 
-    async fn control(&self) -> Client {
+    /// What `ollana` uses against this node.
+    pub async fn control(&self) -> Client {
         Client::find(std::slice::from_ref(&self.config.state_dir)).await.unwrap()
     }
 }

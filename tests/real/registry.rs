@@ -49,7 +49,13 @@ fn answer(stream: &TcpStream, models: &Path) -> std::io::Result<()> {
         Some(("/v2/library/m/manifests", "latest")) => {
             models.join("manifests/registry.ollama.ai/library/smollm2/latest")
         }
-        Some(("/v2/library/m/blobs", digest)) => models.join("blobs").join(digest.replace(':', "-")),
+        // The blobs are at another host, as with the registry of Ollama, or `ollama` would not take them.
+        Some(("/v2/library/m/blobs", digest)) if method == "GET" => {
+            let at = format!("http://localhost:{}/blobs/{digest}", stream.local_addr()?.port());
+            let mut stream = stream;
+            return write!(stream, "HTTP/1.1 307 Elsewhere\r\nLocation: {at}\r\nContent-Length: 0\r\n\r\n");
+        }
+        Some(("/v2/library/m/blobs" | "/blobs", digest)) => models.join("blobs").join(digest.replace(':', "-")),
         _ => PathBuf::new(),
     };
     let mut stream = stream;

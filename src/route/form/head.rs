@@ -9,6 +9,9 @@ pub(super) enum Field {
     Other,
 }
 
+/// A value and its parameters.
+pub(super) type Value<'a> = (&'a [u8], Vec<(String, &'a [u8])>);
+
 /// Codings of a part's content that leave it as it is. Go undoes `quoted-printable` and no other.
 const PLAIN: [&str; 3] = ["7bit", "8bit", "binary"];
 
@@ -61,7 +64,7 @@ pub(super) fn field(head: &[u8]) -> Result<Field, &'static str> {
 
 /// A value and its parameters (RFC 2045 §5.1): names in lower case, values without their quotes but with what escapes are
 /// in them. Nothing if it is not by the book.
-pub(super) fn parameters(text: &[u8]) -> Option<(&[u8], Vec<(String, &[u8])>)> {
+pub(super) fn parameters(text: &[u8]) -> Option<Value<'_>> {
     let end = text.iter().position(|byte| *byte == b';').unwrap_or(text.len());
     let (value, mut rest) = text.split_at(end);
     let mut parameters = Vec::new();

@@ -16,7 +16,7 @@ fn unpack(body: &[u8], step: usize) -> Result<Vec<u8>, ZstdError> {
     let (mut unzstd, mut out) = (Unzstd::new(), Vec::new());
     for piece in body.chunks(step) {
         unzstd.push(piece);
-        while let Some(piece) = unzstd.next()? {
+        while let Some(piece) = unzstd.take()? {
             assert!(piece.len() <= PIECE);
             out.extend_from_slice(&piece);
         }
@@ -45,7 +45,7 @@ fn a_bomb_is_stopped_at_the_bound() {
         let (mut unzstd, mut out) = (Unzstd::new(), 0);
         unzstd.push(&bomb(blocks, window));
         let end = loop {
-            match unzstd.next() {
+            match unzstd.take() {
                 Ok(Some(piece)) => out += piece.len(),
                 Ok(None) => break true,
                 Err(ZstdError::TooLong) => break false,
@@ -66,7 +66,7 @@ fn no_more_than_a_block_is_held_of_what_comes_in() {
     // An uncompressed block that never comes to its end, and one that claims to be longer than any.
     let header = u32::try_from(MAX_BLOCK).unwrap() << 3;
     unzstd.push(&[&[0x28, 0xb5, 0x2f, 0xfd, 0, ONE_MIB], &header.to_le_bytes()[..3], &vec![0; MAX_BLOCK - 1]].concat());
-    assert!(unzstd.next().unwrap().is_none());
+    assert!(unzstd.take().unwrap().is_none());
     assert!(unzstd.packed.len() <= MAX_BLOCK + 3);
     let header = u32::try_from(MAX_BLOCK + 1).unwrap() << 3;
     let too_long = [&[0x28, 0xb5, 0x2f, 0xfd, 0, ONE_MIB], &header.to_le_bytes()[..3]].concat();
@@ -76,7 +76,7 @@ fn no_more_than_a_block_is_held_of_what_comes_in() {
     skipping.push(&[0x50, 0x2a, 0x4d, 0x18, 0xff, 0xff, 0xff, 0xff]);
     for _ in 0..1024 {
         skipping.push(&[0; 4096]);
-        assert!(skipping.next().unwrap().is_none() && skipping.packed.is_empty());
+        assert!(skipping.take().unwrap().is_none() && skipping.packed.is_empty());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Bodies and connections in every form that HTTP/1 has for them.
 
-use super::{Case, Group, chat, generate, head, json, with_body};
+use super::{Case, EITHER, Group, Kind, chat, generate, head, json, with_body};
 use crate::wire::{Script, Step};
 
 fn chunked(lines: &str, chunks: &str) -> Vec<u8> {
@@ -137,16 +137,12 @@ pub fn bodies() -> Group {
         cases.push(Case::new(format!("of {name}"), Script::one(json("POST /api/chat", body))));
         cases.push(Case::new(format!("of {name}, on /v1"), Script::one(json("POST /v1/chat/completions", body))));
     }
-    Group { name: "bodies_in_every_form_are_read_as_asked_directly", real: true, cases }
+    Group { name: "bodies_in_every_form_are_read_as_asked_directly", of: EITHER, cases }
 }
 
 pub fn connections() -> Group {
     let version = || head("GET /api/version");
     let old = |lines: &str| format!("{lines}\r\n\r\n").into_bytes();
-    let mut half = Script::one(version());
-    half.steps.push(Step::HalfClose);
-    let mut half_chat = Script::one(json("POST /api/show", r#"{"model":"smollm2"}"#)).then_listen();
-    half_chat.steps.push(Step::HalfClose);
     let mut cases = vec![
         Case::new("three at once", Script::pipelined(&[version(), head("GET /api/tags"), head("HEAD /api/version")])),
         Case::new(
@@ -189,8 +185,6 @@ pub fn connections() -> Group {
         Case::new("HTTP/1.0 HEAD", Script::one(old("HEAD /api/version HTTP/1.0"))),
         Case::new("HTTP/1.0 404", Script::one(old("GET /nope HTTP/1.0"))),
         Case::new("HTTP/1.0 redirect", Script::one(old("GET //api/tags HTTP/1.0"))),
-        Case::new("half closed", half.then_listen()),
-        Case::new("half closed, with a body", half_chat),
         Case::new(
             "an upgrade",
             Script::one(head(
@@ -230,7 +224,17 @@ pub fn connections() -> Group {
             ));
         }
     }
-    Group { name: "connections_are_kept_and_closed_as_asked_directly", real: true, cases }
+    Group { name: "connections_are_kept_and_closed_as_asked_directly", of: EITHER, cases }
+}
+
+/// Of a client that has said all it wants to. The HTTP of the simulated Ollama may take it for one that is gone.
+pub fn half_closed() -> Group {
+    let mut half = Script::one(head("GET /api/version"));
+    half.steps.push(Step::HalfClose);
+    let mut half_chat = Script::one(json("POST /api/show", r#"{"model":"smollm2"}"#)).then_listen();
+    half_chat.steps.push(Step::HalfClose);
+    let cases = vec![Case::new("a GET", half.then_listen()), Case::new("a POST", half_chat)];
+    Group { name: "a_client_that_has_half_closed_is_answered_as_directly", of: &[Kind::Real], cases }
 }
 
 /// What a request's fields do to the answer.
@@ -259,5 +263,5 @@ pub fn fields() -> Group {
     ] {
         cases.push(Case::new(format!("twice {lines:?}"), Script::one(head(&format!("GET /api/version\n{lines}")))));
     }
-    Group { name: "fields_do_to_the_answer_what_they_do_directly", real: true, cases }
+    Group { name: "fields_do_to_the_answer_what_they_do_directly", of: EITHER, cases }
 }

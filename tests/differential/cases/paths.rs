@@ -1,6 +1,6 @@
 //! Targets that are not as in the documentation, and web pages.
 
-use super::{Case, Group, head, json};
+use super::{Case, EITHER, Group, head, json};
 use crate::wire::Script;
 
 pub fn odd_paths() -> Group {
@@ -68,6 +68,13 @@ pub fn odd_paths() -> Group {
         let request = json(&format!("POST {target}"), super::generate(""));
         cases.push(Case::new(format!("POST {target} with a body"), Script::one(request)));
     }
+    for (what, field) in [
+        ("a foreign page", "Host: 127.0.0.1\r\nOrigin: https://evil.example"),
+        ("a foreign name", "Host: evil.example"),
+    ] {
+        let request = format!("GET //api/tags HTTP/1.1\r\n{field}\r\n\r\n");
+        cases.push(Case::new(format!("an unclean path for {what}"), Script::one(request)));
+    }
     for host in [
         "localhost",
         "LOCALHOST:1",
@@ -96,7 +103,7 @@ pub fn odd_paths() -> Group {
             cases.push(Case::new(format!("{method} with the host {host:?}"), Script::one(request)));
         }
     }
-    Group { name: "odd_targets_are_answered_as_asked_directly", real: true, cases }
+    Group { name: "odd_targets_are_answered_as_asked_directly", of: EITHER, cases }
 }
 
 pub fn web_pages() -> Group {
@@ -153,5 +160,5 @@ pub fn web_pages() -> Group {
         "cookies",
         Script::one(head("GET /api/version\nCookie: a=b\nReferer: http://x\nSec-Fetch-Mode: cors")),
     ));
-    Group { name: "web_pages_are_let_in_and_kept_out_as_asked_directly", real: true, cases }
+    Group { name: "web_pages_are_let_in_and_kept_out_as_asked_directly", of: EITHER, cases }
 }

@@ -1,6 +1,6 @@
 //! What is no request: Go's server says so itself, before Ollama's router sees anything.
 
-use super::{Case, Group, head};
+use super::{Case, EITHER, Group, head};
 use crate::wire::Script;
 
 const TYPE: &str = "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n";
@@ -34,7 +34,7 @@ pub fn refused() -> Group {
     let cases = cases.into_iter().map(|(name, request, said): (&str, Vec<u8>, Vec<u8>)| {
         Case::new(name, Script::one(request)).said(Vec::leak(said))
     });
-    Group { name: "what_is_no_request_is_refused_in_the_same_words", real: true, cases: cases.collect() }
+    Group { name: "what_is_no_request_is_refused_in_the_same_words", of: EITHER, cases: cases.collect() }
 }
 
 fn head_of(field: &[u8]) -> Vec<u8> {

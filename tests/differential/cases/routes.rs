@@ -1,6 +1,6 @@
 //! Ollama's own routes (v0.33.0-rc2, `server/routes.go`).
 
-use super::{Case, Group, MODEL, Side, chat, digest, generate, head, json, v1_chat, with_body};
+use super::{Case, EITHER, Group, MODEL, Side, chat, digest, generate, head, json, v1_chat, with_body};
 use crate::wire::Script;
 
 /// All but those that never cross the mesh, which [`owner`](crate::owner) looks at.
@@ -29,6 +29,24 @@ const ROUTES: [&str; 22] = [
     "/v1/messages",
 ];
 
+/// Those of them that read JSON by POST or DELETE.
+const JSON: [&str; 14] = [
+    "/api/pull",
+    "/api/show",
+    "/api/delete",
+    "/api/create",
+    "/api/copy",
+    "/api/generate",
+    "/api/chat",
+    "/api/embed",
+    "/api/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+    "/v1/responses",
+];
+
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"];
 
 /// Without a body, with an empty object, and with one that names nothing that is there.
@@ -45,7 +63,6 @@ pub fn every_route() -> Group {
                 r#"{"model":"nope","messages":[{"role":"user","content":"x"}],"prompt":"x","input":"x","max_tokens":1,"source":"nope","destination":"x"}"#,
             ),
             ("no JSON", "nonsense"),
-            ("an array", "[]"),
             ("a number for a model", r#"{"model":3}"#),
         ] {
             // Nothing is asked of the network here.
@@ -55,11 +72,16 @@ pub fn every_route() -> Group {
             let method = if route == "/api/delete" { "DELETE" } else { "POST" };
             let request = json(&format!("{method} {route}"), body);
             cases.push(Case::new(format!("{name} for {method} {route}"), Script::one(request)));
+            // A list where Ollama wants an object.
+            if JSON.contains(&route) && name == "no JSON" {
+                let request = json(&format!("{method} {route}"), "[]");
+                cases.push(Case::new(format!("[] for {method} {route}"), Script::one(request)));
+            }
             let request = json(&format!("PUT {route}"), body);
             cases.push(Case::new(format!("{name} for PUT {route}"), Script::one(request)));
         }
     }
-    Group { name: "every_route_by_every_method_is_as_asked_directly", real: true, cases }
+    Group { name: "every_route_by_every_method_is_as_asked_directly", of: EITHER, cases }
 }
 
 pub fn model_names() -> Group {
@@ -102,6 +124,13 @@ pub fn model_names() -> Group {
             cases.push(Case::new(format!("v1 model {name:?}"), Script::one(head(&format!("GET /v1/models/{name}")))));
         }
     }
+    for path in ["/v1/chat/completions", "/v1/embeddings"] {
+        let request = json(&format!("POST {path}"), r#"{"model":"nope"}"#);
+        cases.push(Case::new(
+            format!("two faults: nobody has the model, and nothing is asked of it, at {path}"),
+            Script::one(request),
+        ));
+    }
     for (name, body) in [
         ("name in place of model", r#"{"name":"smollm2"}"#),
         ("an empty model and a name", r#"{"model":"","name":"smollm2"}"#),
@@ -126,7 +155,7 @@ pub fn model_names() -> Group {
         cases.push(Case::new(format!("v1 chat with {name}"), Script::one(json("POST /v1/chat/completions", body))));
         cases.push(Case::new(format!("embed with {name}"), Script::one(json("POST /api/embed", body))));
     }
-    Group { name: "models_are_named_and_misnamed_as_asked_directly", real: true, cases }
+    Group { name: "models_are_named_and_misnamed_as_asked_directly", of: EITHER, cases }
 }
 
 /// What changes models. Each case leaves things as they were.
@@ -215,5 +244,5 @@ pub fn managed() -> Group {
     ] {
         cases.push(Case::new(name, Script::one(request)));
     }
-    Group { name: "what_runs_and_what_changes_models_is_as_asked_directly", real: true, cases }
+    Group { name: "what_runs_and_what_changes_models_is_as_asked_directly", of: EITHER, cases }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Case, Group, chat, generate, head, json, v1_chat};
+use super::{Case, EITHER, Group, Kind, chat, generate, head, json, v1_chat};
 use crate::fake_ollama::{FakeOllama, Settings};
 use crate::wire::Script;
 
@@ -38,7 +38,7 @@ pub fn streams() -> Group {
         script.heads.resize(if name.ends_with("twice") { 2 } else { 1 }, false);
         Case::new(name, script)
     });
-    Group { name: "streams_come_chunk_by_chunk_as_asked_directly", real: true, cases: cases.collect() }
+    Group { name: "streams_come_chunk_by_chunk_as_asked_directly", of: EITHER, cases: cases.collect() }
 }
 
 /// What a real Ollama does not do on demand.
@@ -84,5 +84,5 @@ pub fn simulated_streams() -> Group {
             Script::one(super::with_body("POST /fake/early", "x".repeat(5000))),
         ),
     ];
-    Group { name: "streams_break_and_go_wrong_as_they_do_directly", real: false, cases }
+    Group { name: "streams_break_and_go_wrong_as_they_do_directly", of: &[Kind::Simulated], cases }
 }

@@ -1,0 +1,60 @@
+//! `ollana invite`, and a node that is started with what it prints.
+
+use std::io::Write as _;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::home::Home;
+
+#[test]
+fn an_invitation_is_printed_listed_used_from_standard_input_and_taken_back() {
+    let [gpu, guest] = [Home::new(), Home::new()];
+    gpu.ok(&["serve", "-d", "--name", "gpu1"]);
+    assert!(gpu.ok(&["invite", "--list"]).contains("no invitation is open"));
+    let text = gpu.ok(&["invite", "--uses", "2", "--until", "7d", "--scope", "manage"]);
+    let secret = text.lines().find_map(|line| line.strip_prefix("secret = ")).unwrap().trim_matches('"').to_owned();
+    assert_eq!(secret.len(), 52);
+    assert!(text.contains(gpu.ok(&["id"]).trim()) && text.contains("127.0.0.1:"), "{text}");
+
+    let mut start = guest.command(&["serve", "-d", "--name", "guest", "--invitation-file", "-"]);
+    let mut start = start.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    start.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(start.wait().unwrap().success());
+    let began = Instant::now();
+    let trust = |home: &Home| home.json(&["peers", "--json"])[0].clone();
+    while trust(&gpu)["trust"] != "trusted" || trust(&guest)["trust"] != "trusted" {
+        assert!(began.elapsed() < Duration::from_secs(30), "{} {}", trust(&gpu), trust(&guest));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!((trust(&gpu)["scope"].as_str(), trust(&guest)["use"].as_str()), (Some("manage"), Some("yes")));
+
+    let listed = gpu.json(&["invite", "--list", "--json"]);
+    assert_eq!(listed[0]["redeemed"][0], guest.ok(&["id"]).trim());
+    let number = listed[0]["number"].as_str().unwrap().to_owned();
+    let shown = gpu.ok(&["invite", "--list"]);
+    assert!(shown.contains("6d 23h") || shown.contains("7d 0h"), "{shown}");
+    assert!(gpu.ok(&["invite", "--revoke", &number[..8]]).contains("1 have used it"));
+    assert!(gpu.fails(1, &["invite", "--revoke", &number]).contains("--list"));
+    assert_eq!(trust(&gpu)["trust"], "trusted", "who used it stays");
+
+    // The secret is nowhere but where it was printed.
+    for home in [&gpu, &guest] {
+        for entry in std::fs::read_dir(home.state()).unwrap().map(Result::unwrap) {
+            let content = std::fs::read(entry.path()).unwrap_or_default();
+            assert!(!String::from_utf8_lossy(&content).contains(&secret), "{:?}", entry.path());
+        }
+        home.ok(&["stop"]);
+    }
+}
+
+#[test]
+fn what_is_no_invitation_keeps_a_node_from_starting_and_is_not_quoted() {
+    let home = Home::new();
+    let file = home.path().join("invitation");
+    std::fs::write(&file, "secret = \"hush\"\n").unwrap();
+    let said = home.fails(1, &["serve", "-d", "--invitation-file", "invitation"]);
+    assert!(said.contains("no invitation") && !said.contains("hush"), "{said}");
+    assert!(home.fails(1, &["serve", "-d", "--invitation-file", "nowhere"]).contains("--invitation-file"));
+    assert!(home.fails(2, &["invite", "--until", "yesterday"]).contains("2026-12-31"));
+    home.fails(1, &["invite"]);
+}
