@@ -5,7 +5,10 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use ollana::wire::frame::{Decoder, Event, FrameError, Kind};
 
-fn read(stream: &[u8], piece: usize) -> (Vec<u8>, Vec<(Kind, Bytes)>, Result<(), FrameError>) {
+/// What came out, and how it ended.
+type Read = (Vec<u8>, Vec<(Kind, Bytes)>, Result<(), FrameError>);
+
+fn read(stream: &[u8], piece: usize) -> Read {
     let (mut data, mut frames) = (Vec::new(), Vec::new());
     let mut decoder = Decoder::default();
     for chunk in stream.chunks(piece.max(1)) {
