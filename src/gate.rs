@@ -91,6 +91,8 @@ impl Gate {
     ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
         let gate = self.clone();
         async move {
+            // Before the look at whether it drains: who waits for nothing to run waits for this one too.
+            let running = gate.load.begin();
             let admission = admit::Admission {
                 caller: &caller,
                 ollama: &gate.ollama,
@@ -99,7 +101,7 @@ impl Gate {
                 draining: gate.load.is_draining(),
             };
             match admission.admit(request).await {
-                Ok(permit) => forward::forward(permit, &gate.ollama, gate.load.begin()).await,
+                Ok(permit) => forward::forward(permit, &gate.ollama, running).await,
                 Err(admit::Denied::Answer(answer)) => Ok(*answer),
                 Err(admit::Denied::Broken(error)) => Err(error),
             }

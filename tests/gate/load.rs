@@ -9,7 +9,7 @@ use ollana::gate::Caller;
 use ollana::id::{Id, NodeName, Scope, Use};
 use serde_json::json;
 
-use crate::fake_ollama::{Settings, expected};
+use crate::fake_ollama::{Model, Settings, expected};
 use crate::{Provider, peer, post, read, request};
 
 fn slow() -> Settings {
@@ -82,6 +82,19 @@ async fn what_is_loaded_shows_soon_after_it_ran() {
         let _ = provider.ask(peer(Scope::Infer), generate()).await;
     }
     assert!(provider.fake.counts().of("/api/tags") <= before + 1);
+}
+
+#[tokio::test]
+async fn a_model_that_a_peer_sees_in_the_list_is_in_the_report_at_once() {
+    let provider = Provider::start(&["m"]).await;
+    let mut report = provider.gate.report();
+    report.wait_for(|report| report.models.contains_key("m:latest")).await.unwrap();
+    let since = Instant::now();
+    provider.fake.models(|models| models.push(Model::new("new")));
+    let list = provider.ask(peer(Scope::Infer), request("GET", "/api/tags", "")).await;
+    assert!(list.body.contains("new:latest"));
+    report.wait_for(|report| report.models.contains_key("new:latest")).await.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(2), "not only at the next look: {:?}", since.elapsed());
 }
 
 #[tokio::test]
