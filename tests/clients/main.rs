@@ -9,7 +9,6 @@
 //! as ignored, with the reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-#[allow(unused_imports, reason = "what it says is compared with what it says, never with what it should say")]
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 #[path = "../support/processes.rs"]

@@ -27,7 +27,7 @@ type Test = fn();
 
 fn main() {
     let arguments = Arguments::from_args();
-    let needs = needs();
+    let lacking = needs().err();
     let tests: [(&str, Test); 5] = [
         ("the_ollama_command_lists_runs_and_shows_what_runs_elsewhere", || the_command(lab())),
         ("a_streamed_chat_through_the_mesh_is_the_chat_asked_directly", || streamed_chat(lab())),
@@ -37,13 +37,13 @@ fn main() {
     ];
     let trials = tests.into_iter().map(|(name, test)| {
         // libtest prints no reason of its own, so it stands in the name's kind.
-        let kind = needs.as_ref().err().cloned().unwrap_or_default();
+        let kind = lacking.clone().unwrap_or_default();
         Trial::test(name, move || {
             test();
             Ok(())
         })
         .with_kind(kind)
-        .with_ignored_flag(needs.is_err())
+        .with_ignored_flag(lacking.is_some())
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if let Some(lab) = LAB.get() {

@@ -52,7 +52,8 @@ where
 {
     let incoming = provider.accept_exchange().await.unwrap();
     let (request, responder) = incoming.request(&NodeName::lossy("user")).await?;
-    responder.answer(answer(request)).await
+    // Boxed: a test's future is as large as all that it waits for.
+    Box::pin(responder.answer(answer(request))).await
 }
 
 /// A body whose frames the test sends one by one.
