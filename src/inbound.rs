@@ -273,7 +273,8 @@ impl Inbound {
             // As it stands now: what the peer was when it opened the stream is long ago if it took its time.
             let scope = book.snapshot().standing(&id).scope;
             let caller = gate::Caller::Peer { id, name: peer.clone(), scope };
-            responder.answer(gate.serve(caller, request)).await
+            // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
+            responder.answer(Box::pin(gate.serve(caller, request))).await
         };
         if let Err(error) = served.await {
             tracing::debug!(%peer, %error, "an exchange broke off");

@@ -155,8 +155,8 @@ pub(crate) fn is_about_models(path: &str) -> bool {
 
 /// Whether this may be done twice: it only asks, or it is one of Ollama's own routes that change nothing.
 pub(crate) fn is_repeatable(method: &Method, uri: &Uri) -> bool {
-    let listed = path::listed(method, &path::decoded(uri.path()));
-    method.is_safe() || matches!(listed, Some(Kind::BodyModel | Kind::Any))
+    // Not what is listed as a 405: another server than an Ollama may do something there, such as `DELETE /v1/models/m`.
+    method.is_safe() || path::listed(method, &path::decoded(uri.path())) == Some(Kind::BodyModel)
 }
 
 /// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.

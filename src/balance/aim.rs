@@ -8,7 +8,7 @@ use super::members::{Member, Members, Obstacle};
 use super::refuse::{self, Hindered};
 use crate::digests::Kept;
 use crate::exchange::Refusal;
-use crate::id::Id;
+use crate::id::{Id, Use};
 use crate::route::{Dialect, ModelName, is_about_models, unknown_model};
 
 /// What decides who may take a request.
@@ -95,7 +95,13 @@ fn suited(members: Vec<Arc<Member>>, dialect: Dialect) -> Vec<Arc<Member>> {
 
 fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     let members = search.members;
-    match members.meant(choice).as_slice() {
+    let mut meant = members.meant(choice);
+    // Anyone may bear any name: who is not used must not be able to make the choice of one who is ambiguous.
+    let used = |id: &Id| members.get(id).is_none_or(|member| member.is_local() || member.endpoint.use_() == Use::Yes);
+    if meant.iter().any(|(id, _)| used(id)) {
+        meant.retain(|(id, _)| used(id));
+    }
+    match meant.as_slice() {
         [] => Err(refuse::unknown_node(choice, &search.node.name, members)),
         [(id, label)] => match members.get(id) {
             Some(member) if member.obstacle().is_none() => Ok(Arc::clone(member)),

@@ -13,7 +13,7 @@ use crate::id::{NodeName, Scope};
 use crate::ollama::{Ollama, State};
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    Kind, Look, ModelName, OwnerRoute, Peeked, Reader, Route, classify, cloud_off, is_compressed, is_lent, is_push,
+    Kind, ModelName, OwnerRoute, Peeked, Reader, Route, classify, cloud_off, is_compressed, is_lent, is_push,
     is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
 };
 
@@ -121,13 +121,13 @@ impl Admission<'_> {
             body = unpacked(body);
         }
         let reader = match Reader::of(&parts) {
-            None if parts.method == Method::GET || parts.method == Method::HEAD => Some(Reader::Json(Look::new())),
+            None if parts.method == Method::GET || parts.method == Method::HEAD => Some(Reader::Json(Box::default())),
             reader => reader,
         };
         let Peeked { reader, body, seen } = match reader {
             Some(reader) => self.peek(reader, body, &route).await?,
             // Perhaps not JSON at all, with both sides talking at once: nothing is waited for.
-            None => Peeked { reader: Reader::Json(Look::new()), body, seen: 0 },
+            None => Peeked { reader: Reader::Json(Box::default()), body, seen: 0 },
         };
         let inspector = Inspector {
             reader,

@@ -6,15 +6,16 @@ use http::{HeaderMap, request};
 use super::zstd::is_unpacked;
 use super::{Form, FormProgress, Look, ModelName, Progress, Unzstd, path, reads_json};
 
-/// Reads a body as Ollama's route will. Feed it the body in any pieces.
+/// Reads a body as Ollama's route will. Feed it the body in any pieces. (Boxed, since it is held across the awaits of a
+/// request's whole way.)
 #[derive(Debug)]
 pub enum Reader {
     /// JSON, or something that is no such thing.
-    Json(Look),
+    Json(Box<Look>),
     /// JSON that Ollama decompresses before it reads it.
     Packed(Box<Packed>),
     /// A form.
-    Form(Form),
+    Form(Box<Form>),
 }
 
 /// JSON that is decompressed only to be looked at.
@@ -35,15 +36,15 @@ impl Reader {
         if reads_json(method, uri) {
             return Some(match is_unpacked(method, uri, headers) {
                 true => Self::Packed(Box::default()),
-                false => Self::Json(Look::new()),
+                false => Self::Json(Box::default()),
             });
         }
         if let Some(form) = Form::of(uri, headers) {
-            return Some(Self::Form(form));
+            return Some(Self::Form(Box::new(form)));
         }
         let known = path::listed(method, &path::decoded(uri.path())).is_some();
         let may = !is_compressed(headers) && (known || !says_otherwise(headers));
-        may.then(|| Self::Json(Look::new()))
+        may.then(|| Self::Json(Box::default()))
     }
 
     /// Reads on.

@@ -238,7 +238,7 @@ async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
     let node = Node::over(&[&_a, &_b]).await;
     let mut client = node.client().await;
-    for head in ["POST /jobs", "POST /api/later", "PUT /v1/files", "DELETE /api/generate"] {
+    for head in ["POST /jobs", "POST /api/later", "PUT /v1/files", "DELETE /v1/models/m"] {
         for failure in [lost(), broken("x")] {
             client.send(&request(head, CHAT)).await;
             next!(a, b).1.reply(Err(failure));

@@ -69,7 +69,7 @@ impl Mesh {
     }
 
     /// The client goes away; what it wanted is over and everything as it was before.
-    async fn is_over_without(self, client: Client) {
+    async fn ends_without(self, client: Client) {
         drop(client);
         let left = Instant::now();
         self.until(|counts| counts.running == 0 && counts.waiting == 0).await;
@@ -133,7 +133,7 @@ async fn in_the_queue_of_the_ollama() {
     mesh.until(|counts| counts.tokens > said + 40).await;
     let last = running.pop().unwrap();
     drop(running);
-    mesh.is_over_without(last).await;
+    mesh.ends_without(last).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +141,7 @@ async fn while_a_model_loads() {
     let mesh = Mesh::start(|settings| settings.load = Duration::from_secs(3600)).await;
     let client = mesh.generate().await;
     mesh.until(|counts| counts.waiting == 1).await;
-    mesh.is_over_without(client).await;
+    mesh.ends_without(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,7 +149,7 @@ async fn while_the_prompt_is_read() {
     let mesh = Mesh::start(|settings| settings.prompt = Duration::from_secs(3600)).await;
     let client = mesh.generate().await;
     mesh.until(|counts| counts.running == 1 && counts.waiting == 0 && counts.loads == 2).await;
-    mesh.is_over_without(client).await;
+    mesh.ends_without(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +157,7 @@ async fn between_two_tokens() {
     let mesh = Mesh::start(|settings| settings.pace = Duration::from_millis(400)).await;
     let mut client = mesh.generate().await;
     client.hears("response").await;
-    mesh.is_over_without(client).await;
+    mesh.ends_without(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +174,7 @@ async fn between_two_tokens_that_nobody_reads() {
         (said > 1 && before.1.elapsed() > Duration::from_millis(500)).then_some(())
     })
     .await;
-    mesh.is_over_without(client).await;
+    mesh.ends_without(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -183,7 +183,7 @@ async fn during_an_upload() {
         let mesh = Mesh::start(|_| {}).await;
         let client = Client::uploads(&mesh.user, path, begin).await;
         mesh.until(|counts| counts.of(path) > u64::from(path == "/api/generate") && counts.running == 1).await;
-        mesh.is_over_without(client).await;
+        mesh.ends_without(client).await;
     }
 }
 
@@ -209,7 +209,7 @@ async fn during_an_upload_while_the_answer_comes() {
     let mesh = Mesh::start(|_| {}).await;
     let mut client = Client::uploads(&mesh.user, "/fake/echo", "there and back").await;
     client.hears("there and back").await;
-    mesh.is_over_without(client).await;
+    mesh.ends_without(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,7 +226,7 @@ async fn an_answer_that_comes_early_ends_the_upload_at_the_ollama_and_not_at_the
     for _ in 0..256 {
         within(client.0.write_all(&block)).await.unwrap();
     }
-    mesh.is_over_without(client).await;
+    mesh.ends_without(client).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,6 @@ mod fake_ollama;
 #[path = "../support/grpc.rs"]
 mod grpc_server;
 #[path = "../mesh/node.rs"]
-#[allow(dead_code)]
 mod node;
 #[path = "../support/openai_only.rs"]
 mod openai_only;

@@ -52,7 +52,8 @@ where
 {
     let incoming = provider.accept_exchange().await.unwrap();
     let (request, responder) = incoming.request(&NodeName::lossy("user")).await?;
-    responder.answer(answer(request)).await
+    // Boxed: a test's future is as large as all that it waits for.
+    Box::pin(responder.answer(answer(request))).await
 }
 
 /// A body whose frames the test sends one by one.
@@ -91,7 +92,7 @@ async fn an_exchange_crosses_whole_with_headers_bodies_and_trailers() {
         assert_eq!(body.trailers().unwrap()["x-end"], "yes");
         assert!(body.to_bytes() == big);
     };
-    within(async { tokio::join!(async { served.await.unwrap() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -109,7 +110,7 @@ async fn each_piece_arrives_before_the_next_is_made() {
         drop(send);
         assert!(body.frame().await.is_none());
     };
-    within(async { tokio::join!(async { served.await.unwrap() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -128,7 +129,7 @@ async fn both_directions_flow_at_once() {
         drop(send);
         assert!(echo.frame().await.is_none());
     };
-    within(async { tokio::join!(async { served.await.unwrap() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -149,7 +150,7 @@ async fn a_break_behind_the_gate_is_a_break_and_never_an_end() {
             }
         }
     };
-    within(async { tokio::join!(async { served.await.unwrap_err() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap_err() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -165,7 +166,7 @@ async fn a_body_of_another_length_than_its_head_says_is_a_break() {
             let error = answer.into_body().collect().await.expect_err("a break");
             assert!(matches!(error, ExchangeError::Protocol(..)), "{error}");
         };
-        let _ = within(async { tokio::join!(served, asked) }).await;
+        let _ = within(Box::pin(async { tokio::join!(served, asked) })).await;
     }
 }
 
@@ -182,7 +183,7 @@ async fn who_gives_up_ends_the_work_in_every_phase() {
         let exchange = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
         assert!(tokio::time::timeout(Duration::from_millis(50), exchange).await.is_err());
     };
-    within(async { tokio::join!(async { served.await.unwrap_err() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap_err() }, asked) })).await;
     assert_eq!(dropped.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     // Between two tokens.
     let (send, body) = scripted();
@@ -195,7 +196,7 @@ async fn who_gives_up_ends_the_work_in_every_phase() {
         drop(body);
         send.closed().await;
     };
-    within(async { tokio::join!(async { served.await.unwrap_err() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap_err() }, asked) })).await;
     // During an upload.
     let (send, body) = scripted();
     let served = serve(&pair.provider, async |request: Request<Body>| {
@@ -208,7 +209,7 @@ async fn who_gives_up_ends_the_work_in_every_phase() {
         assert!(tokio::time::timeout(Duration::from_millis(50), exchange).await.is_err());
         send.closed().await;
     };
-    within(async { tokio::join!(async { served.await.unwrap_err() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap_err() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -221,7 +222,7 @@ async fn an_answer_may_come_before_the_body_was_read() {
         let body = pair.remote.exchange(request).await.unwrap().into_body();
         assert_eq!(body.collect().await.unwrap().to_bytes(), "already there");
     };
-    within(async { tokio::join!(async { served.await.unwrap() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -250,7 +251,7 @@ async fn a_reader_that_stalls_stalls_the_writer() {
         assert_eq!(body.collect().await.unwrap().to_bytes().len(), 65_536_000);
         while sent.recv().await.is_some() {}
     };
-    within(async { tokio::join!(async { served.await.unwrap() }, asked) }).await;
+    within(Box::pin(async { tokio::join!(async { served.await.unwrap() }, asked) })).await;
 }
 
 #[tokio::test]
@@ -269,7 +270,7 @@ async fn a_missing_acknowledgement_makes_the_peer_suspect_and_a_late_one_well_ag
         health.wait_for(|health| *health == Health::Healthy).await.unwrap();
         responder.answer(async { Ok(Response::new(exchange::full("late"))) }).await.unwrap();
     };
-    let (answer, ()) = within(async { tokio::join!(asked, served) }).await;
+    let (answer, ()) = within(Box::pin(async { tokio::join!(asked, served) })).await;
     assert_eq!(answer.unwrap().into_body().collect().await.unwrap().to_bytes(), "late");
 }
 

@@ -15,7 +15,7 @@ fn passed(path: &'static str, pieces: &[&[u8]], lodger: bool) -> Result<Vec<u8>,
     let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
     let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
     let run = async {
-        let Peeked { reader, body, seen } = peek(Reader::Json(Look::new()), body).await.unwrap();
+        let Peeked { reader, body, seen } = peek(Reader::Json(Box::default()), body).await.unwrap();
         let inspector = Inspector {
             reader,
             ahead: seen as u64,

@@ -124,13 +124,6 @@ pub fn model_names() -> Group {
             cases.push(Case::new(format!("v1 model {name:?}"), Script::one(head(&format!("GET /v1/models/{name}")))));
         }
     }
-    for path in ["/v1/chat/completions", "/v1/embeddings"] {
-        let request = json(&format!("POST {path}"), r#"{"model":"nope"}"#);
-        cases.push(Case::new(
-            format!("two faults: nobody has the model, and nothing is asked of it, at {path}"),
-            Script::one(request),
-        ));
-    }
     for (name, body) in [
         ("name in place of model", r#"{"name":"smollm2"}"#),
         ("an empty model and a name", r#"{"model":"","name":"smollm2"}"#),

@@ -36,7 +36,6 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/completions", &["POST"]),
     ("/v1/embeddings", &["POST"]),
     ("/v1/models", &["GET"]),
-    ("/v1/audio/transcriptions", &["POST"]),
     ("/v1/responses", &["POST"]),
     ("/v1/audio/transcriptions", &["POST"]),
     ("/v1/messages", &["POST"]),
