@@ -21,7 +21,8 @@ use http::{Method, Uri};
 
 use crate::id::Scope;
 
-pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
+pub(crate) use find::Space;
+pub use find::{FindError, MAX_PREFIX, Peeked, Room, find_model, peek};
 pub use form::{Form, FormProgress};
 pub use look::{Key, Look, Progress};
 pub use name::{ModelName, NameFault};
@@ -31,7 +32,7 @@ pub use refusal::{cloud_off, render, unauthorized};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
 pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
-pub(crate) use zstd::{is_unpacked, unpacked};
+pub(crate) use zstd::{UNPACKING, is_unpacked, unpacked};
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
