@@ -13,6 +13,7 @@ mod name;
 mod path;
 mod reader;
 mod refusal;
+mod room;
 mod server;
 mod unknown;
 mod zstd;
@@ -21,14 +22,15 @@ use http::{Method, Uri};
 
 use crate::id::Scope;
 
-pub(crate) use find::Space;
-pub use find::{FindError, MAX_PREFIX, Peeked, Room, find_model, peek};
+pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
 pub use form::{Form, FormProgress};
 pub use look::{Key, Look, Progress};
 pub use name::{ModelName, NameFault};
 pub use reader::Reader;
 pub(crate) use reader::is_compressed;
 pub use refusal::{cloud_off, render, unauthorized};
+pub(crate) use room::Space;
+pub use room::{NoRoom, Room};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
 pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};

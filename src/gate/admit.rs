@@ -13,8 +13,8 @@ use crate::id::Scope;
 use crate::ollama::{Ollama, State};
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    FindError, Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed,
-    is_lent, is_push, is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
+    Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed, is_lent,
+    is_push, is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
@@ -118,7 +118,7 @@ impl Admission<'_> {
             // What was read goes to Ollama, and not what it was read from: so nothing can be read in two ways.
             parts.headers.remove(CONTENT_ENCODING);
             parts.headers.remove(CONTENT_LENGTH);
-            let space = self.room.take(UNPACKING).map_err(|error| self.cannot_look(error, &route))?;
+            let space = self.room.take(UNPACKING).map_err(|error| deny(&route, &error.refusal()))?;
             body = unpacked(body, space);
         }
         let reader = match Reader::of(&parts) {
@@ -230,17 +230,13 @@ impl Admission<'_> {
         }
     }
 
-    /// Of a peer; the owner's requests are as long as the owner likes.
+    /// The owner's requests hold what they like; all others share the gate's room.
     async fn peek(&self, reader: Reader, body: Body, route: &Route) -> Result<Peeked, Denied> {
         let room = self.caller.scope().map(|_| self.room);
-        peek(reader, body, room).await.map_err(|error| self.cannot_look(error, route))
-    }
-
-    fn cannot_look(&self, error: FindError, route: &Route) -> Denied {
-        match error.into_refusal() {
+        peek(reader, body, room).await.map_err(|error| match error.into_refusal() {
             Ok(refusal) => deny(route, &refusal),
             Err(error) => Denied::Broken(error),
-        }
+        })
     }
 
     /// Whether Ollama runs this model itself. One that it did not list at the last look may have been made since, and

@@ -2,17 +2,14 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use http::{StatusCode, request};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{ModelName, Reader, ZstdError};
+use super::{ModelName, NoRoom, Reader, Room, Space, ZstdError};
 use crate::exchange::{Body, ExchangeError, Refusal, empty};
 
 /// Most of a body that is held back while the model is looked for. The clients that are known write the model first;
@@ -20,25 +17,11 @@ use crate::exchange::{Body, ExchangeError, Refusal, empty};
 /// body these are compressed bytes; what they become is looked at and not held.
 pub const MAX_PREFIX: usize = 16 * 1024 * 1024;
 
-/// When another try is worth it for who found no room.
-const SOON: Duration = Duration::from_secs(1);
-
 /// What a frame that is held back costs beside its bytes. A peer may send a body byte by byte.
 const FRAME: usize = 128;
 
 /// What may be held back of a request without asking for [`Room`]: the whole of most requests, and the model of nearly all.
 const FREE: usize = 64 * 1024;
-
-/// In what [`Room`] is counted.
-const UNIT: usize = 1024;
-
-/// Room for what is held of requests whose senders are not known to be honest, shared by all of them. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Room(Arc<Semaphore>);
-
-/// A part of a [`Room`], given back when it is dropped.
-#[derive(Debug, Default)]
-pub struct Space(Option<OwnedSemaphorePermit>);
 
 /// Why no model was found where one must be looked for.
 #[derive(Debug, thiserror::Error)]
@@ -47,10 +30,8 @@ pub enum FindError {
     #[error("the request does not name its model in the first {} MiB of its body; put \"model\" first", MAX_PREFIX >> 20)]
     TooLong,
     /// There is no more [`Room`].
-    #[error(
-        "the server that this goes to holds too many long requests at the moment that do not name their model first"
-    )]
-    NoRoom,
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The body broke off.
     #[error(transparent)]
     Body(#[from] ExchangeError),
@@ -109,43 +90,6 @@ pub async fn peek(mut reader: Reader, mut body: Body, room: Option<&Room>) -> Re
     Ok(Peeked { reader, body, seen })
 }
 
-// === impl Room ===
-
-impl Room {
-    /// Room for so many bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes / UNIT)))
-    }
-
-    /// So much of it.
-    ///
-    /// # Errors
-    /// [`FindError::NoRoom`]; nobody waits, since those who hold it may hold it as long as they like.
-    pub(crate) fn take(&self, bytes: usize) -> Result<Space, FindError> {
-        let mut space = Space::default();
-        space.grow(self, bytes)?;
-        Ok(space)
-    }
-}
-
-// === impl Space ===
-
-impl Space {
-    fn grow(&mut self, room: &Room, bytes: usize) -> Result<(), FindError> {
-        let more = bytes.div_ceil(UNIT).saturating_sub(self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        if more == 0 {
-            return Ok(());
-        }
-        let more = u32::try_from(more).map_err(|_| FindError::NoRoom)?;
-        let more = room.0.clone().try_acquire_many_owned(more).map_err(|_| FindError::NoRoom)?;
-        match &mut self.0 {
-            Some(space) => space.merge(more),
-            None => self.0 = Some(more),
-        }
-        Ok(())
-    }
-}
-
 // === impl FindError ===
 
 impl FindError {
@@ -153,12 +97,7 @@ impl FindError {
     /// breaks off here, and somebody does.)
     pub fn into_refusal(self) -> Result<Refusal, ExchangeError> {
         match self {
-            Self::NoRoom => Ok(Refusal {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                code: "no-room",
-                message: self.to_string(),
-                retry_after: Some(SOON),
-            }),
+            Self::NoRoom(error) => Ok(error.refusal()),
             Self::TooLong => Ok(Refusal {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 code: "no-model-in-prefix",

@@ -25,8 +25,9 @@ pub const MAX_WINDOW: u64 = 8 << 20;
 /// Most that a body may be once it is decompressed: Ollama's (`maxDecompressedBodySize`).
 pub const MAX_UNPACKED: usize = 20 << 20;
 
-/// What decompressing one body takes: the ring for the window. A few hundred bytes of zstd are enough to fill it.
-pub(crate) const UNPACKING: usize = 2 * MAX_WINDOW as usize;
+/// What decompressing one body takes: the ring for the window, twice [`MAX_WINDOW`]. A few hundred bytes of zstd are enough
+/// to fill it.
+pub(crate) const UNPACKING: usize = 16 << 20;
 
 /// Longest header of a frame: magic number, descriptor, window, dictionary and content size (RFC 8878 §3.1.1.1).
 const MAX_HEADER: usize = 18;
