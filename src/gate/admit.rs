@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 
@@ -110,6 +110,10 @@ impl Admission<'_> {
     ) -> Result<Permit, Denied> {
         let elsewhere = self.ollama.state().borrow().kind == ServerKind::Ollama;
         let hide_remote = elsewhere && matches!(route.kind, Kind::Tags | Kind::V1Models);
+        if hide_remote {
+            // What a proxy before the Ollama might compress could not be read here.
+            parts.headers.remove(ACCEPT_ENCODING);
+        }
         if is_upload(&parts.uri) {
             let request = Request::from_parts(parts, body);
             return Ok(Permit { request, route, model: None, objection: None, hide_remote });
