@@ -20,7 +20,7 @@ use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
 use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
-use crate::gate::{Gate, GateSettings};
+use crate::gate::{Caller, Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
@@ -161,7 +161,9 @@ impl App {
             tracing::error!("which weights a model's name stands for is forgotten when this node stops: {error}");
             Digests::default()
         });
-        let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone()))));
+        // By a listener that is open to other machines, nobody can be told from the owner.
+        let caller = if config.listen.open { Caller::Guest } else { Caller::Owner };
+        let own = lends.then(|| Ok(Change::Insert(me, gate.endpoint(me, config.name.clone(), caller))));
         let endpoints = stream::iter(own).chain(peers.directory().endpoints());
         let settings = RouterSettings {
             name: config.name.clone(),

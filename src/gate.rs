@@ -24,11 +24,17 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::exchange::{Body, Endpoint, ExchangeError, Report};
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::{Ollama, State};
+use crate::route::Room;
 use load::Load;
 
 /// Shortest time between two reports. At a thousand short requests a second each would be a message to every peer; a
 /// peer that is told 20 ms later still knows more than any that measures.
 const COALESCE: Duration = Duration::from_millis(20);
+
+/// What the bodies of peers may take of this node's memory while they are looked at, all together, beside the little that
+/// each has anyhow (`route::find`): sixteen that write 16 MiB of images before their model, or as many that are
+/// decompressed. Of a thousand streams that one peer may open each could want that.
+const ROOM: usize = 256 << 20;
 
 /// The gate before one Ollama.
 #[derive(Debug)]
@@ -37,6 +43,7 @@ pub struct Gate {
     settings: GateSettings,
     lend: watch::Receiver<bool>,
     load: Load,
+    room: Room,
     report: watch::Receiver<Arc<Report>>,
     reporting: TaskTracker,
     _reporter: AbortOnDropHandle<()>,
@@ -54,6 +61,8 @@ pub struct GateSettings {
 pub enum Caller {
     /// An application on this machine: everything its own Ollama does is its own.
     Owner,
+    /// Whoever reached this node's own listener where that is open to other machines: as a peer with scope `infer`.
+    Guest,
     /// A peer whose key was proved, with what the trust book lets it do here.
     Peer {
         /// Its key's ID.
@@ -75,7 +84,17 @@ impl Gate {
         let reporting = TaskTracker::new();
         let reporter = reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
         reporting.close();
-        Arc::new(Self { ollama, settings, lend, load, report, reporting, _reporter: AbortOnDropHandle::new(reporter) })
+        let room = Room::new(ROOM);
+        Arc::new(Self {
+            ollama,
+            settings,
+            lend,
+            load,
+            room,
+            report,
+            reporting,
+            _reporter: AbortOnDropHandle::new(reporter),
+        })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -91,15 +110,18 @@ impl Gate {
     ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
         let gate = self.clone();
         async move {
+            // Before the look at whether it drains: who waits for nothing to run waits for this one too.
+            let running = gate.load.begin();
             let admission = admit::Admission {
                 caller: &caller,
                 ollama: &gate.ollama,
                 settings: gate.settings,
+                room: &gate.room,
                 lent: *gate.lend.borrow(),
                 draining: gate.load.is_draining(),
             };
             match admission.admit(request).await {
-                Ok(permit) => forward::forward(permit, &gate.ollama, gate.load.begin()).await,
+                Ok(permit) => forward::forward(permit, &gate.ollama, running).await,
                 Err(admit::Denied::Answer(answer)) => Ok(*answer),
                 Err(admit::Denied::Broken(error)) => Err(error),
             }
@@ -111,9 +133,10 @@ impl Gate {
         self.report.clone()
     }
 
-    /// The gate as an endpoint of this node's own balancer.
-    pub fn endpoint(self: &Arc<Self>, id: Id, name: NodeName) -> Arc<dyn Endpoint> {
-        local::endpoint(self.clone(), id, name)
+    /// The gate as an endpoint of this node's own balancer, whose requests are all `caller`'s: the owner's, or a guest's if
+    /// the listener that they come by is open to other machines.
+    pub fn endpoint(self: &Arc<Self>, id: Id, name: NodeName, caller: Caller) -> Arc<dyn Endpoint> {
+        local::endpoint(self.clone(), id, name, caller)
     }
 
     /// Takes nothing new from peers; what runs, runs on.
@@ -129,6 +152,32 @@ impl Gate {
     /// Waits until nothing runs.
     pub async fn idle(&self) {
         self.load.idle().await;
+    }
+}
+
+// === impl Caller ===
+
+impl Caller {
+    /// What it may do; nothing for the owner, who may do everything.
+    fn scope(&self) -> Option<Scope> {
+        match self {
+            Self::Owner => None,
+            Self::Guest => Some(Scope::Infer),
+            Self::Peer { scope, .. } => Some(*scope),
+        }
+    }
+
+    /// What it `may` do and not do, and how its owner could change that.
+    fn limits(&self, may: &str) -> String {
+        match self {
+            Self::Owner | Self::Guest => format!(
+                "who comes by a listener that is open to other machines (--listen-open) {may}; \
+                 ask a node that listens on its own machine only"
+            ),
+            Self::Peer { name, .. } => {
+                format!("{name} {may}; its owner can allow it with: ollana trust {name} --scope manage")
+            }
+        }
     }
 }
 

@@ -100,12 +100,16 @@ impl Ollama {
     }
 
     /// The models as they are now, and not as they were at the last look: [`State::models`] and [`State::remote`] of
-    /// a listing made for this call. Only an Ollama has models that run elsewhere, and only it is asked.
+    /// a listing made for this call. Only an Ollama has models that run elsewhere, and only it is asked. What is new in it
+    /// gives a reason for a look: whoever sees a model in a list will ask for it next.
     pub(crate) async fn listing(&self) -> Result<State, ExchangeError> {
         let mut state = State::clone(&self.state.borrow());
         if state.kind == ServerKind::Ollama {
             // Boxed, since every request's future would have room for this.
             Box::pin(listing::tags(&self.client, &mut state)).await?;
+            if state != **self.state.borrow() {
+                self.refresh();
+            }
         }
         Ok(state)
     }

@@ -13,6 +13,7 @@ mod name;
 mod path;
 mod reader;
 mod refusal;
+mod room;
 mod server;
 mod unknown;
 mod zstd;
@@ -28,10 +29,12 @@ pub use name::{ModelName, NameFault};
 pub use reader::Reader;
 pub(crate) use reader::is_compressed;
 pub use refusal::{cloud_off, render, unauthorized};
+pub(crate) use room::Space;
+pub use room::{NoRoom, Room};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
 pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
-pub(crate) use zstd::{is_unpacked, unpacked};
+pub(crate) use zstd::{UNPACKING, is_unpacked, unpacked};
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 
 use super::inspect::{Inspector, inspect};
 use super::{Caller, GateSettings};
 use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
-use crate::id::{NodeName, Scope};
+use crate::id::Scope;
 use crate::ollama::{Ollama, State};
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    Kind, ModelName, OwnerRoute, Peeked, Reader, Route, classify, cloud_off, is_compressed, is_lent, is_push,
-    is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
+    Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed, is_lent,
+    is_push, is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
@@ -25,6 +25,7 @@ pub(super) struct Admission<'a> {
     pub(super) caller: &'a Caller,
     pub(super) ollama: &'a Ollama,
     pub(super) settings: GateSettings,
+    pub(super) room: &'a Room,
     pub(super) lent: bool,
     pub(super) draining: bool,
 }
@@ -80,9 +81,9 @@ impl Admission<'_> {
         if let Some(denied) = self.by_head(&parts, &route) {
             return Err(denied);
         }
-        match self.caller {
-            Caller::Owner => self.owner(parts, body, route).await,
-            Caller::Peer { name, scope, .. } => self.peer(name, *scope, parts, body, route).await,
+        match self.caller.scope() {
+            None => self.owner(parts, body, route).await,
+            Some(scope) => self.peer(scope, parts, body, route).await,
         }
     }
 
@@ -102,7 +103,6 @@ impl Admission<'_> {
 
     async fn peer(
         &self,
-        name: &NodeName,
         scope: Scope,
         mut parts: request::Parts,
         mut body: Body,
@@ -110,6 +110,10 @@ impl Admission<'_> {
     ) -> Result<Permit, Denied> {
         let elsewhere = self.ollama.state().borrow().kind == ServerKind::Ollama;
         let hide_remote = elsewhere && matches!(route.kind, Kind::Tags | Kind::V1Models);
+        if hide_remote {
+            // What a proxy before the Ollama might compress could not be read here.
+            parts.headers.remove(ACCEPT_ENCODING);
+        }
         if is_upload(&parts.uri) {
             let request = Request::from_parts(parts, body);
             return Ok(Permit { request, route, model: None, objection: None, hide_remote });
@@ -118,7 +122,8 @@ impl Admission<'_> {
             // What was read goes to Ollama, and not what it was read from: so nothing can be read in two ways.
             parts.headers.remove(CONTENT_ENCODING);
             parts.headers.remove(CONTENT_LENGTH);
-            body = unpacked(body);
+            let space = self.room.take(UNPACKING).map_err(|error| deny(&route, &error.refusal()))?;
+            body = unpacked(body, space);
         }
         let reader = match Reader::of(&parts) {
             None if parts.method == Method::GET || parts.method == Method::HEAD => Some(Reader::Json(Box::default())),
@@ -135,7 +140,7 @@ impl Admission<'_> {
             json: reads_json(&parts.method, &parts.uri),
             uri: parts.uri.clone(),
             state: self.ollama.state().borrow().clone(),
-            lodger: (scope < Scope::Manage).then(|| name.clone()),
+            lodger: (scope < Scope::Manage).then(|| self.caller.clone()),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));
@@ -161,7 +166,7 @@ impl Admission<'_> {
             let message = "there are no tunnels through a gate".to_owned();
             return Some(deny(route, &refusal(StatusCode::METHOD_NOT_ALLOWED, "connect", message)));
         }
-        let Caller::Peer { name, scope, .. } = self.caller else { return None };
+        let scope = self.caller.scope()?;
         if self.draining {
             let message = "this server is about to stop and takes nothing new".to_owned();
             let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
@@ -172,7 +177,7 @@ impl Admission<'_> {
             let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "not-lent", message);
             return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
         }
-        self.by_scope(parts, route, name, *scope).or_else(|| self.by_server(parts, route))
+        self.by_scope(parts, route, scope).or_else(|| self.by_server(parts, route))
     }
 
     /// What the server does not lend, being what it is; all of it while it is not known what it is.
@@ -194,26 +199,23 @@ impl Admission<'_> {
         Some(deny(route, &refusal(StatusCode::FORBIDDEN, "other-api", message)))
     }
 
-    fn by_scope(&self, parts: &request::Parts, route: &Route, name: &NodeName, scope: Scope) -> Option<Denied> {
+    fn by_scope(&self, parts: &request::Parts, route: &Route, scope: Scope) -> Option<Denied> {
         let forbidden = |code, message| Some(deny(route, &refusal(StatusCode::FORBIDDEN, code, message)));
+        if let Caller::Peer { name, scope: Scope::None, .. } = self.caller {
+            let message = format!("this server's owner does not let {name} use it; they can with: ollana trust {name}");
+            return forbidden("scope", message);
+        }
         match (route.needs(), &route.kind) {
-            _ if scope == Scope::None => forbidden(
-                "scope",
-                format!("this server's owner does not let {name} use it; they can with: ollana trust {name}"),
-            ),
             (_, Kind::Owner(OwnerRoute::Me)) => Some(Denied::Answer(Box::new(unauthorized()))),
             (_, Kind::Owner(OwnerRoute::Status)) => Some(Denied::Answer(Box::new(cloud_off()))),
             (None, _) => forbidden(
                 "owner-only",
                 "this acts on the account of the server's owner and is only for that machine itself".to_owned(),
             ),
-            (Some(needed), _) if scope < needed => forbidden(
-                "scope",
-                format!(
-                    "{name} may run this server's models but not change them; \
-                     its owner can allow it with: ollana trust {name} --scope {needed}"
-                ),
-            ),
+            (Some(needed), _) if scope < needed => {
+                let may = "may run this server's models but not change them";
+                forbidden("scope", self.caller.limits(may))
+            }
             _ if is_push(&parts.uri) && !self.settings.lend_push => forbidden(
                 "push",
                 "a push is signed with the key of the server's owner, who has to allow that on that machine beside \
@@ -232,8 +234,10 @@ impl Admission<'_> {
         }
     }
 
+    /// The owner's requests hold what they like; all others share the gate's room.
     async fn peek(&self, reader: Reader, body: Body, route: &Route) -> Result<Peeked, Denied> {
-        peek(reader, body).await.map_err(|error| match error.into_refusal() {
+        let room = self.caller.scope().map(|_| self.room);
+        peek(reader, body, room).await.map_err(|error| match error.into_refusal() {
             Ok(refusal) => deny(route, &refusal),
             Err(error) => Denied::Broken(error),
         })

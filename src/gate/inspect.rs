@@ -23,9 +23,9 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 
+use super::Caller;
 use super::admit::{refusal, remote};
 use crate::exchange::{Body, ExchangeError, Refusal};
-use crate::id::NodeName;
 use crate::ollama::State;
 use crate::route::{Form, FormProgress, Look, ModelName, Progress, Reader, ZstdError, runs_web_search, unloads};
 
@@ -41,8 +41,8 @@ pub(super) struct Inspector {
     pub(super) json: bool,
     pub(super) uri: Uri,
     pub(super) state: Arc<State>,
-    /// The peer, if it may not say how long models stay in memory.
-    pub(super) lodger: Option<NodeName>,
+    /// Who asks, if they may not say how long models stay in memory.
+    pub(super) lodger: Option<Caller>,
 }
 
 /// A body with the inspector at its side; the refusal comes out of the other half, at most once.
@@ -95,11 +95,9 @@ impl Inspector {
                 .to_owned();
             return Some(refusal(StatusCode::FORBIDDEN, "cloud", message));
         }
-        if let Some(name) = self.lodger.as_ref().filter(|_| unloads(&self.uri, look)) {
-            let message = format!(
-                "{name} may run this server's models but not unload them, others may be using them; \
-                 its owner can allow it with: ollana trust {name} --scope manage"
-            );
+        if let Some(lodger) = self.lodger.as_ref().filter(|_| unloads(&self.uri, look)) {
+            let may = "may run this server's models but not unload them, others may be using them";
+            let message = lodger.limits(may);
             return Some(refusal(StatusCode::FORBIDDEN, "unload", message));
         }
         look.names().find(|name| self.state.is_remote(name)).map(|name| remote(&name))

@@ -1,4 +1,4 @@
-//! The gate as one more endpoint of this node's own balancer: its owner's requests stand in the same queue as a peer's.
+//! The gate as one more endpoint of this node's own balancer: its applications' requests stand in the same queue as a peer's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +14,13 @@ struct Local {
     gate: Arc<Gate>,
     id: Id,
     name: NodeName,
+    caller: Caller,
     /// Never changes: whether the Ollama behind is healthy stands in the report.
     health: watch::Sender<Health>,
 }
 
-pub(super) fn endpoint(gate: Arc<Gate>, id: Id, name: NodeName) -> Arc<dyn Endpoint> {
-    Arc::new(Local { gate, id, name, health: watch::Sender::new(Health::Healthy) })
+pub(super) fn endpoint(gate: Arc<Gate>, id: Id, name: NodeName, caller: Caller) -> Arc<dyn Endpoint> {
+    Arc::new(Local { gate, id, name, caller, health: watch::Sender::new(Health::Healthy) })
 }
 
 // === impl Local ===
@@ -50,7 +51,7 @@ impl Endpoint for Local {
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        Box::pin(self.gate.serve(Caller::Owner, request))
+        Box::pin(self.gate.serve(self.caller.clone(), request))
     }
 }
 

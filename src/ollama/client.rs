@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use http::header::{EXPECT, HOST, TE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -144,6 +145,7 @@ impl Client {
         parts.headers.remove(PEER_HEADER);
         parts.headers.remove(HOST);
         parts.headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
+        promise_no_more(&mut parts.headers, &body);
 
         let (body, end) = upload(body);
         let request = Request::from_parts(parts, body);
@@ -219,6 +221,17 @@ impl Client {
     pub(super) fn broken(&self, why: impl Into<Box<dyn Error + Send + Sync>>) -> ExchangeError {
         let address = self.target.authority().map_or_else(|| self.target.to_string(), ToString::to_string);
         ExchangeError::Ollama(address, why.into())
+    }
+}
+
+/// Takes back what a head says of a body that is not so. hyper leaves a `content-length` in the head of a request without a
+/// body, and two of them that differ; the next request on the connection, whoever's it is, would be read as what is missing.
+fn promise_no_more(headers: &mut HeaderMap, body: &Body) {
+    match headers.get_all(CONTENT_LENGTH).iter().count() {
+        0 => {}
+        _ if body.is_end_stream() => drop(headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"))),
+        1 => {}
+        _ => drop(headers.remove(CONTENT_LENGTH)),
     }
 }
 

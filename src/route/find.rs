@@ -9,7 +9,7 @@ use http::{StatusCode, request};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
-use super::{ModelName, Reader, ZstdError};
+use super::{ModelName, NoRoom, Reader, Room, Space, ZstdError};
 use crate::exchange::{Body, ExchangeError, Refusal, empty};
 
 /// Most of a body that is held back while the model is looked for. The clients that are known write the model first;
@@ -17,12 +17,21 @@ use crate::exchange::{Body, ExchangeError, Refusal, empty};
 /// body these are compressed bytes; what they become is looked at and not held.
 pub const MAX_PREFIX: usize = 16 * 1024 * 1024;
 
+/// What a frame that is held back costs beside its bytes. A peer may send a body byte by byte.
+const FRAME: usize = 128;
+
+/// What may be held back of a request without asking for [`Room`]: the whole of most requests, and the model of nearly all.
+const FREE: usize = 64 * 1024;
+
 /// Why no model was found where one must be looked for.
 #[derive(Debug, thiserror::Error)]
 pub enum FindError {
     /// [`MAX_PREFIX`] went by.
     #[error("the request does not name its model in the first {} MiB of its body; put \"model\" first", MAX_PREFIX >> 20)]
     TooLong,
+    /// There is no more [`Room`].
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// The body broke off.
     #[error(transparent)]
     Body(#[from] ExchangeError),
@@ -45,14 +54,16 @@ pub struct Peeked {
 /// `model` has come; where JSON gives `name` alone, or neither, to the end of the value.
 pub async fn find_model(parts: &request::Parts, body: Body) -> Result<(Option<ModelName>, Body), FindError> {
     let Some(reader) = Reader::of(parts) else { return Ok((None, body)) };
-    let peeked = peek(reader, body).await?;
+    let peeked = peek(reader, body, None).await?;
     Ok((peeked.reader.model(), peeked.body))
 }
 
-/// Reads the body until the reader knows the model, finds that there is none, or sees that it cannot read this.
-pub async fn peek(mut reader: Reader, mut body: Body) -> Result<Peeked, FindError> {
+/// Reads the body until the reader knows the model, finds that there is none, or sees that it cannot read this. What is
+/// held back meanwhile takes `room`.
+pub async fn peek(mut reader: Reader, mut body: Body, room: Option<&Room>) -> Result<Peeked, FindError> {
     let mut read = VecDeque::new();
-    let mut seen = 0;
+    let (mut seen, mut held) = (0, 0);
+    let mut space = Space::default();
     while !reader.is_settled() && !body.is_end_stream() {
         let Some(frame) = body.frame().await.transpose()? else {
             // So that a body that turned out to be empty counts as empty.
@@ -62,13 +73,20 @@ pub async fn peek(mut reader: Reader, mut body: Body) -> Result<Peeked, FindErro
         if let Some(data) = frame.data_ref() {
             reader.feed(data);
             seen += data.len();
+            held += data.len() + FRAME;
         }
         read.push_back(frame);
-        if seen > MAX_PREFIX && !reader.is_settled() {
+        if reader.is_settled() {
+            break;
+        }
+        if held > MAX_PREFIX {
             return Err(FindError::TooLong);
         }
+        if let Some(room) = room {
+            space.grow(room, held.saturating_sub(FREE))?;
+        }
     }
-    let body = if read.is_empty() { body } else { Rejoined { read, rest: body }.boxed_unsync() };
+    let body = if read.is_empty() { body } else { Rejoined { read, rest: body, space }.boxed_unsync() };
     Ok(Peeked { reader, body, seen })
 }
 
@@ -79,6 +97,7 @@ impl FindError {
     /// breaks off here, and somebody does.)
     pub fn into_refusal(self) -> Result<Refusal, ExchangeError> {
         match self {
+            Self::NoRoom(error) => Ok(error.refusal()),
             Self::TooLong => Ok(Refusal {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 code: "no-model-in-prefix",
@@ -94,6 +113,7 @@ impl FindError {
 struct Rejoined {
     read: VecDeque<Frame<Bytes>>,
     rest: Body,
+    space: Space,
 }
 
 // === impl Rejoined ===
@@ -104,7 +124,12 @@ impl http_body::Body for Rejoined {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         match self.read.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            Some(frame) => {
+                if self.read.is_empty() {
+                    self.space = Space::default();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
             None => Poll::Ready(ready!(Pin::new(&mut self.rest).poll_frame(cx))),
         }
     }
@@ -243,6 +268,15 @@ mod tests {
         let refusal = error.into_refusal().unwrap();
         assert_eq!(refusal.status, StatusCode::PAYLOAD_TOO_LARGE);
         assert!(refusal.message.contains("16 MiB"), "{}", refusal.message);
+    }
+
+    #[tokio::test]
+    async fn a_body_in_crumbs_costs_what_it_takes_to_hold_it() {
+        let chat = request(Method::POST, "/api/chat", "application/json");
+        let crumbs = stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(b" "))));
+        let error = find_model(&chat, StreamBody::new(crumbs.take(MAX_PREFIX / 16)).boxed_unsync()).await.unwrap_err();
+        assert!(matches!(error, FindError::TooLong));
+        assert!(size_of::<Frame<Bytes>>() <= FRAME);
     }
 
     use futures_util::StreamExt as _;

@@ -84,15 +84,19 @@ enum Stage {
 // === impl Form ===
 
 impl Form {
-    /// For a body of which nothing was read; nothing if it does not say that it is a form.
+    /// For a body of which nothing was read; nothing if no reader would take what it says for a form.
     pub fn of(uri: &Uri, headers: &HeaderMap) -> Option<Self> {
         let mut types = headers.get_all(CONTENT_TYPE).iter();
         let said = types.next()?.as_bytes();
         let kind = said.split(|byte| *byte == b';').next().unwrap_or_default();
-        if !kind.trim_ascii().eq_ignore_ascii_case(FORM.as_bytes()) {
+        // Go lowers the case and takes blanks away as Unicode has it: to it `multİpart` is a form, and so is one with a
+        // no-break space behind it. Nobody writes those honestly.
+        let odd = !kind.is_ascii();
+        if !odd && !kind.trim_ascii().eq_ignore_ascii_case(FORM.as_bytes()) {
             return None;
         }
         let boundary = match types.next() {
+            _ if odd => Err("its content-type is not in ASCII"),
             Some(_) => Err("it has more than one content-type"),
             None => boundary(said),
         };

@@ -5,8 +5,8 @@
 //! keeps the raw bytes of the few strings that matter (bounded), and has `serde_json` undo their escapes. What is not
 //! plainly part of a string or a run of digits goes to the parser, which is the only judge of the syntax.
 //!
-//! Memory: 4 KiB (`kept::MAX_STRING`) for the string under way, as much for each of three names, and a byte a level of
-//! nesting up to `MAX_DEPTH`: some 28 KiB, whatever the body.
+//! Memory: 4 KiB (`kept::MAX_STRING`) for the string under way, as much for each of four names, and a byte a level of
+//! nesting up to `MAX_DEPTH`: some 32 KiB, whatever the body.
 
 mod keep_alive;
 mod kept;
@@ -64,8 +64,9 @@ pub struct Look {
     tool_type: bool,
     model: Option<String>,
     name: Option<String>,
-    /// The last of `from` and `source`.
-    origin: Option<String>,
+    /// What is made from it: one route reads this, another the next, and either could hide the other.
+    from: Option<String>,
+    source: Option<String>,
     seen: [u8; Key::ALL.len()],
     overlong: bool,
     web_search: bool,
@@ -114,7 +115,8 @@ impl Look {
             tool_type: false,
             model: None,
             name: None,
-            origin: None,
+            from: None,
+            source: None,
             seen: [0; Key::ALL.len()],
             overlong: false,
             web_search: false,
@@ -181,7 +183,7 @@ impl Look {
     /// Every name in it that is not empty: `model`, `name`, and what one is made from (`from`, `source`). Who must forbid
     /// looks at all of them.
     pub fn names(&self) -> impl Iterator<Item = ModelName> + '_ {
-        let names = [&self.model, &self.name, &self.origin].into_iter().flatten();
+        let names = [&self.model, &self.name, &self.from, &self.source].into_iter().flatten();
         names.filter(|name| !name.is_empty()).map(|name| ModelName::new(name))
     }
 
@@ -348,7 +350,8 @@ impl Look {
         let slot = match self.key {
             Some(Key::Model) => &mut self.model,
             Some(Key::Name) => &mut self.name,
-            Some(Key::From | Key::Source) => &mut self.origin,
+            Some(Key::From) => &mut self.from,
+            Some(Key::Source) => &mut self.source,
             Some(Key::RemoteHost) => {
                 self.remote_host |= self.kept.text().is_none_or(|text| !text.is_empty());
                 return;

@@ -15,7 +15,7 @@ use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use ruzstd::io::Read as _;
 
-use super::path;
+use super::{Space, path};
 use crate::exchange::{Body, ExchangeError, Refusal};
 
 /// Largest window: Ollama's (`zstd.WithDecoderMaxMemory(8<<20)` in `server/cloud_proxy.go`). zstd's own levels up to 19
@@ -24,6 +24,10 @@ pub const MAX_WINDOW: u64 = 8 << 20;
 
 /// Most that a body may be once it is decompressed: Ollama's (`maxDecompressedBodySize`).
 pub const MAX_UNPACKED: usize = 20 << 20;
+
+/// What decompressing one body takes: the ring for the window, twice [`MAX_WINDOW`]. A few hundred bytes of zstd are enough
+/// to fill it.
+pub(crate) const UNPACKING: usize = 16 << 20;
 
 /// Longest header of a frame: magic number, descriptor, window, dictionary and content size (RFC 8878 §3.1.1.1).
 const MAX_HEADER: usize = 18;
@@ -84,15 +88,16 @@ pub(crate) fn is_unpacked(method: &Method, uri: &Uri, headers: &HeaderMap) -> bo
         && ROUTES.contains(&path::decoded(uri.path()).as_str())
 }
 
-/// The body decompressed on its way. An error of it is a [`ZstdError`] within [`ExchangeError::Body`].
-pub(crate) fn unpacked(body: Body) -> Body {
-    Unpacked { body, unzstd: Unzstd::new(), over: false }.boxed_unsync()
+/// The body decompressed on its way, in the `space` that this takes ([`UNPACKING`]). An error of it is a [`ZstdError`] within [`ExchangeError::Body`].
+pub(crate) fn unpacked(body: Body, space: Space) -> Body {
+    Unpacked { body, unzstd: Unzstd::new(), over: false, space }.boxed_unsync()
 }
 
 struct Unpacked {
     body: Body,
     unzstd: Unzstd,
     over: bool,
+    space: Space,
 }
 
 // === impl Unzstd ===
@@ -249,7 +254,12 @@ impl http_body::Body for Unpacked {
             match ready!(Pin::new(&mut this.body).poll_frame(cx)).transpose()?.map(Frame::into_data) {
                 Some(Ok(data)) => this.unzstd.push(&data),
                 Some(Err(trailers)) if this.unzstd.may_end() => return Poll::Ready(Some(Ok(trailers))),
-                None if this.unzstd.may_end() => this.over = true,
+                None if this.unzstd.may_end() => {
+                    // This is kept until the answer is over, which the window need not be.
+                    this.unzstd = Unzstd::new();
+                    this.space = Space::default();
+                    this.over = true;
+                }
                 Some(Err(_)) | None => return Poll::Ready(Some(Err(broken(ZstdError::Short)))),
             }
         }

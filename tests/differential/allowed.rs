@@ -141,7 +141,10 @@ const CONTINUE: &str = "who answers, and what, is known when the body is: whoeve
 const NO_PATH: &str = "a target without a path is read as one with `/`, where Go's mux redirects to it";
 
 /// Of JSON and of events: what an Ollama says otherwise each time.
-const VARIES: [&str; 14] = [
+const VARIES: [&str; 16] = [
+    // Of `show`: the order of parameters is that of a map of Go's, another one each time.
+    "modelfile",
+    "parameters",
     "created_at",
     "completed_at",
     "created",
@@ -233,7 +236,7 @@ fn masked(bytes: &[u8]) -> Vec<u8> {
             let value = from + found + mark.len();
             let rest = &text[value..];
             let length = match rest.strip_prefix('"') {
-                Some(string) => string.find('"').map_or(rest.len(), |end| end + 2),
+                Some(string) => end_of_text(string).map_or(rest.len(), |end| end + 2),
                 None => rest.find([',', '}', ']']).unwrap_or(rest.len()),
             };
             text.replace_range(value..value + length, "*");
@@ -241,6 +244,16 @@ fn masked(bytes: &[u8]) -> Vec<u8> {
         }
     }
     text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
+}
+
+/// Where a text of JSON ends: at the first quote that is not escaped.
+fn end_of_text(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
 }
 
 /// Joins what may have been one chunk: of lines and events, what does not end with one; of anything else, all of it.

@@ -64,6 +64,11 @@ impl Lab {
             let may = || (!probe.play(mesh).answers[0].status.contains(" 403 ")).then_some(());
             runtime.block_on(node::until("the scope to be known", may));
         }
+        // In memory from here on: what lists that shall not depend on who was asked first.
+        let load = r#"{"model":"smollm2"}"#;
+        let load =
+            format!("POST /api/generate HTTP/1.1\r\nHost: x.local\r\nContent-Length: {}\r\n\r\n{load}", load.len());
+        assert!(Script::one(load).play(direct).answers[0].status.contains(" 200 "));
         Self { direct, mesh, fake, _real: real, _nodes: nodes, _runtime: runtime }
     }
 }

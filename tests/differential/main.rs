@@ -140,9 +140,11 @@ fn one(lab: &Lab, case: &Case) -> Result<(), String> {
     match (same, allowed::known(&case.name, lab.fake.is_none())) {
         (true, None) | (false, Some(_)) => Ok(()),
         (true, Some(why)) => Err(format!("  does not differ any more; it did because {why}\n")),
-        (false, None) => {
-            Err(format!("{}{}", case.script(Side::Mesh), only(&left, '-', &right) + &only(&right, '+', &left)))
-        }
+        (false, None) => Err(format!(
+            "{}{}",
+            case.script(Side::Mesh),
+            only(&left, '-', &right) + &only(&right, '+', &left) + &parting(&left, &right)
+        )),
     }
 }
 
@@ -151,6 +153,18 @@ fn only(one: &Transcript, mark: char, other: &Transcript) -> String {
     let (one, other) = (one.to_string(), other.to_string());
     let lines = one.lines().filter(|line| !other.lines().any(|other| other == *line));
     lines.map(|line| format!("  {mark} {}\n", line.trim_start())).collect()
+}
+
+/// Where two bodies part that look the same as far as they are shown.
+fn parting(one: &Transcript, other: &Transcript) -> String {
+    let bodies = one.answers.iter().zip(&other.answers).map(|(one, other)| (one.body(), other.body()));
+    let mut report = String::new();
+    for (one, other) in bodies.filter(|(one, other)| one != other) {
+        let at = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
+        let around = |body: &[u8]| wire::lossy(&body[at.saturating_sub(40)..body.len().min(at + 40)]);
+        let _ = writeln!(report, "  from byte {at}: {:?} and {:?}", around(&one), around(&other));
+    }
+    report
 }
 
 fn play(lab: &Lab, case: &Case, side: Side, at: SocketAddr) -> Transcript {

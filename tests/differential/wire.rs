@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// An answer that does not come is a finding, and is reported as one.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a server that owes nothing is listened to, where its silence is what is to be seen.
 const QUIET: Duration = Duration::from_millis(400);
 

@@ -166,3 +166,58 @@ async fn refusals_have_the_shape_of_the_api_that_was_asked() {
     let expected = json!({"error":{"message":message,"type":"invalid_request_error","param":null,"code":null}});
     assert_eq!(serde_json::from_str::<serde_json::Value>(&openais.body).unwrap(), expected);
 }
+
+#[tokio::test]
+async fn what_one_peer_makes_the_gate_hold_is_bounded() {
+    let provider = Provider::start(&["m"]).await;
+    let image = Bytes::from(vec![b'x'; 15 << 20]);
+    let late = |path| {
+        let (frames, body) = by_hand();
+        frames.try_send(Ok(Bytes::from_static(br#"{"images":[""#))).unwrap();
+        frames.try_send(Ok(image.clone())).unwrap();
+        (frames, tokio::spawn(provider.gate.serve(peer(Scope::Infer), post(path, body))))
+    };
+    let mut held: Vec<_> = (0..17).map(|_| late("/api/generate")).collect();
+    for (frames, _) in &held {
+        // All was read: there is room for another one.
+        while frames.capacity() < 16 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let (_last, refused) = late("/api/generate");
+    let answer = read(refused.await.unwrap().unwrap()).await;
+    let got = (answer.status, answer.refusal.as_deref());
+    assert_eq!(got, (StatusCode::SERVICE_UNAVAILABLE, Some("no-room")), "{}", answer.body);
+    assert_eq!(answer.headers["retry-after"], "1");
+    // Who names the model first needs none, and the owner has no such limit.
+    let first = br#"{"model":"m","prompt":"x"}"#;
+    assert_eq!(provider.ask(peer(Scope::Infer), request("POST", "/api/generate", &first[..])).await.status, 200);
+    let long = [&br#"{"images":[""#[..], &image, br#""],"model":"m","prompt":"x"}"#].concat();
+    assert_eq!(provider.ask(Caller::Owner, request("POST", "/api/generate", long.clone())).await.status, 200);
+    // What is forwarded gives its room back.
+    for _ in 0..2 {
+        let (frames, served) = held.pop().unwrap();
+        frames.send(Ok(Bytes::from_static(br#""],"model":"m","prompt":"x"}"#))).await.unwrap();
+        drop(frames);
+        assert_eq!(served.await.unwrap().unwrap().status(), StatusCode::OK);
+        let long = request("POST", "/api/generate", long.clone());
+        assert_eq!(provider.ask(peer(Scope::Infer), long).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_head_does_not_promise_ollama_a_body_that_is_not_there() {
+    // The next request on that connection, whoever's it is, would be read as the rest of this one.
+    let provider = Provider::start(&["m"]).await;
+    for lengths in [&["30"][..], &["0", "30"]] {
+        let mut asked = request("POST", "/fake/sink", "");
+        for length in lengths {
+            asked.headers_mut().append("content-length", length.parse().unwrap());
+        }
+        let asked = provider.gate.serve(Caller::Owner, asked);
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(5), asked).await.expect("it is answered");
+        assert_eq!(read(answer.unwrap()).await.status, StatusCode::OK, "{lengths:?}");
+        let seen = provider.fake.counts().last("/fake/sink").unwrap().clone();
+        assert_eq!((seen.length, seen.headers.get_all("content-length").iter().count()), (0, 1), "{lengths:?}");
+    }
+}

@@ -103,6 +103,21 @@ async fn what_a_form_may_not_ask_for_is_never_heard() {
 }
 
 #[tokio::test]
+async fn a_form_by_a_type_that_only_go_reads_as_one_is_refused() {
+    let provider = Provider::start(&["m"]).await;
+    let body = part("name=\"model\"", "x:cloud") + &part("name=\"file\"; filename=\"a\"", "x") + "--xYz--\r\n";
+    // A real Ollama 0.24 reads all of these as forms.
+    for kind in ["mult\u{130}part/form-data", "multipart/form-data\u{a0}", "\u{2003}multipart/form-data"] {
+        let mut asked = form(PATH, ollana::exchange::full(body.clone()));
+        let kind = format!("{kind}; boundary=xYz");
+        asked.headers_mut().insert("content-type", http::HeaderValue::from_bytes(kind.as_bytes()).unwrap());
+        let answer = provider.ask(peer(Scope::Infer), asked).await;
+        assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::BAD_REQUEST, Some("unreadable")), "{kind}");
+    }
+    assert_eq!(provider.fake.counts().of(PATH), 0, "Ollama heard nothing of it");
+}
+
+#[tokio::test]
 async fn a_form_where_ollama_reads_json_is_read_as_json() {
     let provider = Provider::start(&["m"]).await;
     for (body, refusal) in [

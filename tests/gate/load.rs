@@ -9,7 +9,7 @@ use ollana::gate::Caller;
 use ollana::id::{Id, NodeName, Scope, Use};
 use serde_json::json;
 
-use crate::fake_ollama::{Settings, expected};
+use crate::fake_ollama::{Model, Settings, expected};
 use crate::{Provider, peer, post, read, request};
 
 fn slow() -> Settings {
@@ -85,6 +85,19 @@ async fn what_is_loaded_shows_soon_after_it_ran() {
 }
 
 #[tokio::test]
+async fn a_model_that_a_peer_sees_in_the_list_is_in_the_report_at_once() {
+    let provider = Provider::start(&["m"]).await;
+    let mut report = provider.gate.report();
+    report.wait_for(|report| report.models.contains_key("m:latest")).await.unwrap();
+    let since = Instant::now();
+    provider.fake.models(|models| models.push(Model::new("new")));
+    let list = provider.ask(peer(Scope::Infer), request("GET", "/api/tags", "")).await;
+    assert!(list.body.contains("new:latest"));
+    report.wait_for(|report| report.models.contains_key("new:latest")).await.unwrap();
+    assert!(since.elapsed() < Duration::from_secs(2), "not only at the next look: {:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn many_short_requests_are_few_reports() {
     let provider = Provider::start(&["m"]).await;
     let mut report = provider.gate.report();
@@ -130,11 +143,30 @@ async fn a_gate_that_drains_takes_nothing_new_and_finishes_what_runs() {
 #[tokio::test]
 async fn the_gate_is_an_endpoint_of_its_own_node() {
     let provider = Provider::start(&["m"]).await;
-    let endpoint = provider.gate.endpoint(Id::from_bytes([1; 32]), NodeName::lossy("here"));
+    let endpoint = provider.gate.endpoint(Id::from_bytes([1; 32]), NodeName::lossy("here"), Caller::Owner);
     assert!(endpoint.is_local() && endpoint.use_() == Use::Yes && *endpoint.health().borrow() == Health::Healthy);
     assert_eq!((endpoint.id(), endpoint.label().as_str()), (Id::from_bytes([1; 32]), "here"));
     endpoint.report().wait_for(|report| report.provider).await.unwrap();
     // The owner's own account is the owner's.
     let answer = read(endpoint.exchange(request("POST", "/api/me", "")).await.unwrap()).await;
     assert!(answer.body.contains("signin_url"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn behind_an_open_listener_its_own_node_is_a_guest() {
+    let provider = Provider::start(&["m", "gpt-oss:120b-cloud"]).await;
+    let endpoint = provider.gate.endpoint(Id::from_bytes([1; 32]), NodeName::lossy("here"), Caller::Guest);
+    for (method, path, body, status, refusal) in [
+        ("POST", "/api/chat", r#"{"model":"x:cloud"}"#, 403, Some("cloud")),
+        ("POST", "/api/generate", r#"{"model":"m","keep_alive":0}"#, 403, Some("unload")),
+        ("DELETE", "/api/delete", r#"{"model":"m"}"#, 403, Some("scope")),
+        ("POST", "/api/signout", "", 403, Some("owner-only")),
+        ("POST", "/api/generate", r#"{"model":"m","prompt":"x"}"#, 200, None),
+    ] {
+        let answer = read(endpoint.exchange(request(method, path, body)).await.unwrap()).await;
+        assert_eq!((answer.status.as_u16(), answer.refusal.as_deref()), (status, refusal), "{path} {}", answer.body);
+        assert!(!answer.body.contains("ollana trust"), "nobody is to be trusted for it: {}", answer.body);
+    }
+    let listed = read(endpoint.exchange(request("GET", "/api/tags", "")).await.unwrap()).await;
+    assert!(listed.body.contains("m:latest") && !listed.body.contains("cloud"), "{}", listed.body);
 }

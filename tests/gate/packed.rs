@@ -113,3 +113,34 @@ async fn where_ollama_does_not_decompress_nothing_is_decompressed() {
     assert_eq!(got, (StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unreadable")));
     assert_eq!(provider.fake.counts().tokens, 0);
 }
+
+#[tokio::test]
+async fn no_more_is_decompressed_at_once_than_there_is_room_for() {
+    let provider = Provider::start(&["m"]).await;
+    let whole = packed(&chat("m"));
+    let begun = || {
+        let (frames, body) = by_hand();
+        let mut asked = post("/v1/chat/completions", Vec::new());
+        *asked.body_mut() = body;
+        (frames, tokio::spawn(provider.gate.serve(peer(Scope::Infer), asked)))
+    };
+    let mut begun_all = Vec::new();
+    for _ in 0..16 {
+        let (frames, served) = begun();
+        frames.send(Ok(Bytes::copy_from_slice(&whole[..whole.len() - 1]))).await.unwrap();
+        while frames.capacity() < 16 {
+            tokio::task::yield_now().await;
+        }
+        begun_all.push((frames, served));
+    }
+    let answer = provider.ask(peer(Scope::Infer), post("/v1/chat/completions", whole.clone())).await;
+    assert_eq!(answer.refusal.as_deref(), Some("no-room"), "{}", answer.body);
+    // One that was read gives its room back, though it is still answered.
+    let (frames, served) = begun_all.pop().unwrap();
+    frames.send(Ok(Bytes::copy_from_slice(&whole[whole.len() - 1..]))).await.unwrap();
+    drop(frames);
+    let answering = served.await.unwrap().unwrap();
+    let answer = provider.ask(peer(Scope::Infer), post("/v1/chat/completions", whole)).await;
+    assert_eq!((answer.status, answer.refusal), (StatusCode::OK, None), "{}", answer.body);
+    drop(answering);
+}

@@ -212,6 +212,8 @@ async fn cloud_models_never_cross_by_whatever_name() {
     }
     for (path, body) in [
         ("/api/create", r#"{"model":"alias","from":"x:cloud"}"#),
+        ("/api/create", r#"{"model":"alias","from":"x:cloud","source":"m"}"#),
+        ("/api/copy", r#"{"destination":"alias","source":"x:cloud","from":"m"}"#),
         ("/api/create", r#"{"model":"alias","from":"m","remote_host":"https://ollama.com"}"#),
         ("/api/create", r#"{"model":"alias","from":"m","Remote_Ho\u017ft":"https://ollama.com"}"#),
         ("/api/copy", r#"{"source":"mine","destination":"alias"}"#),

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value};
 
 use super::*;
+use crate::id::{Id, NodeName, Scope};
 use crate::route::{Peeked, peek};
 
 /// What comes out of the gate for a body that comes in these pieces, or what is objected to.
@@ -15,14 +16,18 @@ fn passed(path: &'static str, pieces: &[&[u8]], lodger: bool) -> Result<Vec<u8>,
     let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
     let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
     let run = async {
-        let Peeked { reader, body, seen } = peek(Reader::Json(Box::default()), body).await.unwrap();
+        let Peeked { reader, body, seen } = peek(Reader::Json(Box::default()), body, None).await.unwrap();
         let inspector = Inspector {
             reader,
             ahead: seen as u64,
             json: true,
             uri: Uri::from_static(path),
             state: Arc::default(),
-            lodger: lodger.then(|| NodeName::lossy("laptop")),
+            lodger: lodger.then(|| Caller::Peer {
+                id: Id::from_bytes([7; 32]),
+                name: NodeName::lossy("laptop"),
+                scope: Scope::Infer,
+            }),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(refusal);

@@ -84,7 +84,7 @@ fn no_more_than_a_block_is_held_of_what_comes_in() {
 async fn a_body_is_decompressed_on_its_way_and_breaks_where_it_is_broken() {
     let body = |bytes: Vec<u8>| -> Body {
         let frames: Vec<_> = bytes.chunks(5).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
-        unpacked(StreamBody::new(stream::iter(frames)).boxed_unsync())
+        unpacked(StreamBody::new(stream::iter(frames)).boxed_unsync(), Space::default())
     };
     let text = br#"{"model":"m"}"#;
     assert_eq!(body(packed(text)).collect().await.unwrap().to_bytes().as_ref(), text);
