@@ -207,6 +207,7 @@ impl App {
             ollama_url: config.ollama.url.clone(),
             why_not_lent: roles::why_not_lent(&config, listen_addr),
             report: gate.report(),
+            load: gate.load(),
             directory: peers.directory(),
             digests: digests.clone(),
             clone_seen: peers.clone_seen(),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
-use crate::exchange::Report;
+use crate::exchange::{Load, Report};
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
 use crate::route::ModelName;
@@ -22,6 +22,7 @@ pub(super) struct View {
     pub(super) ollama_url: Uri,
     pub(super) why_not_lent: Option<String>,
     pub(super) report: watch::Receiver<Arc<Report>>,
+    pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) directory: Directory,
     pub(super) digests: Digests,
     pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
@@ -74,14 +75,16 @@ impl Mesh for View {
             local: true,
             api: report.api,
             models: report.models.clone(),
+            loaded: self.load.borrow().loaded().map(str::to_owned).collect(),
         });
         let peers = self.directory.reports().into_iter();
-        let peers = peers.map(|(name, id, report)| Catalog {
+        let peers = peers.map(|(name, id, report, load)| Catalog {
             name,
             id,
             local: false,
             api: report.api,
             models: report.models.clone(),
+            loaded: load.loaded().map(str::to_owned).collect(),
         });
         own.into_iter().chain(peers).collect()
     }

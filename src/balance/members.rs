@@ -15,7 +15,7 @@ use tower::discover::Change;
 
 use super::choose::Candidate;
 use super::departed::{Departed, Lent, Memory};
-use crate::exchange::{Endpoint, Health, Report};
+use crate::exchange::{Endpoint, Health, Load as Busy, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
 
@@ -39,6 +39,7 @@ pub(super) struct Members {
 pub(super) struct Member {
     pub(super) endpoint: Arc<dyn Endpoint>,
     report: watch::Receiver<Arc<Report>>,
+    busy: watch::Receiver<Arc<Busy>>,
     health: watch::Receiver<Health>,
     seen: Mutex<Seen>,
     load: Arc<Load>,
@@ -65,8 +66,6 @@ pub(super) struct View {
 #[derive(Debug, Default)]
 struct Load {
     own: AtomicU32,
-    /// What the latest report counted beyond our own at the time.
-    others: AtomicU32,
     stumbled: Mutex<Option<Instant>>,
     /// Whether a request of ours was ever answered there.
     served: AtomicBool,
@@ -160,9 +159,9 @@ impl Members {
 
 impl Member {
     fn new(endpoint: Arc<dyn Endpoint>, load: Arc<Load>, lent: Option<Lent>) -> Self {
-        let (report, health) = (endpoint.report(), endpoint.health());
+        let (report, busy, health) = (endpoint.report(), endpoint.load(), endpoint.health());
         let seen = Mutex::new(Seen { lent, ..Seen::default() });
-        Self { endpoint, report, health, seen, load }
+        Self { endpoint, report, busy, health, seen, load }
     }
 
     pub(super) fn id(&self) -> Id {
@@ -190,8 +189,6 @@ impl Member {
         let report = self.report.borrow().clone();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&seen.view.report, &report) {
-            let others = report.inflight.saturating_sub(self.load.own.load(Ordering::Relaxed));
-            self.load.others.store(others, Ordering::Relaxed);
             let before = std::mem::replace(&mut seen.view, Arc::new(View::new(report)));
             if self.lends_by(&seen.view) {
                 seen.lent = None;
@@ -275,7 +272,7 @@ impl Member {
         let load = &self.load;
         let stumbled = *load.stumbled.lock().unwrap_or_else(PoisonError::into_inner);
         Candidate {
-            load: load.own.load(Ordering::Relaxed).saturating_add(load.others.load(Ordering::Relaxed)),
+            load: load.own.load(Ordering::Relaxed).max(self.busy.borrow().inflight),
             local: self.is_local(),
             stumbled: stumbled.is_some_and(|at| at.elapsed() < STUMBLE),
         }

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::exchange::{self, Answer, Body, Endpoint, ExchangeError, Health, ModelInfo, Report};
+use ollana::exchange::{
+    self, Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, ModelInfo, Place, Report, Slot, Ticket, Turn,
+};
 use ollana::id::{Id, NodeName, Scope, Use};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -16,6 +18,7 @@ pub struct FakeEndpoint {
     local: bool,
     use_: Mutex<Use>,
     report: watch::Sender<Arc<Report>>,
+    load: watch::Sender<Arc<Load>>,
     health: watch::Sender<Health>,
     calls: mpsc::UnboundedSender<Call>,
 }
@@ -69,6 +72,7 @@ impl FakeEndpoint {
             local,
             use_: Mutex::new(Use::Yes),
             report: watch::Sender::new(Arc::new(report)),
+            load: watch::Sender::default(),
             health: watch::Sender::new(Health::Healthy),
             calls,
         };
@@ -78,6 +82,11 @@ impl FakeEndpoint {
     /// Changes what it reports.
     pub fn reports(&self, change: impl FnOnce(&mut Report)) {
         self.report.send_modify(|report| change(Arc::make_mut(report)));
+    }
+
+    /// Changes how busy it says that it is.
+    pub fn is_busy(&self, change: impl FnOnce(&mut Load)) {
+        self.load.send_modify(|load| change(Arc::make_mut(load)));
     }
 
     /// Changes whether it can be reached.
@@ -112,17 +121,37 @@ impl Endpoint for FakeEndpoint {
         self.report.subscribe()
     }
 
+    fn load(&self) -> watch::Receiver<Arc<Load>> {
+        self.load.subscribe()
+    }
+
+    fn opened(&self) -> Option<u64> {
+        None
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let unreachable = ExchangeError::Unreachable(self.name.clone());
-        match self.calls.send(Call { request, reply }) {
-            Ok(()) => Box::pin(async move { answer.await.unwrap_or(Err(unreachable)) }),
-            Err(_) => Box::pin(async move { Err(unreachable) }),
-        }
+        call(&self.calls, self.name.clone(), request)
+    }
+
+    /// A slot is always free.
+    fn queue(&self, _: Ask) -> Ticket {
+        let (calls, name) = (self.calls.clone(), self.name.clone());
+        let slot = Slot::new(move |request| call(&calls, name, request));
+        let (_, place) = watch::channel(Place::default());
+        Ticket { place, turn: Box::pin(async move { Ok(Turn::Slot(slot)) }) }
+    }
+}
+
+fn call(calls: &mpsc::UnboundedSender<Call>, name: NodeName, request: Request<Body>) -> Answer {
+    let (reply, answer) = oneshot::channel();
+    let unreachable = ExchangeError::Unreachable(name);
+    match calls.send(Call { request, reply }) {
+        Ok(()) => Box::pin(async move { answer.await.unwrap_or(Err(unreachable)) }),
+        Err(_) => Box::pin(async move { Err(unreachable) }),
     }
 }
 
