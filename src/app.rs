@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
 
-use crate::balance::{GRACE, Router, RouterSettings};
+use crate::balance::{GRACE, Preferences, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
@@ -171,6 +171,7 @@ impl App {
             listen: listen_addr,
             open: config.listen.open,
             digests: digests.clone(),
+            preferences: Preferences::default(),
             grace: GRACE,
         };
         let router = Router::spawn(settings, endpoints);
@@ -210,6 +211,7 @@ impl App {
             load: gate.load(),
             directory: peers.directory(),
             digests: digests.clone(),
+            router: balances.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
@@ -438,6 +440,7 @@ mod tests {
             listen: None,
             open: false,
             digests: Digests::default(),
+            preferences: Preferences::default(),
             grace: GRACE,
         };
         let router = Router::spawn(settings, broken);

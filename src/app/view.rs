@@ -7,9 +7,10 @@ use std::time::Instant;
 use http::Uri;
 use tokio::sync::watch;
 
+use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Load, Report};
+use crate::exchange::{Account, Load, Report};
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
 use crate::route::ModelName;
@@ -25,6 +26,8 @@ pub(super) struct View {
     pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) directory: Directory,
     pub(super) digests: Digests,
+    /// Nothing if no application asks here.
+    pub(super) router: Option<Router>,
     pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
 }
 
@@ -91,6 +94,10 @@ impl Mesh for View {
 
     fn kept(&self, model: &str) -> Option<Kept> {
         self.digests.of(&ModelName::new(model))
+    }
+
+    fn requests(&self) -> Vec<Account> {
+        self.router.as_ref().map(Router::accounts).unwrap_or_default()
     }
 
     fn conflicts(&self) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! Whom the balancer knows: the endpoints that the `Discover` stream brought, what they report, and how much of ours
 //! they carry. One task writes the set, everybody reads the latest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,13 +15,16 @@ use tower::discover::Change;
 
 use super::choose::Candidate;
 use super::departed::{Departed, Lent, Memory};
-use crate::exchange::{Endpoint, Health, Load as Busy, Report};
+use crate::exchange::{Endpoint, Health, Load as Busy, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
 
 /// How long a server that failed comes after all others: longer than one quick failure takes, short enough that a
 /// server which is well again has its share within the 5 s that issue 4 wants.
 const STUMBLE: Duration = Duration::from_secs(1);
+
+/// Of what was sent to one server so much is remembered until its load has it: some thousand a round trip.
+const MAX_SENT: usize = 1024;
 
 /// How long after a change of its models through this node a server may have one that it has not reported: its gate looks
 /// again at once, but not more often than every 300 ms, and then a report crosses.
@@ -43,6 +46,11 @@ pub(super) struct Member {
     health: watch::Receiver<Health>,
     seen: Mutex<Seen>,
     load: Arc<Load>,
+    /// What was sent there, or queues there, and may not be in what it says of its load: the number under which it was
+    /// opened ([`Endpoint::opened`]), and the model.
+    sent: Mutex<VecDeque<(u64, ModelName)>>,
+    /// Since when it is one.
+    since: Instant,
 }
 
 /// What its reports said.
@@ -58,7 +66,7 @@ struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) report: Arc<Report>,
-    /// The digest of each model, by its name as Ollama compares names.
+    /// The name under which each model is listed, by that name as Ollama compares names.
     models: HashMap<ModelName, String>,
 }
 
@@ -161,7 +169,7 @@ impl Member {
     fn new(endpoint: Arc<dyn Endpoint>, load: Arc<Load>, lent: Option<Lent>) -> Self {
         let (report, busy, health) = (endpoint.report(), endpoint.load(), endpoint.health());
         let seen = Mutex::new(Seen { lent, ..Seen::default() });
-        Self { endpoint, report, busy, health, seen, load }
+        Self { endpoint, report, busy, health, seen, load, sent: Mutex::default(), since: Instant::now() }
     }
 
     pub(super) fn id(&self) -> Id {
@@ -290,6 +298,40 @@ impl Member {
         changed.is_some_and(|at| at.elapsed() < CHANGED)
     }
 
+    /// How busy it says that it is.
+    pub(super) fn busy(&self) -> Arc<Busy> {
+        self.busy.borrow().clone()
+    }
+
+    /// How long it has been there.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Requests of this node's own that run or wait there, of whatever model.
+    pub(super) fn own(&self) -> u32 {
+        self.load.own.load(Ordering::Relaxed)
+    }
+
+    /// Something for this model was just sent there, or queues there.
+    pub(super) fn sent(&self, model: Option<&ModelName>) {
+        let (Some(model), Some(number)) = (model, self.endpoint.opened()) else { return };
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.len() >= MAX_SENT {
+            sent.pop_front();
+        }
+        sent.push_back((number, model.clone()));
+    }
+
+    /// What was sent or queued there for this model that a load does not know of.
+    pub(super) fn unreported(&self, model: &ModelName, load: &Busy) -> u32 {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        while sent.front().is_some_and(|(number, _)| *number <= load.counted) {
+            sent.pop_front();
+        }
+        u32::try_from(sent.iter().filter(|(_, of)| of == model).count()).unwrap_or(u32::MAX)
+    }
+
     /// It answered a request of ours.
     pub(super) fn served(&self) {
         self.load.served.store(true, Ordering::Relaxed);
@@ -305,7 +347,7 @@ impl Member {
 
 impl View {
     pub(super) fn new(report: Arc<Report>) -> Self {
-        let models = report.models.iter().map(|(name, info)| (ModelName::new(name), info.digest.clone())).collect();
+        let models = report.models.keys().map(|name| (ModelName::new(name), name.clone())).collect();
         Self { models, report }
     }
 
@@ -314,9 +356,15 @@ impl View {
         self.models.len()
     }
 
+    /// The name under which it lists a model, and what it says of it.
+    pub(super) fn entry(&self, model: &ModelName) -> Option<(&str, &ModelInfo)> {
+        let name = self.models.get(model)?;
+        Some((name, self.report.models.get(name)?))
+    }
+
     /// The digest of a model it has; empty if it did not say.
     pub(super) fn digest(&self, model: &ModelName) -> Option<&str> {
-        self.models.get(model).map(String::as_str)
+        self.entry(model).map(|(_, info)| &*info.digest)
     }
 }
 

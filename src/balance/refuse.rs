@@ -200,6 +200,14 @@ pub(super) fn bad_body(reason: &dyn std::fmt::Display) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, code: "body", message: reason.to_string(), retry_after: None }
 }
 
+/// As many requests of this node wait as may.
+pub(super) fn room_is_full() -> Refusal {
+    let message =
+        "too many requests wait on this node for a server to be free (`balance.waiting` in its configuration)";
+    let (status, retry_after) = (StatusCode::SERVICE_UNAVAILABLE, Some(LATER));
+    Refusal { status, code: "busy", message: message.to_owned(), retry_after }
+}
+
 fn unavailable(code: &'static str, message: String, members: &Members) -> Refusal {
     let passing = |member: &Arc<Member>| {
         matches!(member.obstacle(), None | Some(Obstacle::Gone | Obstacle::Suspect | Obstacle::Draining))
