@@ -16,15 +16,22 @@
 
 mod aim;
 mod attempt;
+mod breaker;
 mod choose;
+mod dealings;
 mod departed;
 mod dispatch;
 mod errand;
 mod journal;
+mod judgement;
 mod members;
+mod plan;
+mod priors;
 mod refuse;
 mod replay;
+mod score;
 mod seek;
+mod stopwatch;
 mod weigh;
 
 use std::convert::Infallible;

@@ -15,7 +15,7 @@ use super::journal::Entry;
 use super::members::{Member, Members};
 use super::replay::Replay;
 use super::seek::{Found, Lost};
-use super::{Inner, RETRIES, SUSPENSE, choose, refuse};
+use super::{Inner, RETRIES, SUSPENSE, breaker, choose, refuse};
 use crate::digests::Holder;
 use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, REQUEST_HEADER, Refusal, ResetCode};
 use crate::route::{self, Dialect, Kind, ModelName};
@@ -66,11 +66,12 @@ impl Inner {
         let mut last = None;
         self.budget.deposit();
         loop {
-            let Found { member, slot } = match self.find(&errand).await {
+            let found = match self.find(&errand).await {
                 Ok(found) => found,
                 // After a first try somebody else was there a moment ago, or we would not be here again.
                 Err(lost) => return last.unwrap_or_else(|| lost.into_answer()),
             };
+            let (member, slot) = (found.member.clone(), found.slot.is_some());
             let asked = Asked { errand: &errand, digest: digest_of(&errand.aim, &member) };
             if let Some((model, digest)) = asked.weights() {
                 let holder = Holder { id: member.id(), name: member.label() };
@@ -80,10 +81,10 @@ impl Inner {
                 }
             }
             errand.tried_at(&member);
-            errand.entry.tries(&member, slot.is_some());
+            errand.entry.tries(&member, slot);
             tracing::debug!(
                 request = %errand.entry.id(), peer = %member.label(), model = errand.aim.model().map(tracing::field::display),
-                attempt = errand.tries(), slot = slot.is_some(), "request goes to"
+                attempt = errand.tries(), slot, "request goes to"
             );
             let may_move = |members: &Members| {
                 errand.tries() <= RETRIES as usize
@@ -94,7 +95,7 @@ impl Inner {
             // While it waits nobody knows whether the gate has acknowledged it.
             let may_be_given_up = |members: &Members| errand.repeatable && may_move(members);
             let request = again(&parts, replay.body());
-            let outcome = attempt(&member, slot, &errand, request, self.known.members.clone(), may_be_given_up).await;
+            let outcome = attempt(found, &errand, request, self.known.members.clone(), may_be_given_up).await;
             let again = match self.judge(&outcome, &asked, &member) {
                 Verdict::Pass | Verdict::Fail => false,
                 Verdict::Elsewhere => may_move(&self.known.members.borrow()),
@@ -150,7 +151,13 @@ impl Inner {
                 Some(b"busy") => Verdict::ElsewhereWithinBudget,
                 Some(_) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
-                    Some(_) if asked.errand.repeatable => Verdict::ElsewhereWithinBudget,
+                    Some(_) if asked.errand.repeatable => {
+                        // Else one that has nothing, and says so quickly, would draw all there is.
+                        if let Some(model) = asked.errand.aim.model() {
+                            member.dealings.failed(model, breaker::Outcome::Failed);
+                        }
+                        Verdict::ElsewhereWithinBudget
+                    }
                     // It never said that it has the model. Another one that may have it could be asked.
                     None if asked.errand.repeatable && asked.errand.aim.model().is_some() => return Verdict::Elsewhere,
                     _ => return Verdict::Pass,
@@ -163,9 +170,9 @@ impl Inner {
         };
         let passes = matches!(verdict, Verdict::Pass);
         if passes {
-            member.served();
+            member.dealings.served();
         } else {
-            member.stumbled();
+            member.dealings.stumbled();
         }
         match asked.weights() {
             Some((model, digest)) if passes => self.known.node.digests.answered(model, digest),

@@ -7,10 +7,11 @@ use super::RouterSettings;
 use super::aim::{Aim, Search};
 use super::journal::Entry;
 use super::members::{Member, Members};
+use super::priors::Usual;
 use crate::digests::Kept;
 use crate::exchange::{Ask, Refusal};
 use crate::id::Id;
-use crate::route::Dialect;
+use crate::route::{Dialect, ModelName};
 
 /// A request on its way.
 #[derive(Debug)]
@@ -27,8 +28,10 @@ pub(super) struct Errand {
     pub(super) repeatable: bool,
     /// Whether it changes models.
     pub(super) changes: bool,
-    /// Bytes of its body, as far as they are known.
-    pub(super) length: u64,
+    /// Tokens of its prompt, as estimated from its body.
+    pub(super) prompt: u32,
+    /// Whether nothing is generated: an embedding.
+    pub(super) embeds: bool,
     /// Its account.
     pub(super) entry: Entry,
     /// Who has failed it.
@@ -38,11 +41,22 @@ pub(super) struct Errand {
 // === impl Errand ===
 
 impl Errand {
-    /// One that has been nowhere yet. Length and account are for whoever asks later.
+    /// One that has been nowhere yet.
     pub(super) fn new(aim: Aim, path: &str, dialect: Dialect, entry: Entry) -> Self {
         let path = path.to_owned();
         let tried = Mutex::default();
-        Self { aim, path, dialect, runs: false, repeatable: false, changes: false, length: 0, entry, tried }
+        Self {
+            aim,
+            path,
+            dialect,
+            runs: false,
+            repeatable: false,
+            changes: false,
+            prompt: 0,
+            embeds: false,
+            entry,
+            tried,
+        }
     }
 
     /// Those who may take it now and have not failed it, or why nobody can. An empty list means that all were tried.
@@ -69,8 +83,23 @@ impl Errand {
     }
 
     /// What a queue has to know of it.
-    pub(super) fn ask(&self, copies: u8, prompt: u32) -> Ask {
+    pub(super) fn ask(&self, copies: u8) -> Ask {
         let model = self.aim.model().map(ToString::to_string).unwrap_or_default();
-        Ask { model, request: self.entry.id().to_string(), copies, prompt }
+        Ask { model, request: self.entry.id().to_string(), copies, prompt: self.prompt }
+    }
+
+    /// Tokens of its prompt.
+    pub(super) fn prompt(&self) -> f64 {
+        self.prompt.into()
+    }
+
+    /// What requests like this one are like, where those for its model are `usual`.
+    pub(super) fn usual(&self, usual: Usual) -> Usual {
+        if self.embeds { Usual { output: 0.0, ..usual } } else { usual }
+    }
+
+    /// Tokens of its prompt that a server has cached.
+    pub(super) fn cached_at(&self, _member: &Member, _model: &ModelName) -> f64 {
+        0.0
     }
 }

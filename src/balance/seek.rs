@@ -19,12 +19,14 @@ use tower::ServiceBuilder;
 use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 
+use super::attempt::busy;
 use super::errand::Errand;
 use super::members::{Member, Members};
-use super::weigh::{self, Scales};
-use super::{Known, SUSPENSE, refuse};
+use super::weigh::Scales;
+use super::{Known, SUSPENSE, breaker, refuse};
 use crate::exchange::{Body, Decision, ExchangeError, Health, Refusal, Slot, Ticket, Turn};
 use crate::id::Id;
+use crate::route::ModelName;
 
 /// Those who wait for a slot on this node, and no more than there is room for.
 pub(super) type WaitingRoom = LoadShed<ConcurrencyLimit<Seek>>;
@@ -39,6 +41,8 @@ pub(super) struct Found {
     pub(super) member: Arc<Member>,
     /// A slot that is kept for it there. Without one it is sent and queues there if it has to.
     pub(super) slot: Option<Slot>,
+    /// How long it should take from when it has a slot; nothing where nobody could know.
+    pub(super) promised: Option<Duration>,
 }
 
 /// Why nobody will.
@@ -79,7 +83,7 @@ pub(super) fn waiting_room(known: Arc<Known>, places: usize) -> WaitingRoom {
 impl Found {
     /// One that needs no slot, or has one free as far as is known.
     pub(super) fn without_slot(member: Arc<Member>) -> Self {
-        Self { member, slot: None }
+        Self { member, slot: None, promised: None }
     }
 }
 
@@ -108,11 +112,17 @@ impl tower::Service<Arc<Errand>> for Seek {
 
     fn call(&mut self, errand: Arc<Errand>) -> Self::Future {
         let known = self.0.clone();
-        Box::pin(async move { Ok(seek(&known, &errand).await) })
+        Box::pin(async move {
+            match errand.aim.model() {
+                Some(model) => Ok(seek(&known, &errand, model).await),
+                // What is for no model takes no slot, and does not come here.
+                None => Ok(Err(Lost::Refused(refuse::nobody(&known.members.borrow())))),
+            }
+        })
     }
 }
 
-async fn seek(known: &Known, errand: &Errand) -> Result<Found, Lost> {
+async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found, Lost> {
     let mut members = known.members.clone();
     let suspense_ends = Instant::now() + SUSPENSE;
     let mut held: Vec<Held> = Vec::new();
@@ -130,42 +140,45 @@ async fn seek(known: &Known, errand: &Errand) -> Result<Found, Lost> {
             Err(refusal) => return Err(Lost::Refused(refusal)),
         };
         let candidates: Vec<_> = candidates.into_iter().filter(|member| !full.contains(&member.id())).collect();
-        if candidates.is_empty() {
-            return Err(turned_away.map_or_else(|| Lost::Refused(refuse::nobody(&snapshot)), Lost::TurnedAway));
-        }
         let places: Vec<(Id, f32)> = held.iter().map(Held::place).collect();
-        let scales = Scales { known, errand, members: &snapshot, held: &places };
-        let weighed = scales.weigh(&candidates);
+        let scales = Scales { known, errand, model, held: &places };
+        let Some(weighed) = scales.weigh(candidates) else {
+            return Err(turned_away.map_or_else(|| Lost::Refused(refuse::nobody(&snapshot)), Lost::TurnedAway));
+        };
         errand.entry.looked(weighed.look());
-        match weighed.decision {
+        match weighed.decision() {
             Decision::Send => {
-                if let Some(member) = weighed.chosen().next() {
-                    return Ok(Found { member: member.clone(), slot: None });
+                if let Some(found) = weighed.sends() {
+                    return Ok(found);
                 }
             }
             Decision::Queue => {
-                let prompt = weighed.prompt_tokens();
-                let new: Vec<_> = weighed.chosen().filter(|member| !holds(&held, member.id())).cloned().collect();
-                let copies = u8::try_from(held.len() + new.len()).unwrap_or(u8::MAX);
-                held.extend(new.into_iter().map(|member| Held::queue(member, errand, copies, prompt)));
+                let wanted: Vec<_> = weighed.queues_at().cloned().collect();
+                held.retain(|held| wanted.iter().any(|member| member.id() == held.member.id()));
+                let copies = u8::try_from(wanted.len()).unwrap_or(u8::MAX);
+                let new = wanted.into_iter().filter(|member| places.iter().all(|(id, _)| *id != member.id()));
+                held.extend(new.map(|member| Held::queue(member, errand, copies)));
             }
             Decision::Stay => {}
             Decision::Refuse => return Err(Lost::Refused(weighed.refusal())),
         }
-        match next(&mut held, weighed.look_again, &mut members).await {
+        match next(&mut held, weighed.look_again(), &mut members).await {
             Event::Turn(at, turn) => {
                 let Held { member, .. } = held.swap_remove(at);
                 match turn {
-                    Ok(Turn::Slot(slot)) => return Ok(Found { member, slot: Some(slot) }),
+                    Ok(Turn::Slot(slot)) => {
+                        let promised = weighed.promised(member.id());
+                        return Ok(Found { member, slot: Some(slot), promised });
+                    }
                     Ok(Turn::Refused(answer)) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
-                        weigh::turned_away(&member, errand, &answer);
+                        weighed.failed(&member, busy(&answer));
                         full.insert(member.id());
                         turned_away = Some(answer);
                     }
                     Err(error) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), %error, "a ticket is lost");
-                        member.stumbled();
+                        weighed.failed(&member, breaker::Outcome::Failed);
                         full.insert(member.id());
                     }
                 }
@@ -203,16 +216,12 @@ async fn turn(held: &mut [Held]) -> (usize, Result<Turn, ExchangeError>) {
     .await
 }
 
-fn holds(held: &[Held], id: Id) -> bool {
-    held.iter().any(|held| held.member.id() == id)
-}
-
 // === impl Held ===
 
 impl Held {
-    fn queue(member: Arc<Member>, errand: &Errand, copies: u8, prompt: u32) -> Self {
-        let ticket = member.endpoint.queue(errand.ask(copies, prompt));
-        member.sent(errand.aim.model());
+    fn queue(member: Arc<Member>, errand: &Errand, copies: u8) -> Self {
+        let ticket = member.endpoint.queue(errand.ask(copies));
+        member.sent(errand.aim.model(), copies);
         let health = member.health();
         Self { member, ticket, health }
     }
