@@ -16,11 +16,21 @@
 
 mod aim;
 mod attempt;
+#[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
+mod breaker;
 mod choose;
 mod departed;
+#[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
+mod judgement;
 mod members;
+#[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
+mod plan;
+#[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
+mod priors;
 mod refuse;
 mod replay;
+#[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
+mod score;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
