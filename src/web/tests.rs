@@ -44,6 +44,8 @@ impl Mesh for Fake {
             trust: Trust::FirstUse,
             use_: Use::Yes,
             scope: Scope::Infer,
+            voucher: false,
+            vouched_by: Vec::new(),
             provider: true,
             api: Default::default(),
             models: vec!["\"><script>alert(1)</script>".to_owned()],

@@ -2,13 +2,14 @@
 //!
 //! The node that dialled says [`Hello`]; the other answers with its own, or with [`Refused`] and the reason. After that
 //! the answering side sends a [`Report`] at once, on each change and as a heartbeat. Beside that both may deal with trust
-//! ([`Dealing`]).
+//! ([`Dealing`]), and the dialler may ask for whom the other vouches ([`Vouching`]).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::dealing::Dealing;
 use super::frame::{self, FrameError, Kind};
+use super::vouching::Vouching;
 use crate::exchange::Report;
 use crate::id::{Instance, NodeName};
 
@@ -103,6 +104,8 @@ pub enum Message {
     Report(Report),
     /// A step towards trust.
     Trust(Dealing),
+    /// Whom a node vouches for.
+    Vouching(Vouching),
 }
 
 /// Why a frame is not a message.
@@ -130,6 +133,7 @@ impl Message {
             Self::Refused(refused) => (Kind::Refused, serde_json::to_vec(refused)),
             Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
             Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
+            Self::Vouching(vouching) => (Kind::Vouching, serde_json::to_vec(vouching)),
         };
         Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e))?)?)
     }
@@ -151,6 +155,10 @@ impl Message {
             }
             Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Trust => Self::Trust(serde_json::from_slice(payload).map_err(json)?),
+            Kind::Vouching => {
+                let vouching: Vouching = serde_json::from_slice(payload).map_err(json)?;
+                Self::Vouching(vouching.bounded())
+            }
             other => return Err(MessageError::Kind(other)),
         })
     }

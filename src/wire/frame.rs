@@ -14,6 +14,7 @@
 //! | 0x21 | refused | control, from the gate | JSON: [`Refused`](super::control::Refused) |
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
 //! | 0x23 | trust | control, both ways | JSON: [`Dealing`](super::dealing::Dealing) |
+//! | 0x25 | vouching | control, both ways | JSON: [`Vouching`](super::vouching::Vouching) |
 //!
 //! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
 //! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
@@ -33,6 +34,8 @@ pub const MAX_HEAD: usize = 512 * 1024;
 pub const MAX_HELLO: usize = 4 * 1024;
 /// Longest message about trust: two proofs of 64 bytes in hexadecimal.
 pub const MAX_TRUST: usize = 1024;
+/// Longest message about vouching: [`MAX_VOUCHED`](super::vouching::MAX_VOUCHED) servers of some 250 bytes.
+pub const MAX_VOUCHING: usize = 96 * 1024;
 /// Longest report: some 120 bytes a model leave room for 8,000 models.
 pub const MAX_REPORT: usize = 1024 * 1024;
 
@@ -60,6 +63,8 @@ pub enum Kind {
     Report = 0x22,
     /// Pairing and invitations.
     Trust = 0x23,
+    /// Whom a node vouches for.
+    Vouching = 0x25,
 }
 
 impl Kind {
@@ -75,6 +80,7 @@ impl Kind {
             0x21 => Self::Refused,
             0x22 => Self::Report,
             0x23 => Self::Trust,
+            0x25 => Self::Vouching,
             _ => return None,
         })
     }
@@ -89,6 +95,7 @@ impl Kind {
             Self::Hello | Self::Refused => MAX_HELLO,
             Self::Report => MAX_REPORT,
             Self::Trust => MAX_TRUST,
+            Self::Vouching => MAX_VOUCHING,
         }
     }
 }
