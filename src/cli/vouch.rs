@@ -41,7 +41,7 @@ pub(super) struct Args {
     list: bool,
 
     /// Print JSON for programs, with --list
-    #[arg(long, requires = "list")]
+    #[arg(long, requires = "list", conflicts_with = "peer")]
     json: bool,
 }
 
@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
         vouch(&book, peer, until).await?;
         let left = span(until.saturating_sub(now.as_secs()));
         print(&format!(
-            "{name} ({id}): this node vouches for it, for {left}; `ollana vouch {name} --withdraw` ends it\n"
+            "{name} ({id}): this node vouches for it, for {left}; `ollana vouch {named} --withdraw` ends it\n"
         ))
     })
 }

@@ -165,6 +165,89 @@ fn leads_to_the_same(ip: IpAddr, to: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Id, Use};
+    use crate::trust::{Standing, Trust, TrustPolicy, Vouch};
+
+    const GPU1: Id = Id::from_bytes([1; 32]);
+    const LAPTOP: Id = Id::from_bytes([2; 32]);
+    const SERVER: Id = Id::from_bytes([3; 32]);
+
+    fn book(home: &tempfile::TempDir) -> Book {
+        Book::open(&home.path().join("trust.toml"), TrustPolicy::default()).unwrap()
+    }
+
+    fn part(book: &Book, me: Id, peer: Id, dialled: bool) -> Part {
+        Part::new(&Session { me, peer, dialled, secret: [0; 32] }, book, "10.0.0.1:11435".parse().unwrap())
+    }
+
+    fn name() -> NodeName {
+        NodeName::lossy("n")
+    }
+
+    fn vouched(id: Id) -> Vouched {
+        Vouched { id, name: name(), address: None, until: u64::MAX }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_asked_is_told_at_once_on_each_change_and_every_hour() {
+        let home = tempfile::tempdir().unwrap();
+        let book = book(&home);
+        for id in [LAPTOP, SERVER] {
+            book.trust(id, name(), None, Scope::Infer, true).await.unwrap();
+        }
+        let mut part = part(&book, GPU1, LAPTOP, false);
+        assert!(part.due().is_none(), "nobody has asked");
+        part.heard(Vouching::Ask).unwrap();
+        assert_eq!(part.due(), Some(Message::Vouching(Vouching::Vouched(Vec::new()))));
+        assert!(part.due().is_none());
+        for id in [SERVER, LAPTOP] {
+            book.vouch(Vouch { id, until: u64::MAX }).await.unwrap();
+        }
+        part.changed().await;
+        let told = part.due();
+        let Some(Message::Vouching(Vouching::Vouched(all))) = &told else { panic!("{told:?}") };
+        assert_eq!(all.iter().map(|server| server.id).collect::<Vec<_>>(), [SERVER], "nobody is told of itself");
+        let before = Instant::now();
+        part.changed().await;
+        assert_eq!((before.elapsed().as_secs(), part.due()), (AGAIN.as_secs(), told));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_book_is_told_at_once_and_then_of_the_latest_once_a_second() {
+        let home = tempfile::tempdir().unwrap();
+        let book = book(&home);
+        let mut part = part(&book, LAPTOP, GPU1, true);
+        assert!(part.due().is_none(), "it is no voucher");
+        book.trust_voucher(GPU1, name(), None, Scope::None, false, Some(true)).await.unwrap();
+        assert_eq!(part.due(), Some(Message::Vouching(Vouching::Ask)));
+        assert!(part.due().is_none(), "it is asked once");
+        let used = || {
+            let snapshot = book.snapshot();
+            let vouched = Standing { trust: Trust::Vouched, use_: Use::Yes, scope: Scope::None };
+            (3..9).filter(|n| snapshot.standing(&Id::from_bytes([*n; 32])) == vouched).collect::<Vec<u8>>()
+        };
+        part.heard(Vouching::Vouched(vec![vouched(SERVER)])).unwrap();
+        part.tell(&book, &name()).await;
+        assert_eq!(used(), [3]);
+        part.due();
+        for n in 4..9 {
+            part.heard(Vouching::Vouched(vec![vouched(Id::from_bytes([n; 32]))])).unwrap();
+            part.tell(&book, &name()).await;
+        }
+        assert_eq!(used(), [3]);
+        let before = Instant::now();
+        part.changed().await;
+        part.tell(&book, &name()).await;
+        assert_eq!((used(), before.elapsed() <= HEAR_EVERY + Duration::from_millis(1)), (vec![8], true));
+    }
+
+    #[tokio::test]
+    async fn neither_end_says_what_is_for_the_other_to_say() {
+        let home = tempfile::tempdir().unwrap();
+        let book = book(&home);
+        assert!(part(&book, GPU1, LAPTOP, false).heard(Vouching::Vouched(Vec::new())).is_err());
+        assert!(part(&book, LAPTOP, GPU1, true).heard(Vouching::Ask).is_err());
+    }
 
     #[test]
     fn an_address_that_is_good_on_one_machine_or_link_only_is_not_passed_on() {

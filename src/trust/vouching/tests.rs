@@ -1,10 +1,13 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
 use super::super::ledger::Rules;
 use super::super::{Direction, Met, News, Policy, TRUST_FILE, TrustPolicy, file};
+use super::rules::{LATEST, STALE};
 use super::*;
+use crate::id::Use;
 
 const DAY: u64 = 24 * 60 * 60;
 const NOW: u64 = 1_700_000_000;
