@@ -5,6 +5,9 @@
 //! given by a person, and what a person decided no meeting changes. The rules are in `ledger`, without I/O or clock; the
 //! file's form is in `file`; `writer` keeps the two in step.
 //!
+//! Over the pins lies what vouchers say ([`Statement`]): whom nobody here has decided on is used by a voucher's word. It is
+//! worked out and never stored as a pin, and `vouching` has its rules.
+//!
 //! Nothing is granted that is not on the disk: a change counts, and watchers see it, once it was written. What somebody
 //! else writes there counts within a second ([`Book::keep_up`]).
 
@@ -29,7 +32,7 @@ use crate::id::{Id, NodeName, Scope, Use};
 use crate::private_file::FileError;
 pub use invitations::Invited;
 pub use list::{Decision, Imported, List, ListError, Listed};
-pub use vouching::{MAX_VOUCHES, Said, Statement, VOUCH_SPAN, Vouch, Voucher};
+pub use vouching::{MAX_VOUCH_SPAN, MAX_VOUCHES, Said, Statement, VOUCH_SPAN, Vouch, Voucher};
 use writer::Writer;
 
 /// The book's file name in the state directory.

@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
             withdraw(&book, peer).await?;
             return print(&format!("{name} ({id}): this node no longer vouches for it\n"));
         }
-        vouch(&book, peer, until).await?;
+        let until = vouch(&book, peer, until).await?;
         let left = span(until.saturating_sub(now.as_secs()));
         print(&format!(
             "{name} ({id}): this node vouches for it, for {left}; `ollana vouch {named} --withdraw` ends it\n"
@@ -79,18 +79,18 @@ async fn list(book: &Access) -> Result<Vec<VouchView>, Failure> {
     }
 }
 
-async fn vouch(book: &Access, peer: Candidate, until: u64) -> Result<(), Failure> {
+/// Says until when it holds.
+async fn vouch(book: &Access, peer: Candidate, until: u64) -> Result<u64, Failure> {
     match book {
         Access::Node(client) => {
             // By its ID: who bears the name may have changed since it was found.
             let request = VouchRequest { peer: peer.id.to_string(), until };
-            client.post::<VouchView>("/vouch", &request).await?;
+            Ok(client.post::<VouchView>("/vouch", &request).await?.until)
         }
         Access::File { book, .. } => {
-            book.vouch(Vouch { id: peer.id, until }).await.map_err(|error| Failure::new(error.to_string()))?;
+            book.vouch(Vouch { id: peer.id, until }).await.map_err(|error| Failure::new(error.to_string()))
         }
     }
-    Ok(())
 }
 
 async fn withdraw(book: &Access, peer: Candidate) -> Result<(), Failure> {

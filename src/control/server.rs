@@ -390,14 +390,14 @@ async fn import(handles: &Handles, wanted: ImportRequest) -> Result<Response<Bod
 /// By its whole ID, which is in the book.
 async fn vouch(handles: &Handles, wanted: VouchRequest) -> Result<Response<Body>, Failure> {
     let peer = find_or_stranger(handles, &wanted.peer)?;
-    match handles.book.vouch(Vouch { id: peer.id, until: wanted.until }).await {
-        Ok(()) => {}
+    let until = match handles.book.vouch(Vouch { id: peer.id, until: wanted.until }).await {
+        Ok(until) => until,
         Err(error @ (TrustError::NotTrusted { .. } | TrustError::TooManyVouches)) => {
             return Err(Failure::new(StatusCode::CONFLICT, error.to_string()));
         }
         Err(error) => return Err(error.into()),
-    }
-    json(&VouchView { name: peer.name, id: peer.id, address: peer.address, until: wanted.until })
+    };
+    json(&VouchView { name: peer.name, id: peer.id, address: peer.address, until })
 }
 
 async fn unvouch(handles: &Handles, wanted: PeerRequest) -> Result<Response<Body>, Failure> {

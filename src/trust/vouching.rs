@@ -30,6 +30,9 @@ pub const MAX_VOUCHES: usize = 256;
 /// How long a vouch lasts where nobody says otherwise: a quarter, after which somebody should look again.
 pub const VOUCH_SPAN: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
+/// How long it may last: a year, as an invitation.
+pub const MAX_VOUCH_SPAN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// Names in one log line.
 const NAMES: usize = 8;
 
@@ -115,15 +118,16 @@ impl Book {
         .await
     }
 
-    /// A person on this node vouches for a peer, until then (seconds since 1970). Once more is a new date.
+    /// A person on this node vouches for a peer, until then (seconds since 1970). Once more is a new date. Says until when it
+    /// holds: at most [`MAX_VOUCH_SPAN`].
     ///
     /// # Errors
     /// If no person on this node trusts it, if there are too many, or if it cannot be written.
-    pub async fn vouch(&self, vouch: Vouch) -> Result<(), TrustError> {
+    pub async fn vouch(&self, vouch: Vouch) -> Result<u64, TrustError> {
         self.write(move |writer| {
-            writer.decide(|ledger, now| ledger.vouch(vouch, now))??;
-            tracing::info!(id = %vouch.id, "this node vouches for it");
-            Ok(())
+            let until = writer.decide(|ledger, now| ledger.vouch(vouch, now))??;
+            tracing::info!(id = %vouch.id, until, "this node vouches for it");
+            Ok(until)
         })
         .await
     }

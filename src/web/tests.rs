@@ -94,7 +94,9 @@ async fn what_strangers_chose_is_text_on_the_page() {
     for tag in ["<script", "<img", "<b>&'", "<i>", "<u>"] {
         assert!(!html.contains(tag), "{tag}");
     }
-    for shown in ["&lt;script&gt;", "gpu1", "connected", "10.0.0.2:11435", "1.25 ms", "&lt;u&gt;two nodes"] {
+    for shown in
+        ["&lt;script&gt;", "gpu1", "connected", "vouched by desk9", "10.0.0.2:11435", "1.25 ms", "&lt;u&gt;two nodes"]
+    {
         assert!(html.contains(shown), "{shown}");
     }
 }

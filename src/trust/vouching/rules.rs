@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::ledger::{Ledger, clean};
 use super::super::{Pin, Snapshot, Standing, Trust, TrustError};
-use super::{MAX_VOUCHES, Said, Statement, Vouch};
+use super::{MAX_VOUCH_SPAN, MAX_VOUCHES, Said, Statement, Vouch};
 use crate::id::{Id, Scope, Use};
 
 /// How long a statement counts that is not heard again. A voucher that is off over a week of holidays costs nothing; one
@@ -45,7 +45,7 @@ impl Ledger {
         self.tidy();
     }
 
-    pub(super) fn vouch(&mut self, vouch: Vouch, now: u64) -> Result<(), TrustError> {
+    pub(super) fn vouch(&mut self, vouch: Vouch, now: u64) -> Result<u64, TrustError> {
         let trust = match self.vouchers_of(&vouch.id, now).next() {
             Some(_) => Trust::Vouched,
             None => self.pins.get(&vouch.id).map_or(Trust::None, |pin| pin.trust),
@@ -57,9 +57,10 @@ impl Ledger {
         if self.vouches.len() >= MAX_VOUCHES {
             return Err(TrustError::TooManyVouches);
         }
-        self.vouches.push(Vouch { until: vouch.until.min(LATEST), ..vouch });
+        let until = vouch.until.min(now.saturating_add(MAX_VOUCH_SPAN.as_secs())).min(LATEST);
+        self.vouches.push(Vouch { until, ..vouch });
         self.vouches.sort_by_key(|kept| kept.id);
-        Ok(())
+        Ok(until)
     }
 
     pub(super) fn unvouch(&mut self, id: &Id) -> bool {

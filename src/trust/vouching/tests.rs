@@ -221,6 +221,8 @@ fn a_node_vouches_for_whom_a_person_trusts_there_as_long_as_they_do() {
     assert_eq!(told(&ledger, NOW), [said(2, NOW + DAY)]);
     assert_eq!(ledger.snapshot(&policy, NOW).expires, Some(NOW + DAY));
     assert!(told(&ledger, NOW + DAY).is_empty());
+    let year = NOW + MAX_VOUCH_SPAN.as_secs();
+    assert_eq!(ledger.vouch(vouch(year + 1), NOW).unwrap(), year);
     assert!(ledger.unvouch(&id(2)) && !ledger.unvouch(&id(2)));
     ledger.vouch(vouch(NOW + DAY), NOW).unwrap();
     ledger.revoke(id(2), NOW);
