@@ -19,6 +19,7 @@ mod serve;
 mod status;
 mod stop;
 mod trust;
+mod vouch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,6 +77,8 @@ enum Command {
     Trust(trust::Args),
     /// Make an invitation, with which a node nobody sits at trusts this one and is trusted
     Invite(invite::Args),
+    /// Let the users of this node who said `--voucher` use a peer, without asking each of them
+    Vouch(vouch::Args),
     /// Refuse a peer's key from now on, running answers included
     Revoke(revoke::Args),
     /// Show and change the configuration file
@@ -108,6 +111,7 @@ impl Cli {
             Command::Id(args) => id::run(args.json, &place),
             Command::Trust(args) => trust::run(args, &place),
             Command::Invite(args) => invite::run(args, &place),
+            Command::Vouch(args) => vouch::run(&args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),

@@ -2,6 +2,7 @@
 
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
+use crate::control::trust_text;
 use crate::exchange::ServerKind;
 use crate::peers::PeerView;
 
@@ -26,7 +27,7 @@ fn render(peers: &[PeerView]) -> String {
             // A name that two bear says nothing; with the beginning of the ID it can be typed (`id::means`).
             if twice { peer.name.with_suffix(&peer.id.short()).to_string() } else { peer.name.to_string() },
             peer.state.to_string(),
-            peer.trust.to_string(),
+            trust_text(peer.trust, peer.voucher, &peer.vouched_by),
             peer.use_.to_string(),
             peer.scope.to_string(),
             match peer.api {
@@ -66,6 +67,8 @@ mod tests {
             trust: Trust::FirstUse,
             use_: Use::Yes,
             scope: Scope::Infer,
+            voucher: false,
+            vouched_by: Vec::new(),
             provider: true,
             api: Default::default(),
             models: vec!["a".to_owned(), "b".to_owned()],

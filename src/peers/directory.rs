@@ -14,7 +14,7 @@ use tower::discover::Change;
 use crate::exchange::{Endpoint, Health, Load, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
-use crate::trust::{Snapshot, Standing, Trust};
+use crate::trust::{Snapshot, Standing, Trust, Voucher};
 
 use super::machine::Peer;
 
@@ -36,6 +36,12 @@ pub struct PeerView {
     pub use_: Use,
     /// What it may do at our gate.
     pub scope: Scope,
+    /// Whether the servers that it vouches for are used too.
+    #[serde(default)]
+    pub voucher: bool,
+    /// By whose word it is used, where that is so.
+    #[serde(default)]
+    pub vouched_by: Vec<Voucher>,
     /// Whether it lends an Ollama.
     pub provider: bool,
     /// What the server speaks that it lends.
@@ -128,6 +134,8 @@ impl Directory {
             trust: pin.trust,
             use_: pin.use_,
             scope: pin.scope,
+            voucher: pin.voucher,
+            vouched_by: trust.vouchers_of(&pin.id),
             provider: false,
             api: ServerKind::default(),
             models: Vec::new(),
@@ -226,6 +234,8 @@ impl Entry {
             trust: standing.trust,
             use_: standing.use_,
             scope: standing.scope,
+            voucher: trust.is_voucher(&id),
+            vouched_by: trust.vouchers_of(&id),
             provider: report.provider,
             api: report.api,
             models: report.models.keys().cloned().collect(),

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::control::{Mesh, ModelView, StatusView, models};
+use crate::control::{Mesh, ModelView, StatusView, models, trust_text};
 use crate::peers::{PeerState, PeerView};
 
 const STYLE: &str = include_str!("page.css");
@@ -85,7 +85,7 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
             id = peer.id,
             name = Escaped(peer.name.as_str()),
             state = peer.state,
-            trust = peer.trust,
+            trust = Escaped(&trust_text(peer.trust, peer.voucher, &peer.vouched_by)),
             use_ = peer.use_,
             scope = peer.scope,
             list = Escaped(&peer.models.join(", ")),

@@ -41,9 +41,11 @@ impl Mesh for Fake {
             id: Id::of_spki(b"gpu1"),
             address: Some("10.0.0.2:11435".parse().unwrap()),
             state: PeerState::Connected,
-            trust: Trust::FirstUse,
+            trust: Trust::Vouched,
             use_: Use::Yes,
             scope: Scope::Infer,
+            voucher: false,
+            vouched_by: vec![crate::trust::Voucher { name: NodeName::lossy("desk9"), id: Id::of_spki(b"9") }],
             provider: true,
             api: Default::default(),
             models: vec!["\"><script>alert(1)</script>".to_owned()],
@@ -93,7 +95,9 @@ async fn what_strangers_chose_is_text_on_the_page() {
     for tag in ["<script", "<img", "<b>&'", "<i>", "<u>"] {
         assert!(!html.contains(tag), "{tag}");
     }
-    for shown in ["&lt;script&gt;", "gpu1", "connected", "10.0.0.2:11435", "1.25 ms", "&lt;u&gt;two nodes"] {
+    for shown in
+        ["&lt;script&gt;", "gpu1", "connected", "vouched by desk9", "10.0.0.2:11435", "1.25 ms", "&lt;u&gt;two nodes"]
+    {
         assert!(html.contains(shown), "{shown}");
     }
 }

@@ -9,3 +9,4 @@ mod pairing;
 mod socket;
 mod store;
 mod usage;
+mod vouch;

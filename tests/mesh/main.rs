@@ -19,4 +19,5 @@ mod manage;
 mod pairing;
 mod silence;
 mod together;
+mod vouching;
 mod weights;

@@ -190,7 +190,11 @@ impl Node {
     }
 
     pub async fn trust(&self, id: Id, scope: Scope) -> Changed {
-        self.control().await.post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true }).await.unwrap()
+        self.control()
+            .await
+            .post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true, voucher: None })
+            .await
+            .unwrap()
     }
 
     /// `ollana models --keep MODEL@PEER`
