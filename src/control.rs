@@ -151,6 +151,9 @@ pub struct OllamaView {
     /// Whether it is lent to the mesh at this moment.
     #[serde(default)]
     pub lent: bool,
+    /// Why it is not lent at this moment though it could be: what its owner set for times like this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_lent: Option<String>,
     /// What is wrong with it, if something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use http::Uri;
 use tokio::sync::watch;
 
+use super::lending::NotLent;
 use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
@@ -21,7 +22,10 @@ pub(super) struct View {
     /// Nothing if this node lends none.
     pub(super) ollama: Option<watch::Receiver<Arc<State>>>,
     pub(super) ollama_url: Uri,
+    /// Why it lends none, as long as it lives.
     pub(super) why_not_lent: Option<String>,
+    /// Why not at the moment.
+    pub(super) not_now: watch::Receiver<Option<NotLent>>,
     pub(super) report: watch::Receiver<Arc<Report>>,
     pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) directory: Directory,
@@ -62,6 +66,7 @@ impl Mesh for View {
             api: state.healthy.then_some(state.kind),
             server: state.server.clone(),
             lent: self.report.borrow().provider,
+            not_lent: self.not_now.borrow().as_ref().map(ToString::to_string),
             problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
         }
     }

@@ -34,6 +34,9 @@ fn render(status: &StatusView) -> String {
     row("applications", info.listen.map_or("no listener".to_owned(), |at| format!("http://{at}")));
     row("mesh", format!("UDP {}", info.mesh));
     row("ollama", format!("{health}{version}{api} ({})", ollama.url));
+    if let Some(why) = ollama.not_lent.as_ref().filter(|_| ollama.healthy) {
+        row("", format!("it {why}"));
+    }
     if let Some(problem) = &ollama.problem {
         row("", problem.clone());
     }
