@@ -177,7 +177,12 @@ impl App {
             listen: listen_addr,
             open: config.listen.open,
             digests: digests.clone(),
-            preferences: Preferences::default(),
+            preferences: Preferences {
+                waiting: usize::try_from(config.balance.waiting).unwrap_or(usize::MAX),
+                max_wait: config.balance.max_wait,
+                prefer_local: config.balance.prefer_local,
+                tempo: config.tempo,
+            },
             grace: GRACE,
         };
         let router = Router::spawn(settings, endpoints);

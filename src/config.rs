@@ -75,6 +75,9 @@ pub struct Config {
     pub lend: Lend,
     /// How this node's own requests are spread.
     pub balance: Balance,
+    /// How many times faster than real ones the servers are. 1; nothing that a person can set changes it, but a benchmark
+    /// with simulated servers does.
+    pub tempo: f64,
     /// What is believed of a key that was not met before.
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
@@ -190,6 +193,7 @@ impl Config {
             lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
             lend: Lend::from_settings(settings)?,
             balance: Balance::from_settings(settings)?,
+            tempo: 1.0,
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
@@ -216,6 +220,7 @@ impl Config {
             lend_push: false,
             lend: Lend::default(),
             balance: Balance::default(),
+            tempo: 1.0,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,

@@ -1,5 +1,6 @@
 //! What may be seen of the node from outside: snapshots for the socket and the status page.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use super::lending::NotLent;
 use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Account, Load, Report};
+use crate::exchange::{Account, Load, Numbers, Report};
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
 use crate::route::ModelName;
@@ -99,6 +100,10 @@ impl Mesh for View {
 
     fn kept(&self, model: &str) -> Option<Kept> {
         self.digests.of(&ModelName::new(model))
+    }
+
+    fn numbers(&self) -> BTreeMap<String, Numbers> {
+        Numbers::of(&self.report.borrow(), &self.load.borrow())
     }
 
     fn requests(&self) -> Vec<Account> {

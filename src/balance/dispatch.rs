@@ -122,8 +122,10 @@ impl Inner {
     async fn find(&self, errand: &Arc<Errand>) -> Result<Found, Lost> {
         if errand.runs {
             // The room fails in one way only: it is full.
-            let found = self.room.clone().oneshot(errand.clone()).await;
-            return found.unwrap_or_else(|_| Err(Lost::Refused(refuse::room_is_full())));
+            return match self.room.clone().oneshot(errand.clone()).await {
+                Ok(found) => found,
+                Err(_) => Err(Lost::Refused(refuse::room_is_full())),
+            };
         }
         let mut members = self.known.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;

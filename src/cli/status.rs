@@ -40,6 +40,9 @@ fn render(status: &StatusView) -> String {
     if let Some(problem) = &ollama.problem {
         row("", problem.clone());
     }
+    for (model, numbers) in &status.numbers {
+        row("", format!("{model}: {numbers}"));
+    }
     row("peers", format!("{} connected, {} known", status.peers, status.peers_known));
     row("status page", info.status_page.map_or("off".to_owned(), |at| format!("http://{at}")));
     row("state", info.state_dir.display().to_string());

@@ -52,6 +52,8 @@ impl Mesh for Fake {
             models: vec!["\"><script>alert(1)</script>".to_owned()],
             loaded: Vec::new(),
             inflight: 3,
+            direct: 0,
+            numbers: Default::default(),
             rtt_us: 1_250,
             problem: Some("<img src=x onerror=alert(1)>".to_owned()),
             version: String::new(),
