@@ -26,11 +26,15 @@ mod members;
 #[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
 mod plan;
 #[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
+mod prefix;
+#[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
 mod priors;
 mod refuse;
 mod replay;
 #[cfg_attr(not(test), expect(dead_code, reason = "dispatch does not use it yet"))]
 mod score;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
