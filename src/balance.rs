@@ -32,6 +32,8 @@ mod refuse;
 mod replay;
 mod score;
 mod seek;
+#[cfg(test)]
+mod simulation;
 mod stopwatch;
 mod weigh;
 
