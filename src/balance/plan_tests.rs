@@ -42,9 +42,6 @@ fn a_cold_server_is_sent_to_if_it_is_best() {
     // 12 · 1.5 = 18 against 3 + 8 waiting: 4.2 + 8.4 + price.
     assert_eq!(plan(&[warm(3.0, 8.0), cold(6.0)], 0), Some(Plan::Send(1)));
     assert_eq!(plan(&[warm(3.0, 0.0), cold(6.0)], 0), Some(Plan::Tickets(0, None)));
-    let stale = Candidate { knowledge: Knowledge::Stale, ..cold(6.0) };
-    assert_eq!(plan(&[warm(3.0, 8.0), stale], 0), Some(Plan::Tickets(1, None)));
-    assert_eq!(plan(&[warm(3.0, 8.0), held(stale)], 0), Some(Plan::Stay));
 }
 
 #[test]
@@ -137,7 +134,7 @@ fn a_server_that_fails_at_once_draws_nothing_though_it_is_idle() {
 }
 
 fn candidates() -> impl Strategy<Value = Vec<(Server, Candidate)>> {
-    let knowledge = prop_oneof![Just(Knowledge::Exact), Just(Knowledge::Reported), Just(Knowledge::Stale)];
+    let knowledge = prop_oneof![Just(Knowledge::Exact), Just(Knowledge::Reported)];
     let one = (servers(), any::<bool>(), knowledge, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
         |(server, eligible, knowledge, local, held)| {
             let candidate = Candidate { eligible, knowledge, local, held, ..of(&server) };
@@ -157,7 +154,6 @@ proptest! {
             Some(Plan::Send(at)) => {
                 prop_assert!(may(at));
                 prop_assert!(!all[at].score.warm || (all[at].free && all[at].knowledge == Knowledge::Exact));
-                prop_assert!(all[at].knowledge != Knowledge::Stale);
             }
             Some(Plan::Tickets(one, other)) => {
                 prop_assert!(may(one) && other.is_none_or(may) && other != Some(one));

@@ -133,12 +133,6 @@ impl Prefixes {
         }
     }
 
-    /// The server is gone.
-    pub(crate) fn forget_server(&mut self, server: &Id) {
-        let models = self.servers.remove(server).unwrap_or_default();
-        self.kept -= models.values().map(Runner::size).sum::<usize>();
-    }
-
     /// Forgets the conversation that has rested for longest, wherever it is.
     fn forget_oldest(&mut self) -> bool {
         let runners = self.servers.iter().flat_map(|(server, models)| models.iter().map(move |of| (server, of)));
