@@ -107,7 +107,7 @@ fn what_is_short_is_not_kept_and_what_is_long_is_bounded() {
 #[test]
 fn in_all_no_more_is_kept_than_a_mebibyte_and_what_is_used_stays() {
     let mut prefixes = Prefixes::new();
-    let body = |n: u32| -> Vec<u8> { (0..READ as u32 / 4).flat_map(|at| (at ^ n << 20).to_le_bytes()).collect() };
+    let body = |n: u32| -> Vec<u8> { (0..16 * 1024u32).flat_map(|at| (at ^ n << 20).to_le_bytes()).collect() };
     let used = fingerprint(&prefixes, &body(4000));
     for n in 0..2000 {
         let (id, model) = (server((n % 100) as u8), if n % 2 == 0 { "a" } else { "b" });
