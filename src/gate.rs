@@ -12,6 +12,7 @@ mod forward;
 mod inspect;
 mod load;
 mod local;
+mod queue;
 
 use std::sync::Arc;
 use std::time::Duration;
