@@ -135,6 +135,18 @@ pub(crate) fn unloads(uri: &Uri, look: &Look) -> bool {
     look.unloads(&path::decoded(uri.path()))
 }
 
+/// Whether Ollama's route takes the JSON that was read for an order to load or unload a model, with nothing to run, if it is
+/// sent to this.
+pub(crate) fn is_order(uri: &Uri, look: &Look) -> bool {
+    look.is_order(&path::decoded(uri.path()))
+}
+
+/// Whether a model's runner has work with this, for which it has so many slots and no more: not with what only asks, lists,
+/// or changes what is on disk.
+pub(crate) fn runs_model(method: &Method, uri: &Uri) -> bool {
+    *method == Method::POST && path::runs_model(&path::decoded(uri.path()))
+}
+
 /// Whether an Ollama of this version would itself run a web search, on its owner's account, that the tools of a request
 /// to this ask for: for Anthropic's clients always, for OpenAI's since 0.33. (Of a version that cannot be read, a build of
 /// one's own perhaps, the worst is believed.)

@@ -307,7 +307,7 @@ impl Queue {
         self.changed.pop_first()
     }
 
-    /// When to call [`Queue::handle_timeout`].
+    /// When to call [`Queue::handle_timeout`], or a little before there is anything to do.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }

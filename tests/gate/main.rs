@@ -8,6 +8,7 @@ mod bodies;
 mod forms;
 mod load;
 mod packed;
+mod queue;
 mod scopes;
 mod staying;
 

@@ -17,6 +17,7 @@ mod identity;
 mod invitation;
 mod manage;
 mod pairing;
+mod queue;
 mod silence;
 mod together;
 mod weights;

@@ -213,10 +213,10 @@ fn places_are_told_when_they_change_and_not_too_often() {
     queue.handle_end(now, running[0]);
     now += Duration::from_millis(50);
     queue.handle_end(now, running[1]);
-    assert_eq!(queue.poll_timeout(), None, "it runs");
-    let waiting =
-        queue.handle_arrival(now, request(peer(2), 4)).map(|_| queue.handle_arrival(now, ticket(peer(2), 4, 1)));
-    let waiting = waiting.unwrap().unwrap();
+    queue.handle_end(now, running[2]);
+    assert!(granted(&mut queue).contains(&waiting));
+    queue.handle_arrival(now, request(peer(2), 4)).unwrap();
+    let waiting = queue.handle_arrival(now, ticket(peer(2), 4, 1)).unwrap();
     assert_eq!(told(&mut queue, now), [], "not within {TELL:?}");
     let due = queue.poll_timeout().unwrap();
     assert_eq!(due, now + Duration::from_millis(150));
@@ -258,9 +258,11 @@ fn a_model_is_loading_until_it_answers_and_then_in_memory() {
     queue.handle_answer(at(81), id, true);
     queue.handle_end(at(81), id);
     assert_eq!(residence(&queue), Residence::Memory);
-    let due = queue.poll_timeout().unwrap();
-    assert!(due > at(91));
-    queue.handle_timeout(due);
+    while residence(&queue) == Residence::Memory {
+        let due = queue.poll_timeout().unwrap();
+        queue.handle_timeout(due);
+        assert!(residence(&queue) == Residence::Memory || due > at(91), "{:?}", due - start);
+    }
     assert_eq!(queue.load("m"), None);
     // An order to unload it is at once believed.
     queue.handle_look(at(100), &there);
