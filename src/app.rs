@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
@@ -122,7 +122,14 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let settings = GateSettings { lend_push: config.lend_push };
+        let settings = GateSettings {
+            lend_push: config.lend_push,
+            parallel: config.lend.parallel,
+            reserve: config.lend.reserve,
+            weights: config.lend.weights.clone(),
+            queue: usize::try_from(config.lend.queue).unwrap_or(usize::MAX),
+            ..GateSettings::default()
+        };
         let gate = Gate::new(ollama.clone(), settings, lent.lend);
 
         let desk = Desk::new(me, guest);
@@ -226,12 +233,10 @@ impl App {
             router: balances.clone(),
             clone_seen: peers.clone_seen(),
         });
-        // Nobody counts the owner's own requests yet.
-        let (_, own_use) = watch::channel(None);
         let running = Running {
             ollama: ollama_task,
             digests: digests.keep_saved(),
-            lend: AbortOnDropHandle::new(tokio::spawn(lending.keep_up(peers.clone_seen(), own_use))),
+            lend: AbortOnDropHandle::new(tokio::spawn(lending.keep_up(peers.clone_seen(), gate.own_use()))),
             peers,
             router: balances,
         };

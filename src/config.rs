@@ -28,7 +28,7 @@ pub use file::{File, FileError};
 pub use hours::{Hours, ParseHoursError, moment};
 pub use key::Key;
 pub use layers::{Layer, Raw, Settings, Source};
-pub use owner::{Balance, Lend, Weights};
+pub use owner::{Balance, Lend};
 
 use crate::discovery::PeerAddress;
 use crate::id::NodeName;
@@ -218,7 +218,8 @@ impl Config {
             state_dir: state_dir.into(),
             origins: Vec::new(),
             lend_push: false,
-            lend: Lend::default(),
+            // What a simulated server runs at a time is known: a test that is not about slots shall not wait for one.
+            lend: Lend { parallel: Some(256), ..Lend::default() },
             balance: Balance::default(),
             tempo: 1.0,
             trust: TrustPolicy::default(),

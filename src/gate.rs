@@ -1,8 +1,9 @@
 //! The side of a provider that admits requests to its Ollama: a peer's, as far as its scope goes, and the owner's.
 //!
-//! A request passes [`admit`], which looks at who asks for what and gives a [`Permit`](admit::Permit), and then
-//! [`forward`], which takes nothing else and goes to the local Ollama and nowhere else: never onward to a third node.
-//! What runs is counted until the last byte of its answer, and [`Gate::report`] tells it to the peers.
+//! A request passes [`admit`], which looks at who asks for what and gives a [`Permit`](admit::Permit), waits in the
+//! [`queue`] for a slot of its model if a runner has work with it, and then passes [`forward`], which takes nothing else
+//! and goes to the local Ollama and nowhere else: never onward to a third node. What runs is counted and keeps its slot
+//! until the last byte of its answer; [`Gate::load`] tells it to the peers, and [`Gate::report`] what changes seldom.
 //!
 //! What of a peer's request reaches the Ollama is what was read here, as Ollama reads it, and allowed: see [`inspect`].
 //! A peer with scope `infer` does not decide how long models stay in memory.
@@ -10,27 +11,38 @@
 mod admit;
 mod forward;
 mod inspect;
-mod load;
 mod local;
+mod own;
+mod queue;
+mod seats;
+mod settings;
+mod weights;
 
+use std::future::ready;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{
-    Ask, Body, Endpoint, ExchangeError, Load as Busy, ModelLoad, Place, Report, Residence, Slot, Ticket, Turn,
+    Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, Slot, Ticket, Turn,
 };
 use crate::id::{Id, NodeName, Scope};
-use crate::ollama::{Ollama, State};
-use crate::route::Room;
-use load::Load;
+use crate::ollama::Ollama;
+use crate::route::{Api, ModelName, Room, render};
+use admit::{Denied, Permit, Work};
+use own::OwnUse;
+use queue::{Flow, Why};
+use seats::{Seat, Seats};
+pub use settings::GateSettings;
+pub use weights::Weights;
 
-/// Shortest time between two reports. At a thousand short requests a second each would be a message to every peer; a
-/// peer that is told 20 ms later still knows more than any that measures.
+/// Shortest time between two reports: a server that comes says several things of itself one after the other.
 const COALESCE: Duration = Duration::from_millis(20);
 
 /// What the bodies of peers may take of this node's memory while they are looked at, all together, beside the little that
@@ -38,26 +50,30 @@ const COALESCE: Duration = Duration::from_millis(20);
 /// decompressed. Of a thousand streams that one peer may open each could want that.
 const ROOM: usize = 256 << 20;
 
+/// How long a slot that a ticket was given is kept for a request that has not named its model. It is on its way at once.
+const NAMED_WITHIN: Duration = Duration::from_secs(2);
+
 /// The gate before one Ollama.
 #[derive(Debug)]
 pub struct Gate {
     ollama: Ollama,
-    settings: GateSettings,
+    settings: Arc<GateSettings>,
     lend: watch::Receiver<bool>,
-    load: Load,
+    seats: Arc<Seats>,
     room: Room,
+    own: OwnUse,
     report: watch::Receiver<Arc<Report>>,
     own_report: watch::Receiver<Arc<Report>>,
-    busy: watch::Receiver<Arc<Busy>>,
-    reporting: TaskTracker,
-    _reporter: AbortOnDropHandle<()>,
+    tasks: TaskTracker,
+    _keeper: AbortOnDropHandle<()>,
 }
 
-/// What the owner has decided for all peers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GateSettings {
-    /// Whether peers with scope `manage` may push models, which signs with the owner's key.
-    pub lend_push: bool,
+/// How far a request came before it has to wait for its turn.
+enum Entered {
+    /// Not further.
+    Answered(Response<Body>),
+    /// It may go on, once it is the turn of its seat if it has one.
+    Admitted(Box<Permit>, Option<Seat>),
 }
 
 /// Who asks.
@@ -83,37 +99,30 @@ pub enum Caller {
 impl Gate {
     /// A gate before `ollama`, open to peers while `lend` is true.
     pub fn new(ollama: Ollama, settings: GateSettings, lend: watch::Receiver<bool>) -> Arc<Self> {
-        let load = Load::new();
+        let settings = Arc::new(settings);
+        let seats = Seats::new(settings.limits());
         let (publish, report) = watch::channel(Arc::new(Report::default()));
         let (publish_own, own_report) = watch::channel(Arc::new(Report::default()));
-        let (publish_busy, busy) = watch::channel(Arc::new(Busy::default()));
-        let reporting = TaskTracker::new();
-        let reporter = reporting.spawn(keep_reporting(
-            ollama.state(),
-            lend.clone(),
-            load.watch(),
-            publish,
-            publish_own,
-            publish_busy,
-        ));
-        reporting.close();
-        let room = Room::new(ROOM);
-        Arc::new(Self {
-            ollama,
-            settings,
-            lend,
-            load,
-            room,
-            report,
-            own_report,
-            busy,
-            reporting,
-            _reporter: AbortOnDropHandle::new(reporter),
-        })
+        let draining = seats.draining();
+        let reports = keep_reporting(ollama.clone(), settings.clone(), lend.clone(), draining, publish, publish_own);
+        let looks = keep_looking(ollama.clone(), lend.clone(), seats.clone(), settings.clone());
+        let time = seats.clone();
+        let own = OwnUse::default();
+        let used = own.clone();
+        let tasks = TaskTracker::new();
+        let keeper = tasks.spawn(async move {
+            // The first two end if nobody publishes any more, and leave things as they are.
+            tokio::join!(reports, looks, time.keep_time(), used.keep_up());
+        });
+        tasks.close();
+        let (room, _keeper) = (Room::new(ROOM), AbortOnDropHandle::new(keeper));
+        Arc::new(Self { ollama, settings, lend, seats, room, own, report, own_report, tasks, _keeper })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
     /// [`REFUSAL_HEADER`](crate::exchange::REFUSAL_HEADER).
+    ///
+    /// It is counted at once, before the future is polled, and stands in the queue at once if what names its model is here.
     ///
     /// # Errors
     /// Only if Ollama cannot be reached or breaks off before the head of its answer, or if the request's body does. A
@@ -123,27 +132,101 @@ impl Gate {
         caller: Caller,
         request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
+        self.serve_from(None, caller, request)
+    }
+
+    fn serve_from(
+        self: &Arc<Self>,
+        seat: Option<Seat>,
+        caller: Caller,
+        request: Request<Body>,
+    ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
         let gate = self.clone();
+        // Before the look at whether it drains: who waits for nothing to run waits for this one too.
+        let running = gate.seats.begin((caller == Caller::Owner).then(|| gate.own.begin()));
+        let mut entering = Box::pin(gate.clone().enter(seat, caller, request));
+        // As far as it comes without waiting; whoever polls it next is woken for the rest.
+        let early = match entering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(entered) => Ok(entered),
+            Poll::Pending => Err(entering),
+        };
         async move {
-            // Before the look at whether it drains: who waits for nothing to run waits for this one too.
-            let running = gate.load.begin();
-            let admission = admit::Admission {
-                caller: &caller,
-                ollama: &gate.ollama,
-                settings: gate.settings,
-                room: &gate.room,
-                lent: *gate.lend.borrow(),
-                draining: gate.load.is_draining(),
+            let entered = match early {
+                Ok(entered) => entered?,
+                Err(entering) => entering.await?,
             };
-            match admission.admit(request).await {
-                Ok(permit) => forward::forward(permit, &gate.ollama, running).await,
-                Err(admit::Denied::Answer(answer)) => Ok(*answer),
-                Err(admit::Denied::Broken(error)) => Err(error),
+            let (permit, mut seat) = match entered {
+                Entered::Answered(answer) => return Ok(answer),
+                Entered::Admitted(permit, seat) => (permit, seat),
+            };
+            if let Some(seat) = &mut seat
+                && let Err(why) = seat.turn().await
+            {
+                return Ok(permit.refuse(&refused(why)));
             }
+            forward::forward(*permit, &gate.ollama, running, seat).await
         }
     }
 
-    /// What this node lends and how busy it is, the latest. [`Report::scope`] is left for whoever knows the reader.
+    /// Admits a request and seats it.
+    async fn enter(
+        self: Arc<Self>,
+        mut seat: Option<Seat>,
+        caller: Caller,
+        request: Request<Body>,
+    ) -> Result<Entered, ExchangeError> {
+        let admission = self.admission(&caller);
+        let mut admitting = pin!(admission.admit(request));
+        let admitted = match seat {
+            None => admitting.await,
+            Some(_) => match timeout(NAMED_WITHIN, &mut admitting).await {
+                Ok(admitted) => admitted,
+                Err(_) => {
+                    // Others wait for the slot.
+                    seat = None;
+                    admitting.await
+                }
+            },
+        };
+        let permit = match admitted {
+            Ok(permit) => Box::new(permit),
+            Err(Denied::Answer(answer)) => return Ok(Entered::Answered(*answer)),
+            Err(Denied::Broken(error)) => return Err(error),
+        };
+        let state = self.ollama.state().borrow().clone();
+        let (model, slots) = self.settings.line(&self.ollama, &state, permit.model());
+        let seat = match permit.work() {
+            Work::Nothing => None,
+            Work::Load | Work::Unload => Some(self.seats.order(caller.flow(), model)),
+            Work::Run => match seat.filter(|seat| seat.model() == model) {
+                Some(seat) => Some(seat),
+                None => match self.seats.take(self.share(&caller), model, slots, None) {
+                    Ok((seat, _)) => Some(seat),
+                    Err(why) => return Ok(Entered::Answered(permit.refuse(&refused(why)))),
+                },
+            },
+        };
+        Ok(Entered::Admitted(permit, seat))
+    }
+
+    /// Whose turn a caller's requests wait for, and how much of the turns that gets.
+    fn share(&self, caller: &Caller) -> (Flow, f64) {
+        (caller.flow(), self.settings.weights.of_caller(caller))
+    }
+
+    /// What is known when a request of this caller's comes.
+    fn admission<'a>(&'a self, caller: &'a Caller) -> admit::Admission<'a> {
+        admit::Admission {
+            caller,
+            ollama: &self.ollama,
+            settings: &self.settings,
+            room: &self.room,
+            lent: *self.lend.borrow(),
+            draining: self.seats.is_draining(),
+        }
+    }
+
+    /// What this node lends, the latest. [`Report::scope`] is left for whoever knows the reader.
     pub fn report(&self) -> watch::Receiver<Arc<Report>> {
         self.report.clone()
     }
@@ -153,17 +236,44 @@ impl Gate {
         self.own_report.clone()
     }
 
-    /// A place in the queue for a request of `caller`'s that comes later.
-    pub fn queue(self: &Arc<Self>, caller: Caller, _ask: Ask) -> Ticket {
+    /// A place in the queue for a request that comes later; `caller` says whose, at any time. It is in the queue, and in
+    /// [`Gate::load`], when this returns.
+    ///
+    /// A refusal is in the shape of Ollama's own API, since nobody knows yet which one the request will be of.
+    pub fn queue(self: &Arc<Self>, caller: impl Fn() -> Caller + Send + 'static, ask: &Ask) -> Ticket {
         let gate = self.clone();
-        let slot = Slot::new(move |request| Box::pin(gate.serve(caller, request)));
-        let (_, place) = watch::channel(Place::default());
-        Ticket { place, turn: Box::pin(async move { Ok(Turn::Slot(slot)) }) }
+        let who = caller();
+        let state = self.ollama.state().borrow().clone();
+        let name = ModelName::new(&ask.model);
+        let (model, slots) = self.settings.line(&self.ollama, &state, Some(&name));
+        let seat = match self.admission(&who).ticket() {
+            Some(refusal) => Err(refusal),
+            None => self.seats.take(self.share(&who), model, slots, Some(ask.copies)).map_err(refused),
+        };
+        let refuse = |refusal: &Refusal| Turn::Refused(render(Api::Ollama, refusal));
+        let (mut seat, place) = match seat {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                let (_, place) = watch::channel(Place::default());
+                return Ticket { place, turn: Box::pin(ready(Ok(refuse(&refusal)))) };
+            }
+        };
+        tracing::debug!(request = ?ask.request, model, ahead = place.borrow().ahead, "a ticket");
+        let turn = async move {
+            Ok(match seat.turn().await {
+                Ok(()) => {
+                    Turn::Slot(Slot::new(move |request| Box::pin(gate.serve_from(Some(seat), caller(), request))))
+                }
+                Err(why) => refuse(&refused(why)),
+            })
+        };
+        Ticket { place, turn: Box::pin(turn) }
     }
 
-    /// How busy this node is, the latest. [`Load::counted`](Busy::counted) is left for whoever knows the reader.
-    pub fn load(&self) -> watch::Receiver<Arc<Busy>> {
-        self.busy.clone()
+    /// How busy this node is, as of this very moment: what [`Gate::serve`] or [`Gate::queue`] was called for is in it.
+    /// [`Load::counted`] is left for whoever knows the reader.
+    pub fn load(&self) -> watch::Receiver<Arc<Load>> {
+        self.seats.load()
     }
 
     /// The gate as an endpoint of this node's own balancer, whose requests are all `caller`'s: the owner's, or a guest's if
@@ -172,19 +282,24 @@ impl Gate {
         local::endpoint(self.clone(), id, name, caller)
     }
 
-    /// Takes nothing new from peers; what runs, runs on.
+    /// When the owner's own applications used the server by this gate last; now, while they do.
+    pub fn own_use(&self) -> watch::Receiver<Option<Instant>> {
+        self.own.last()
+    }
+
+    /// Takes nothing new from peers and ends the waiting of those that wait; what runs, runs on.
     pub fn drain(&self) {
-        self.load.drain();
+        self.seats.drain();
     }
 
     /// Resolves if it reports no more, which is a bug: it does as long as this lives.
     pub async fn ended(&self) {
-        self.reporting.wait().await;
+        self.tasks.wait().await;
     }
 
     /// Waits until nothing runs.
     pub async fn idle(&self) {
-        self.load.idle().await;
+        self.seats.idle().await;
     }
 }
 
@@ -197,6 +312,15 @@ impl Caller {
             Self::Owner => None,
             Self::Guest => Some(Scope::Infer),
             Self::Peer { scope, .. } => Some(*scope),
+        }
+    }
+
+    /// Whose share of the slots it uses.
+    fn flow(&self) -> Flow {
+        match self {
+            Self::Owner => Flow::Owner,
+            Self::Guest => Flow::Guest,
+            Self::Peer { id, .. } => Flow::Peer(*id),
         }
     }
 
@@ -214,45 +338,73 @@ impl Caller {
     }
 }
 
+fn refused(why: Why) -> Refusal {
+    let refusal = why.refusal();
+    tracing::debug!(code = refusal.code, "refused in the queue");
+    refusal
+}
+
+/// Tells the queue what is found out of the server, and that it is not lent any more.
+async fn keep_looking(ollama: Ollama, mut lend: watch::Receiver<bool>, seats: Arc<Seats>, settings: Arc<GateSettings>) {
+    let (mut state, mut paces) = (ollama.state(), ollama.paces());
+    let (mut direct, mut memory) = (ollama.direct(), ollama.memory());
+    loop {
+        let now = state.borrow_and_update().clone();
+        seats.look(&settings.found(&ollama, &now));
+        if !*lend.borrow_and_update() {
+            seats.close(Why::NotLent);
+        } else if !now.healthy {
+            // Who waits in vain here may have luck elsewhere; the owner's are told by the server itself.
+            seats.close(Why::NoOllama);
+        }
+        // What is not about which models are in memory is no look at that.
+        loop {
+            seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded());
+            tokio::select! {
+                Ok(()) = state.changed() => break,
+                Ok(()) = lend.changed() => break,
+                Ok(()) = paces.changed() => seats.slots(|model| settings.slots(&ollama, &now, Some(model)).tried()),
+                Ok(()) = direct.changed() => {}
+                Ok(()) = memory.changed() => {}
+                else => return,
+            }
+        }
+    }
+}
+
 /// Publishes what changes, the first change at once.
 async fn keep_reporting(
-    mut state: watch::Receiver<Arc<State>>,
+    ollama: Ollama,
+    settings: Arc<GateSettings>,
     mut lend: watch::Receiver<bool>,
-    mut load: watch::Receiver<load::Now>,
+    mut draining: watch::Receiver<bool>,
     publish: watch::Sender<Arc<Report>>,
     publish_own: watch::Sender<Arc<Report>>,
-    publish_busy: watch::Sender<Arc<Busy>>,
 ) {
+    let (mut state, mut paces) = (ollama.state(), ollama.paces());
     loop {
-        let (report, own, busy) = {
-            let (state, load) = (state.borrow_and_update().clone(), *load.borrow_and_update());
+        let (report, own) = {
+            let state = state.borrow_and_update().clone();
             let provider = state.healthy && *lend.borrow_and_update();
-            let in_memory = ModelLoad { residence: Residence::Memory, ..ModelLoad::default() };
-            let busy = Busy {
-                inflight: load.inflight,
-                models: state.loaded.iter().map(|name| (name.clone(), in_memory)).collect(),
-                ..Busy::default()
+            let paces = paces.borrow_and_update().clone();
+            let measured = |(name, info): (&String, &ModelInfo)| {
+                let slots = Some(settings.slots(&ollama, &state, Some(name)).at_once);
+                let pace = Pace { slots, ..paces.get(name).copied().unwrap_or_default() };
+                (name.clone(), ModelInfo { pace, ..info.clone() })
             };
             let own = Report {
                 provider: state.healthy,
                 scope: Scope::None,
-                draining: load.draining,
+                draining: *draining.borrow_and_update(),
                 api: state.kind,
-                models: state.models.clone(),
+                models: state.models.iter().map(measured).collect(),
             };
             let report = match provider {
                 true => own.clone(),
                 false => Report { provider, models: Default::default(), ..own.clone() },
             };
-            (report, own, busy)
+            (report, own)
         };
-        publish_busy.send_if_modified(|known| {
-            let changed = **known != busy;
-            if changed {
-                *known = Arc::new(busy);
-            }
-            changed
-        });
         for (publish, report) in [(&publish, report), (&publish_own, own)] {
             publish.send_if_modified(|known| {
                 let changed = **known != report;
@@ -266,8 +418,9 @@ async fn keep_reporting(
         // Whoever stops publishing leaves things as they are.
         tokio::select! {
             Ok(()) = state.changed() => {}
+            Ok(()) = paces.changed() => {}
             Ok(()) = lend.changed() => {}
-            Ok(()) = load.changed() => {}
+            Ok(()) = draining.changed() => {}
             else => return,
         }
     }

@@ -286,19 +286,24 @@ impl Inbound {
             let opening = opening?;
             let _running = self.exchanges.token();
             drop(head);
-            // As it stands now: what the peer was when it opened the stream is long ago if it took its time.
-            let scope = book.snapshot().standing(&id).scope;
-            let caller = gate::Caller::Peer { id, name: peer.clone(), scope };
+            // As it stands at each moment: what the peer was when it opened the stream is long ago if it took its time.
+            let caller = {
+                let (book, name) = (book.clone(), peer.clone());
+                move || {
+                    let scope = book.snapshot().standing(&id).scope;
+                    gate::Caller::Peer { id, name: name.clone(), scope }
+                }
+            };
             // Counted once the gate knows of it, so that a load which says that it is counted has it.
             match opening {
                 Opening::Request(request, responder) => {
                     // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
-                    let answer = Box::pin(gate.serve(caller, request));
+                    let answer = Box::pin(gate.serve(caller(), request));
                     opened.fetch_add(1, Ordering::Release);
                     responder.answer(answer).await
                 }
                 Opening::Ticket(ask, waiting) => {
-                    let ticket = gate.queue(caller, ask);
+                    let ticket = gate.queue(caller, &ask);
                     opened.fetch_add(1, Ordering::Release);
                     Box::pin(waiting.queue(ticket, &peer)).await
                 }

@@ -135,6 +135,18 @@ pub(crate) fn unloads(uri: &Uri, look: &Look) -> bool {
     look.unloads(&path::decoded(uri.path()))
 }
 
+/// Whether Ollama's route takes the JSON that was read for an order to load or unload a model, with nothing to run, if it is
+/// sent to this.
+pub(crate) fn is_order(uri: &Uri, look: &Look) -> bool {
+    look.is_order(&path::decoded(uri.path()))
+}
+
+/// Whether a model's runner has work with this, for which it has so many slots and no more: not with what only asks, lists,
+/// or changes what is on disk.
+pub(crate) fn runs_model(method: &Method, uri: &Uri) -> bool {
+    *method == Method::POST && path::runs_model(&path::decoded(uri.path()))
+}
+
 /// Whether an Ollama of this version would itself run a web search, on its owner's account, that the tools of a request
 /// to this ask for: for Anthropic's clients always, for OpenAI's since 0.33. (Of a version that cannot be read, a build of
 /// one's own perhaps, the worst is believed.)
@@ -160,11 +172,6 @@ pub(crate) fn is_about_models(path: &str) -> bool {
 pub(crate) fn is_repeatable(method: &Method, uri: &Uri) -> bool {
     // Not what is listed as a 405: another server than an Ollama may do something there, such as `DELETE /v1/models/m`.
     method.is_safe() || path::listed(method, &path::decoded(uri.path())) == Some(Kind::BodyModel)
-}
-
-/// Whether a request of this kind keeps a runner of the server busy: it takes a slot, and may have to wait for one.
-pub(crate) fn runs_model(kind: &Kind, path: &str) -> bool {
-    *kind == Kind::BodyModel && path::decoded(path) != "/api/show"
 }
 
 /// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.

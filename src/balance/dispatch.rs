@@ -55,7 +55,7 @@ impl Inner {
         // What changes models, or was sent to one node, is tried there and nowhere else.
         let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
         let mut errand = Errand::new(aim, parts.uri.path(), Dialect::of(&parts), entry);
-        errand.runs = route::runs_model(&kind, parts.uri.path()) && errand.aim.model().is_some();
+        errand.runs = route::runs_model(&parts.method, &parts.uri) && errand.aim.model().is_some();
         errand.repeatable = route::is_repeatable(&parts.method, &parts.uri);
         errand.changes = kind == Kind::Manage;
         if errand.runs {

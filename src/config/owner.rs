@@ -3,11 +3,11 @@
 //! The defaults give everyone the same: a slot is whoever's turn it is, at any time. Each setting takes something from
 //! the peers for the owner's sake, and none gives a peer more than its scope allows.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{ConfigError, Hours, Key, Settings, value};
-use crate::id::{Id, NodeName, ParseIdError};
+use crate::gate::Weights;
+use crate::id::{Id, ParseIdError};
 
 /// What peers get of this node's Ollama, and when.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,15 +36,6 @@ pub struct Balance {
     pub max_wait: Duration,
     /// Requests that may wait for a slot at once on this node.
     pub waiting: u32,
-}
-
-/// How much of the queue each peer gets beside others: where one of weight 2 and one of weight 1 both have requests that
-/// wait, two of the first are served for each of the second.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Weights {
-    ids: BTreeMap<Id, f64>,
-    /// In lower case: names are compared without case.
-    names: BTreeMap<String, f64>,
 }
 
 // === impl Lend ===
@@ -76,7 +67,7 @@ impl Lend {
             parallel,
             reserve: reserve.unwrap_or(0),
             queue: queue.unwrap_or(Self::QUEUE),
-            weights: settings.parse_all(Key::LendWeights, Weights::parse)?.unwrap_or_default(),
+            weights: settings.parse_all(Key::LendWeights, weights)?.unwrap_or_default(),
             hours: settings.parse_all(Key::LendHours, Hours::parse)?,
             idle: settings.parse(Key::LendIdle, idle)?,
         })
@@ -135,46 +126,28 @@ impl Default for Balance {
     }
 }
 
-// === impl Weights ===
-
-impl Weights {
-    /// Who is in no list.
-    pub const DEFAULT: f64 = 1.0;
-
-    /// The weight of the peer with this ID, which calls itself so, from 0.01 to 100. That of an ID goes before that of a
-    /// name, since anyone may bear a name.
-    pub fn of(&self, id: &Id, name: &NodeName) -> f64 {
-        let named = || self.names.get(&name.as_str().to_ascii_lowercase());
-        self.ids.get(id).or_else(named).copied().unwrap_or(Self::DEFAULT)
-    }
-
-    /// Whether everyone weighs the same.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.names.is_empty()
-    }
-
-    fn parse(entries: &[String]) -> Result<Self, String> {
-        let mut weights = Self::default();
-        for entry in entries {
-            let (peer, weight) = entry
-                .rsplit_once('=')
-                .ok_or_else(|| format!("{entry:?} is no weight; one is NAME=NUMBER or ID=NUMBER, such as gpu1=2"))?;
-            let (peer, weight) = (peer.trim(), weight.trim());
-            let weight = value::factor(weight, 0.01..=100.0).map_err(|problem| format!("{peer}: {problem}"))?;
-            let double = match peer.parse::<Id>() {
-                Ok(id) => weights.ids.insert(id, weight).is_some(),
-                Err(slip @ (ParseIdError::Check(_) | ParseIdError::Alphabet)) => return Err(format!("{peer}: {slip}")),
-                Err(ParseIdError::Length(_)) => {
-                    let name = value::name(peer).map_err(|problem| format!("{peer:?}: {problem}"))?;
-                    weights.names.insert(name.as_str().to_ascii_lowercase(), weight).is_some()
-                }
-            };
-            if double {
-                return Err(format!("{peer} has two weights"));
+/// Weights as they are written: NAME=NUMBER or ID=NUMBER.
+fn weights(entries: &[String]) -> Result<Weights, String> {
+    let mut weights = Weights::default();
+    for entry in entries {
+        let (peer, weight) = entry
+            .rsplit_once('=')
+            .ok_or_else(|| format!("{entry:?} is no weight; one is NAME=NUMBER or ID=NUMBER, such as gpu1=2"))?;
+        let (peer, weight) = (peer.trim(), weight.trim());
+        let weight = value::factor(weight, Weights::RANGE).map_err(|problem| format!("{peer}: {problem}"))?;
+        let double = match peer.parse::<Id>() {
+            Ok(id) => weights.set(id, weight),
+            Err(slip @ (ParseIdError::Check(_) | ParseIdError::Alphabet)) => return Err(format!("{peer}: {slip}")),
+            Err(ParseIdError::Length(_)) => {
+                let name = value::name(peer).map_err(|problem| format!("{peer:?}: {problem}"))?;
+                weights.set_name(&name, weight)
             }
+        };
+        if double {
+            return Err(format!("{peer} has two weights"));
         }
-        Ok(weights)
     }
+    Ok(weights)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 
 use super::inspect::{Inspector, inspect};
+use super::queue::Why;
 use super::{Caller, GateSettings};
 use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
 use crate::id::Scope;
@@ -14,17 +15,17 @@ use crate::ollama::{Ollama, State};
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
     Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed, is_lent,
-    is_push, is_unpacked, is_upload, peek, reads_json, render, unauthorized, unpacked,
+    is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model, unauthorized, unloads, unpacked,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
-const SOON: Duration = Duration::from_secs(1);
+pub(super) const SOON: Duration = Duration::from_secs(1);
 
 /// What is known when a request comes.
 pub(super) struct Admission<'a> {
     pub(super) caller: &'a Caller,
     pub(super) ollama: &'a Ollama,
-    pub(super) settings: GateSettings,
+    pub(super) settings: &'a GateSettings,
     pub(super) room: &'a Room,
     pub(super) lent: bool,
     pub(super) draining: bool,
@@ -37,6 +38,20 @@ pub(super) struct Permit {
     model: Option<ModelName>,
     objection: Option<oneshot::Receiver<Refusal>>,
     hide_remote: bool,
+    work: Work,
+}
+
+/// What a request is to the runner of its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Nothing: it only asks, or changes what is on disk.
+    Nothing,
+    /// One more to run, for which there must be a slot.
+    Run,
+    /// To load the model and no more.
+    Load,
+    /// To unload it.
+    Unload,
 }
 
 /// What a permit holds, for who forwards it.
@@ -49,6 +64,7 @@ pub(super) struct Granted {
     pub(super) objection: Option<oneshot::Receiver<Refusal>>,
     /// Whether models that run on the owner's account are to be taken out of the answer.
     pub(super) hide_remote: bool,
+    pub(super) work: Work,
 }
 
 /// Why there is no permit.
@@ -63,8 +79,36 @@ pub(super) enum Denied {
 
 impl Permit {
     pub(super) fn redeem(self) -> Granted {
-        let Self { request, route, model, objection, hide_remote } = self;
-        Granted { request, route, model, objection, hide_remote }
+        let Self { request, route, model, objection, hide_remote, work } = self;
+        Granted { request, route, model, objection, hide_remote, work }
+    }
+
+    /// What it is to the runner.
+    pub(super) fn work(&self) -> Work {
+        self.work
+    }
+
+    /// The model it asks for, if it names one early.
+    pub(super) fn model(&self) -> Option<&ModelName> {
+        self.model.as_ref()
+    }
+
+    /// The mesh's own answer in place of the server's.
+    pub(super) fn refuse(&self, refusal: &Refusal) -> Response<Body> {
+        render(self.route.api, refusal)
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    fn of(parts: &request::Parts, reader: Option<&Reader>) -> Self {
+        match reader {
+            _ if !runs_model(&parts.method, &parts.uri) => Self::Nothing,
+            Some(Reader::Json(look)) if unloads(&parts.uri, look) => Self::Unload,
+            Some(Reader::Json(look)) if is_order(&parts.uri, look) => Self::Load,
+            _ => Self::Run,
+        }
     }
 }
 
@@ -90,15 +134,15 @@ impl Admission<'_> {
     /// The owner's: nothing is forbidden. The model is looked for to know what it loads.
     async fn owner(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
         let reader = Some(&parts).filter(|_| route.kind == Kind::BodyModel).and_then(Reader::of);
-        let (model, body) = match reader {
+        let (model, body, work) = match reader {
             Some(reader) => {
                 let Peeked { reader, body, .. } = self.peek(reader, body, &route).await?;
-                (reader.model(), body)
+                (reader.model(), body, Work::of(&parts, Some(&reader)))
             }
-            None => (path_model(&route), body),
+            None => (path_model(&route), body, Work::of(&parts, None)),
         };
         let request = Request::from_parts(parts, body);
-        Ok(Permit { request, route, model, objection: None, hide_remote: false })
+        Ok(Permit { request, route, model, objection: None, hide_remote: false, work })
     }
 
     async fn peer(
@@ -116,7 +160,8 @@ impl Admission<'_> {
         }
         if is_upload(&parts.uri) {
             let request = Request::from_parts(parts, body);
-            return Ok(Permit { request, route, model: None, objection: None, hide_remote });
+            let work = Work::Nothing;
+            return Ok(Permit { request, route, model: None, objection: None, hide_remote, work });
         }
         if is_unpacked(&parts.method, &parts.uri, &parts.headers) {
             // What was read goes to Ollama, and not what it was read from: so nothing can be read in two ways.
@@ -149,9 +194,10 @@ impl Admission<'_> {
         if let Some(model) = &model {
             self.runs_here(model, &route).await?;
         }
+        let work = Work::of(&parts, Some(&inspector.reader));
         let (body, objection) = inspect(body, inspector);
         let request = Request::from_parts(parts, body);
-        Ok(Permit { request, route, model, objection: Some(objection), hide_remote })
+        Ok(Permit { request, route, model, objection: Some(objection), hide_remote, work })
     }
 
     /// What the head alone forbids.
@@ -167,26 +213,39 @@ impl Admission<'_> {
             return Some(deny(route, &refusal(StatusCode::METHOD_NOT_ALLOWED, "connect", message)));
         }
         let scope = self.caller.scope()?;
-        if self.draining {
-            let message = "this server is about to stop and takes nothing new".to_owned();
-            let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "draining", message);
-            return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
-        }
-        if !self.lent {
-            let message = "this server does not lend its Ollama at the moment".to_owned();
-            let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "not-lent", message);
-            return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
+        if let Some(why) = self.closed() {
+            return Some(deny(route, &why.refusal()));
         }
         self.by_scope(parts, route, scope).or_else(|| self.by_server(parts, route))
+    }
+
+    /// Why nothing at all is lent now.
+    fn closed(&self) -> Option<Why> {
+        if self.draining {
+            return Some(Why::Draining);
+        }
+        (!self.lent).then_some(Why::NotLent)
+    }
+
+    /// Why there is no ticket for this caller, whatever the request will be.
+    pub(super) fn ticket(&self) -> Option<Refusal> {
+        self.caller.scope()?;
+        let closed = self.closed().or_else(|| (!self.ollama.state().borrow().healthy).then_some(Why::NoOllama));
+        closed.map(Why::refusal).or_else(|| self.stranger())
+    }
+
+    /// What a peer is told whose use of this server nobody has allowed.
+    fn stranger(&self) -> Option<Refusal> {
+        let Caller::Peer { name, scope: Scope::None, .. } = self.caller else { return None };
+        let message = format!("this server's owner does not let {name} use it; they can with: ollana trust {name}");
+        Some(refusal(StatusCode::FORBIDDEN, "scope", message))
     }
 
     /// What the server does not lend, being what it is; all of it while it is not known what it is.
     fn by_server(&self, parts: &request::Parts, route: &Route) -> Option<Denied> {
         let state = self.ollama.state().borrow().clone();
         if !state.healthy {
-            let message = "this server has no Ollama running at the moment".to_owned();
-            let unavailable = refusal(StatusCode::SERVICE_UNAVAILABLE, "no-ollama", message);
-            return Some(deny(route, &Refusal { retry_after: Some(SOON), ..unavailable }));
+            return Some(deny(route, &Why::NoOllama.refusal()));
         }
         if is_lent(state.kind, &parts.method, parts.uri.path()) {
             return None;
@@ -201,9 +260,8 @@ impl Admission<'_> {
 
     fn by_scope(&self, parts: &request::Parts, route: &Route, scope: Scope) -> Option<Denied> {
         let forbidden = |code, message| Some(deny(route, &refusal(StatusCode::FORBIDDEN, code, message)));
-        if let Caller::Peer { name, scope: Scope::None, .. } = self.caller {
-            let message = format!("this server's owner does not let {name} use it; they can with: ollana trust {name}");
-            return forbidden("scope", message);
+        if let Some(refusal) = self.stranger() {
+            return Some(deny(route, &refusal));
         }
         match (route.needs(), &route.kind) {
             (_, Kind::Owner(OwnerRoute::Me)) => Some(Denied::Answer(Box::new(unauthorized()))),

@@ -11,34 +11,52 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::admit::{Granted, Permit};
-use super::load::Running;
+use super::admit::{Granted, Permit, Work};
+use super::seats::{Running, Seat};
 use crate::exchange::{Body, ExchangeError, Refusal, full};
-use crate::ollama::{Ollama, State};
+use crate::ollama::{self, Ollama, State};
 use crate::route::{Kind, ModelName, render};
 
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
 const MAX_LISTING: usize = 32 * 1024 * 1024;
 
-/// Takes an admitted request to the Ollama, and counts it until its answer's last byte.
+/// Takes an admitted request to the Ollama, counts it and keeps its seat until its answer's last byte.
 pub(super) async fn forward(
     permit: Permit,
     ollama: &Ollama,
     running: Running,
+    seat: Option<Seat>,
 ) -> Result<Response<Body>, ExchangeError> {
-    let Granted { request, route, model, objection, hide_remote } = permit.redeem();
+    let Granted { request, route, model, objection, hide_remote, work } = permit.redeem();
+    if let Some(seat) = seat.as_ref().filter(|_| work != Work::Unload) {
+        seat.sent();
+    }
+    let run = seat.as_ref().filter(|seat| work == Work::Run && !seat.model().is_empty());
+    let run = run.and_then(|seat| Some(ollama.run(seat.model(), ollama::Work::of(request.uri().path())?)));
     let answer = match send(request, objection, ollama).await? {
-        Ok(answer) => answer,
+        Ok(answer) => match run {
+            Some(run) => run.watch(answer),
+            None => answer,
+        },
         Err(refusal) => return Ok(render(route.api, &refusal)),
     };
     let changes = route.kind == Kind::Manage;
-    if model.is_some_and(|model| is_news(&model, &ollama.state().borrow())) {
+    match (&seat, work) {
+        (Some(seat), Work::Unload) if answer.status().is_success() => {
+            seat.unloaded();
+            ollama.refresh();
+        }
+        // An error is said without the model.
+        (Some(seat), _) => seat.answered(answer.status().is_success()),
+        (None, _) => {}
+    }
+    if work != Work::Unload && model.is_some_and(|model| is_news(&model, &ollama.state().borrow())) {
         // It runs, so it has been loaded.
         ollama.refresh();
     }
     let answer = if hide_remote { without_remote(answer, ollama).await? } else { answer };
     let after = changes.then(|| ollama.clone());
-    Ok(answer.map(|body| Counted { body, guard: Some(Guard { _running: running, after }) }.boxed_unsync()))
+    Ok(answer.map(|body| Counted { body, guard: Some(Guard { _seat: seat, _running: running, after }) }.boxed_unsync()))
 }
 
 /// Sends it; a refusal that the rest of the body earns comes before whatever else happens.
@@ -109,6 +127,7 @@ struct Counted {
 
 /// Dropped at the end of an answer, however it ends.
 struct Guard {
+    _seat: Option<Seat>,
     _running: Running,
     after: Option<Ollama>,
 }

@@ -67,7 +67,8 @@ impl Endpoint for Local {
     }
 
     fn queue(&self, ask: Ask) -> Ticket {
-        self.gate.queue(self.caller.clone(), ask)
+        let caller = self.caller.clone();
+        self.gate.queue(move || caller.clone(), &ask)
     }
 }
 

@@ -43,6 +43,15 @@ pub struct Slots {
     pub probe: bool,
 }
 
+// === impl Slots ===
+
+impl Slots {
+    /// How many to hand over if there are so many: with the one more that may be tried.
+    pub fn tried(self) -> u32 {
+        self.at_once.saturating_add(u32::from(self.probe))
+    }
+}
+
 /// What is known of one model's runner.
 #[derive(Debug)]
 pub(super) struct Learner {

@@ -227,12 +227,18 @@ impl Look {
     /// Whether Ollama's route at `path` takes this for the order to unload the model, once it is
     /// [`Progress::Complete`]: `keep_alive` is nothing, and so is what there would be to do.
     pub fn unloads(&self, path: &str) -> bool {
+        self.is_order(path) && self.keep_alive.is_zero()
+    }
+
+    /// Whether Ollama's route at `path` takes this for the order to load the model or to unload it, once it is
+    /// [`Progress::Complete`]: there is nothing to do.
+    pub fn is_order(&self, path: &str) -> bool {
         let idle = match path {
             "/api/generate" => !self.prompt,
             "/api/chat" => !self.messages,
             _ => false,
         };
-        idle && self.keep_alive.is_zero() && self.progress == Progress::Complete
+        idle && self.progress == Progress::Complete
     }
 
     fn named(&self) -> Option<&str> {

@@ -36,6 +36,24 @@ const BODY_MODEL: &[&str] = &[
     "/v1/images/edits",
 ];
 
+/// Of those, the ones that no runner works for.
+const ONLY_LOOKS: &[&str] = &["/api/show"];
+
+/// What other servers than Ollama have their runners work for beside those: llama-server's own paths, and OpenAI's without
+/// its version. (Spelled otherwise they are not lent; an Ollama's are redirected.)
+const OTHERS_RUN: &[&str] = &[
+    "/v1/rerank",
+    "/v1/reranking",
+    "/rerank",
+    "/reranking",
+    "/chat/completions",
+    "/completions",
+    "/completion",
+    "/infill",
+    "/embedding",
+    "/embeddings",
+];
+
 /// The path as Go's `net/url` hands it to Ollama's router: percent-encoding undone once.
 pub(super) fn decoded(path: &str) -> String {
     percent_decode_str(path).decode_utf8_lossy().into_owned()
@@ -82,6 +100,11 @@ pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
             _ => return None,
         },
     })
+}
+
+/// Whether a `POST` there is work for the runner of a model.
+pub(super) fn runs_model(path: &str) -> bool {
+    (BODY_MODEL.contains(&path) && !ONLY_LOOKS.contains(&path)) || OTHERS_RUN.contains(&path)
 }
 
 /// What needs more than `infer` under the strictest reading.
@@ -190,6 +213,18 @@ mod tests {
         ];
         for (method, path, expected) in table {
             assert_eq!(kind(method.parse().unwrap(), path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_runner_has_work_with_what_runs_a_model_and_with_nothing_else() {
+        let runs = |method: Method, path: &str| super::super::runs_model(&method, &path.parse().unwrap());
+        for path in BODY_MODEL.iter().chain(["/v1/rerank", "/api/%67enerate", "/api/chat?x=1"].iter()) {
+            assert_eq!(runs(Method::POST, path), *path != "/api/show", "{path}");
+            assert!(!runs(Method::GET, path), "{path}");
+        }
+        for path in ["/", "/api/tags", "/api/pull", "/api/version", "/v1/models/m", "/v1/messages/count_tokens", "/x"] {
+            assert!(!runs(Method::POST, path), "{path}");
         }
     }
 

@@ -18,6 +18,7 @@ mod invitation;
 mod manage;
 mod owner;
 mod pairing;
+mod queue;
 mod silence;
 mod together;
 mod vouching;

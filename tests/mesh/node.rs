@@ -80,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// Its Ollama runs so many requests of a model at a time.
+    pub fn runs(mut self, slots: u32) -> Self {
+        self.config.lend.parallel = Some(slots);
+        self
+    }
+
     /// At any port, also when it is started again.
     pub fn anywhere(mut self) -> Self {
         self.config.mesh.addr.set_port(0);

@@ -105,6 +105,8 @@ pub struct Counts {
     pub most_running: usize,
     /// Those of them that wait for a slot or for a load.
     pub waiting: usize,
+    /// The most that one model's runner had at a time, with those that waited for it.
+    pub most_at_a_model: usize,
     /// Answers that were given to their end.
     pub finished: u64,
     /// Requests whose client went away before.

@@ -14,6 +14,8 @@ fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
     Config::load(&Layer::default(), &environment, Some(&file)).map_err(|error| error.to_string())
 }
 
+use crate::id::NodeName;
+
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()
 }

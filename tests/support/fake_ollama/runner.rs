@@ -1,6 +1,7 @@
 //! Slots, loads and words.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,12 +24,19 @@ struct Runner {
     /// Fair and without a bound, as Ollama's queue for a loaded model is.
     slots: Arc<Semaphore>,
     loading: tokio::sync::Mutex<()>,
+    /// Requests that have a slot or wait for one.
+    here: AtomicUsize,
 }
+
+/// One of a runner's requests.
+#[derive(Debug)]
+struct Here(Arc<Runner>);
 
 /// A slot, for as long as an answer needs it.
 #[derive(Debug)]
 pub(crate) struct Slot {
     _slot: OwnedSemaphorePermit,
+    _here: Here,
     /// Time that the load took.
     pub(crate) load: Duration,
 }
@@ -41,8 +49,9 @@ struct Waiting<'a>(&'a Shared);
 impl Runners {
     fn of(&self, model: &str, parallel: usize) -> Arc<Runner> {
         let mut runners = self.0.lock().unwrap();
-        let new =
-            || Arc::new(Runner { slots: Arc::new(Semaphore::new(parallel)), loading: tokio::sync::Mutex::default() });
+        let new = || {
+            Arc::new(Runner { slots: Arc::new(Semaphore::new(parallel)), loading: Default::default(), here: 0.into() })
+        };
         runners.entry(model.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -51,11 +60,12 @@ impl Runners {
 pub(crate) async fn slot(shared: &Shared, model: &str) -> Slot {
     let settings = shared.settings.lock().unwrap().clone();
     let runner = shared.runners.of(model, settings.parallel);
+    let here = Here::enter(&runner, shared);
     let waiting = Waiting::new(shared);
     let slot = runner.slots.clone().acquire_owned().await.unwrap();
     let load = ensure_loaded(shared, model, &runner, &settings).await;
     drop(waiting);
-    Slot { _slot: slot, load }
+    Slot { _slot: slot, _here: here, load }
 }
 
 async fn ensure_loaded(shared: &Shared, model: &str, runner: &Runner, settings: &Settings) -> Duration {
@@ -94,6 +104,20 @@ pub(crate) async fn pause(time: Duration) {
 }
 
 // === impl Waiting ===
+
+impl Here {
+    fn enter(runner: &Arc<Runner>, shared: &Shared) -> Self {
+        let here = runner.here.fetch_add(1, Ordering::Relaxed) + 1;
+        shared.counts.send_modify(|counts| counts.most_at_a_model = counts.most_at_a_model.max(here));
+        Self(runner.clone())
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.here.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl<'a> Waiting<'a> {
     fn new(shared: &'a Shared) -> Self {

@@ -1,0 +1,440 @@
+//! Whose turn it is: the line before each model, decided without I/O and without a clock.
+//!
+//! Feed it what happened (`handle_*`), then ask what follows from it ([`Queue::poll_event`], [`Queue::poll_changed`]) and
+//! when to come back ([`Queue::poll_timeout`]). An **entry** is a request that is here, or a ticket for one that comes
+//! later; it waits in the [`Line`] of its model until it is granted one of the model's slots, and keeps that until it
+//! ends. Whatever it was doing, [`Queue::handle_end`] takes it out and gives back what it had.
+//!
+//! Ollama puts no bound on what waits for a model and has no notion of who asks. So at most as many are sent there as its
+//! runner works on at a time, also while the model is loaded, and the rest waits here: bounded, in all and for each peer,
+//! and fairly between them.
+
+mod line;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::exchange::{ModelLoad, Place};
+use crate::id::Id;
+use line::Line;
+
+/// What one whole request counts, in which fractions of one can be added up and taken away again without a rest.
+const WHOLE: u32 = 1_000_000;
+/// A ticket says how many stand for one request. More than this is no use to anybody, and makes a queue look empty.
+const MAX_COPIES: u8 = 8;
+/// Shortest time between two words to those who wait in one line about where they stand.
+const TELL: Duration = Duration::from_millis(200);
+
+/// One who waits or runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct EntryId(u64);
+
+/// Whose an entry is: what is shared fairly is shared between these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Flow {
+    /// This machine's applications.
+    Owner,
+    /// Whoever comes by a listener that is open to other machines.
+    Guest,
+    /// A peer, by its key.
+    Peer(Id),
+}
+
+/// A line's name: a model as the server lists it.
+pub(super) type Model = Arc<str>;
+
+/// What the owner has decided about those who wait.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Limits {
+    /// Others than the owner who wait, in all; and as many of the owner's again.
+    pub(super) waiting: usize,
+    /// The same of one peer.
+    pub(super) waiting_each: usize,
+    /// Slots of a model that only the owner gets. One is lent anyhow.
+    pub(super) reserve: u32,
+}
+
+/// Who wants to run.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Arrival {
+    pub(super) flow: Flow,
+    /// Its share while several wait: twice as much has twice as many turns. Finite and above 0.
+    pub(super) weight: f64,
+    pub(super) model: Model,
+    /// How many of this model run at a time.
+    pub(super) slots: u32,
+    /// Set if it is a ticket: how many of them stand for the request.
+    pub(super) copies: Option<u8>,
+}
+
+/// What is to be told.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Event {
+    /// It has a slot from now on.
+    Granted(EntryId),
+    /// It waits no more, and is forgotten.
+    Refused(EntryId, Why),
+    /// Where this ticket stands now.
+    Moved(EntryId, Place),
+}
+
+/// Why nobody waits here any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Too many wait: this many before the model, and how long it would take to be through with them.
+    Busy(usize, Duration),
+    /// This node is about to stop.
+    Draining,
+    /// Its Ollama is not lent now.
+    NotLent,
+    /// There is no Ollama now.
+    NoOllama,
+}
+
+/// What a look at the server found of one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) loaded: bool,
+    pub(super) slots: u32,
+}
+
+/// All lines before one server.
+#[derive(Debug)]
+pub(super) struct Queue {
+    limits: Limits,
+    lines: BTreeMap<Model, Line>,
+    entries: HashMap<EntryId, Entry>,
+    /// How many of each wait; none that is zero.
+    waiting: HashMap<Flow, usize>,
+    next: u64,
+    draining: bool,
+    events: VecDeque<Event>,
+    changed: BTreeSet<Model>,
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    flow: Flow,
+    model: Model,
+    stage: Stage,
+    /// Whether it needs no slot.
+    free: bool,
+    /// When it was granted.
+    since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// A slot is kept for it.
+    Granted,
+    /// Ollama has it and has not answered.
+    Sent,
+    /// Its answer has begun.
+    Answered,
+}
+
+// === impl Queue ===
+
+impl Queue {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            lines: BTreeMap::new(),
+            entries: HashMap::new(),
+            waiting: HashMap::new(),
+            next: 0,
+            draining: false,
+            events: VecDeque::new(),
+            changed: BTreeSet::new(),
+            due: None,
+        }
+    }
+
+    /// One more wants to run. If a slot is free it has it at once: an [`Event`] says so.
+    ///
+    /// Where all places are taken, whoever has the most of them loses its last one to who has fewer: a peer cannot keep
+    /// others out by waiting in great numbers.
+    pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) -> Result<EntryId, Why> {
+        let Arrival { flow, weight, model, slots, copies } = arrival;
+        if self.draining && flow != Flow::Owner {
+            return Err(Why::Draining);
+        }
+        let id = self.enter(now, flow, &model, Stage::Waiting, false);
+        let line = self.lines.entry(model.clone()).or_default();
+        line.set_slots(slots);
+        let counts = WHOLE / u32::from(copies.unwrap_or(1).clamp(1, MAX_COPIES));
+        line.join(flow, weight, line::Waiting { id, counts, ticket: copies.is_some() });
+        *self.waiting.entry(flow).or_default() += 1;
+        self.grant(now, &model);
+        if self.stage(id) == Some(Stage::Waiting) {
+            self.make_room(now, id, flow, &model)?;
+        }
+        self.moved(now, &model);
+        Ok(id)
+    }
+
+    /// One more runs that no slot is needed for: an order to load a model.
+    pub(super) fn handle_order(&mut self, now: Instant, flow: Flow, model: &Model) -> EntryId {
+        self.lines.entry(model.clone()).or_default();
+        self.enter(now, flow, model, Stage::Granted, true)
+    }
+
+    /// What was granted is on its way to the server.
+    pub(super) fn handle_sent(&mut self, id: EntryId) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Granted) else { return };
+        entry.stage = Stage::Sent;
+        let Some(line) = self.lines.get_mut(&entry.model) else { return };
+        line.sent += 1;
+        self.changed.insert(entry.model.clone());
+    }
+
+    /// The server has answered; `ran` says whether as one does that has the model in memory.
+    pub(super) fn handle_answer(&mut self, now: Instant, id: EntryId, ran: bool) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Sent) else { return };
+        entry.stage = Stage::Answered;
+        let Some(line) = self.lines.get_mut(&entry.model) else { return };
+        line.sent -= 1;
+        if ran {
+            line.memory.witness(now);
+        }
+        self.due = earlier(self.due, line.memory.until());
+        self.changed.insert(entry.model.clone());
+    }
+
+    /// The server has unloaded a model on request.
+    pub(super) fn handle_unloaded(&mut self, model: &Model) {
+        if let Some(line) = self.lines.get_mut(model) {
+            line.memory = line::Memory::default();
+            self.changed.insert(model.clone());
+        }
+    }
+
+    /// One is over, or waits no more: whatever it had is free. Nothing happens if it is gone already.
+    pub(super) fn handle_end(&mut self, now: Instant, id: EntryId) {
+        let Some(entry) = self.entries.remove(&id) else { return };
+        let Entry { flow, model, stage, free, since } = entry;
+        let Some(line) = self.lines.get_mut(&model) else { return };
+        match stage {
+            Stage::Waiting => {
+                line.leave(flow, id);
+                self.waits_no_more(flow);
+            }
+            Stage::Granted | Stage::Sent | Stage::Answered => {
+                line.sent -= u32::from(stage == Stage::Sent);
+                if !free {
+                    line.give_back(flow);
+                    if stage == Stage::Answered {
+                        line.took(now.saturating_duration_since(since));
+                    }
+                }
+            }
+        }
+        self.grant(now, &model);
+        self.moved(now, &model);
+    }
+
+    /// A look at the server found these models. Lines of others go once nobody is in them.
+    pub(super) fn handle_look(&mut self, now: Instant, found: &BTreeMap<&str, Found>) {
+        for (model, found) in found {
+            if !self.lines.contains_key(*model) && found.loaded {
+                self.lines.insert(Model::from(*model), Line::default());
+            }
+        }
+        let models: Vec<Model> = self.lines.keys().cloned().collect();
+        for model in models {
+            let Some(line) = self.lines.get_mut(&model) else { continue };
+            let of_it = found.get(&*model);
+            line.memory.look(now, of_it.is_some_and(|found| found.loaded));
+            match of_it {
+                Some(found) => {
+                    line.set_slots(found.slots);
+                    self.grant(now, &model);
+                }
+                None if !self.entries.values().any(|entry| entry.model == model) => {
+                    self.lines.remove(&model);
+                }
+                None => {}
+            }
+            self.moved(now, &model);
+        }
+    }
+
+    /// So many requests of a model run at a time, from now on.
+    pub(super) fn handle_slots(&mut self, now: Instant, slots: impl Fn(&str) -> u32) {
+        let models: Vec<Model> = self.lines.keys().cloned().collect();
+        for model in models {
+            if let Some(line) = self.lines.get_mut(&model) {
+                line.set_slots(slots(&model));
+            }
+            self.grant(now, &model);
+            self.moved(now, &model);
+        }
+    }
+
+    /// Nobody but the owner waits any longer. Who comes later is not this one's business.
+    pub(super) fn handle_closed(&mut self, now: Instant, why: Why) {
+        let others = |(id, entry): (&EntryId, &Entry)| {
+            (entry.stage == Stage::Waiting && entry.flow != Flow::Owner).then_some(*id)
+        };
+        let mut waiting: Vec<EntryId> = self.entries.iter().filter_map(others).collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            self.refuse(now, id, why);
+        }
+    }
+
+    /// The same for good: the owner's own requests are all that is taken from now on.
+    pub(super) fn handle_drain(&mut self, now: Instant) {
+        self.draining = true;
+        self.handle_closed(now, Why::Draining);
+    }
+
+    /// Time has passed.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.due = None;
+        for (model, line) in &mut self.lines {
+            if line.memory.expire(now) {
+                self.changed.insert(model.clone());
+            }
+            if line.due(now).is_some_and(|due| due <= now) {
+                line.tell(now, &mut self.events);
+            }
+            self.due = [line.due(now), line.memory.until()].into_iter().fold(self.due, earlier);
+        }
+    }
+
+    /// The next thing to tell.
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The next model of which [`Queue::load`] may say something else than before.
+    pub(super) fn poll_changed(&mut self) -> Option<Model> {
+        self.changed.pop_first()
+    }
+
+    /// When to call [`Queue::handle_timeout`], or a little before there is anything to do.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// How busy a model is; nothing if it is on disk and nobody wants it.
+    pub(super) fn load(&self, model: &str) -> Option<ModelLoad> {
+        let load = self.lines.get(model).map(Line::load)?;
+        (load != ModelLoad::default()).then_some(load)
+    }
+
+    /// Where an entry stands in its line; nothing if it does not wait.
+    pub(super) fn place(&self, id: EntryId) -> Option<Place> {
+        let entry = self.entries.get(&id).filter(|entry| entry.stage == Stage::Waiting)?;
+        self.lines.get(&entry.model)?.place(id)
+    }
+
+    /// The line's name, shared if there is one by this name already.
+    pub(super) fn named(&self, model: &str) -> Model {
+        self.lines.get_key_value(model).map_or_else(|| Model::from(model), |(name, _)| name.clone())
+    }
+
+    // === inside ===
+
+    fn enter(&mut self, now: Instant, flow: Flow, model: &Model, stage: Stage, free: bool) -> EntryId {
+        let id = EntryId(self.next);
+        self.next += 1;
+        self.entries.insert(id, Entry { flow, model: model.clone(), stage, free, since: now });
+        id
+    }
+
+    fn stage(&self, id: EntryId) -> Option<Stage> {
+        self.entries.get(&id).map(|entry| entry.stage)
+    }
+
+    /// Gives free slots to those whose turn it is.
+    fn grant(&mut self, now: Instant, model: &Model) {
+        let Some(line) = self.lines.get_mut(model) else { return };
+        let mut granted = Vec::new();
+        while let Some(next) = line.grant(&self.limits) {
+            granted.push(next);
+        }
+        for (flow, id) in granted {
+            self.waits_no_more(flow);
+            if let Some(entry) = self.entries.get_mut(&id) {
+                (entry.stage, entry.since) = (Stage::Granted, now);
+            }
+            self.events.push_back(Event::Granted(id));
+        }
+    }
+
+    /// Holds those who wait to their number, now that this one is among them.
+    fn make_room(&mut self, now: Instant, id: EntryId, flow: Flow, model: &Model) -> Result<(), Why> {
+        let Limits { waiting, waiting_each, .. } = self.limits;
+        let own = self.waiting.get(&flow).copied().unwrap_or_default();
+        let others = || self.waiting.iter().filter(|(flow, _)| **flow != Flow::Owner).map(|(flow, n)| (*n, *flow));
+        let loser = match flow {
+            Flow::Owner if own <= waiting => return Ok(()),
+            Flow::Owner => id,
+            _ if own > waiting_each => id,
+            _ if others().map(|(n, _)| n).sum::<usize>() <= waiting => return Ok(()),
+            _ => others().max().filter(|(n, _)| *n > own).and_then(|(_, most)| self.last_of(most)).unwrap_or(id),
+        };
+        let of = if loser == id { Some(model.clone()) } else { self.entries.get(&loser).map(|e| e.model.clone()) };
+        let why = of.and_then(|of| self.lines.get(&of)).map_or(Why::Busy(0, Duration::ZERO), Line::busy);
+        if loser == id {
+            self.forget(id);
+            return Err(why);
+        }
+        self.refuse(now, loser, why);
+        Ok(())
+    }
+
+    /// The last of a flow's that wait.
+    fn last_of(&self, flow: Flow) -> Option<EntryId> {
+        let its = |(_, entry): &(&EntryId, &Entry)| entry.flow == flow && entry.stage == Stage::Waiting;
+        self.entries.iter().filter(its).map(|(id, _)| *id).max()
+    }
+
+    /// Takes out one who waits.
+    fn forget(&mut self, id: EntryId) {
+        let Some(Entry { flow, model, .. }) = self.entries.remove(&id) else { return };
+        if let Some(line) = self.lines.get_mut(&model) {
+            line.leave(flow, id);
+        }
+        self.waits_no_more(flow);
+    }
+
+    fn refuse(&mut self, now: Instant, id: EntryId, why: Why) {
+        let Some(model) = self.entries.get(&id).map(|entry| entry.model.clone()) else { return };
+        self.forget(id);
+        self.events.push_back(Event::Refused(id, why));
+        self.moved(now, &model);
+    }
+
+    fn waits_no_more(&mut self, flow: Flow) {
+        if let Some(count) = self.waiting.get_mut(&flow) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&flow);
+            }
+        }
+    }
+
+    /// Somebody came, went or runs: others stand elsewhere now.
+    fn moved(&mut self, now: Instant, model: &Model) {
+        self.changed.insert(model.clone());
+        if let Some(line) = self.lines.get(model) {
+            self.due = [line.due(now), line.memory.until()].into_iter().fold(self.due, earlier);
+        }
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    [one, other].into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests;
