@@ -63,7 +63,7 @@ impl Active {
 
     /// When it was worked on.
     pub(super) fn ended(&self, said: Said, whole: bool, reading: Reading, margin: Duration) -> slots::Ended {
-        let read = reading.unread < margin;
+        let read = reading.late < margin;
         let work = said.prompt_time.unwrap_or(0.0) + said.output_time.unwrap_or(0.0);
         match (self.work, said.total) {
             (Work::Generate, Some(total)) if read && work > 0.0 => {
