@@ -89,6 +89,8 @@ pub(super) enum Ended {
         work: Duration,
         /// What is left of the whole time without that and without loading.
         waited: Duration,
+        /// The whole time, since it had reached the server.
+        total: Duration,
     },
     /// It had these bytes, of which the first came by itself.
     Streamed,
@@ -183,7 +185,11 @@ impl Learner {
     pub(super) fn ended(&mut self, id: u64, ended: Ended, alone: bool, now: Instant) {
         let Some(index) = self.open.iter().position(|open| open.id == id) else { return };
         // In the order in which they were handed over.
-        let open = self.open.remove(index);
+        let mut open = self.open.remove(index);
+        if let Ended::Exact { total, .. } = ended {
+            // Its way there may have been long, and others have overtaken it.
+            open.handed = open.handed.max(now.checked_sub(total).unwrap_or(open.handed));
+        }
         let work = match ended {
             Ended::Exact { work, .. } => now.checked_sub(work).map(|from| Work { handed: open.handed, from, to: now }),
             Ended::Streamed => open.first.map(|from| Work { handed: open.handed, from, to: open.last.unwrap_or(from) }),
@@ -265,8 +271,10 @@ impl Learner {
             EXACT => work.from.checked_sub(slack).unwrap_or(work.from).max(open.handed),
             _ => ended,
         };
-        let open_before = self.open.iter().filter(|other| other.handed <= open.handed).count();
-        let held = |past: &&Work| past.handed <= open.handed && past.to >= turn && past.to > open.handed;
+        // Of those that were handed over together nobody knows who was there first.
+        let before = |handed: Instant| handed <= open.handed + self.margin;
+        let open_before = self.open.iter().filter(|other| before(other.handed)).count();
+        let held = |past: &&Work| before(past.handed) && past.to >= turn && past.to > open.handed;
         let past_before = self.past.iter().filter(held).count();
         let Ok(slots) = u32::try_from(open_before + past_before) else { return };
         if slots == 0 || slots > self.believed {
@@ -288,7 +296,8 @@ impl Learner {
 
     fn failed(&mut self, sure: u32, now: Instant) {
         self.late = (0, 0);
-        if self.not_before.is_none_or(|then| now >= then) {
+        // While it waits for long already this is no further failure.
+        if self.not_before.is_none_or(|then| then <= now + 10 * self.margin) {
             self.not_before = Some(now + if sure == EXACT { self.back_off } else { self.back_off / 10 });
             self.back_off = (2 * self.back_off).min(LONGEST_BACK_OFF);
         }

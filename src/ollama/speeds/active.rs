@@ -68,7 +68,7 @@ impl Active {
         match (self.work, said.total) {
             (Work::Generate, Some(total)) if read && work > 0.0 => {
                 let waited = total - said.load.unwrap_or(0.0) - work;
-                slots::Ended::Exact { work: duration(work), waited: duration(waited) }
+                slots::Ended::Exact { work: duration(work), waited: duration(waited), total: duration(total) }
             }
             (Work::Generate, None) if read && whole && reading.frames >= FEWEST_FRAMES => slots::Ended::Streamed,
             _ => slots::Ended::Unknown,
