@@ -30,6 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::exchange::{Body, ExchangeError, ModelInfo, Pace, ServerKind};
 use crate::route::ModelName;
 use client::Client;
+use memory::Fits;
 use speeds::Speeds;
 
 pub use memory::{Memory, Resident};
@@ -103,6 +104,7 @@ impl Ollama {
             cadence,
             publish,
             memory: remember,
+            fits: Fits::default(),
             speeds: speeds.clone(),
             nudge: nudge.clone(),
         };
