@@ -135,7 +135,7 @@ struct World {
 // === impl Random ===
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -145,7 +145,7 @@ impl Random {
 
     /// Between 0 and 1, neither of them.
     fn unit(&mut self) -> f64 {
-        ((self.next() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
+        ((self.bits() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {
@@ -435,7 +435,8 @@ impl World {
                 }
             })
             .collect();
-        match plan(&candidates, self.random.next() as usize).expect("there are servers") {
+        let tie = usize::try_from(self.random.bits() >> 33).expect("31 bits");
+        match plan(&candidates, tie).expect("there are servers") {
             Plan::Send(host) => self.send(request, host),
             Plan::Tickets(one, other) => self.hold(request, &[Some(one), other]),
             Plan::Stay => {}
@@ -501,7 +502,7 @@ fn p99(policy: Policy, load: f64, horizon: f64, seeds: std::ops::Range<u64>) -> 
 
 #[test]
 fn many_who_decide_alone_do_nearly_as_well_as_one_who_sees_all() {
-    let p99 = |policy| p99(policy, 0.85, 3000.0, 0..3);
+    let p99 = |policy| p99(policy, 0.85, 4000.0, 0..4);
     let (ours, central) = (p99(Policy::Tickets { delay: DELAY }), p99(Policy::Central));
     let round_robin = p99(Policy::RoundRobin);
     println!("p99 of the time to the first token: {ours:.1} s, central {central:.1} s, round robin {round_robin:.1} s");
@@ -510,7 +511,7 @@ fn many_who_decide_alone_do_nearly_as_well_as_one_who_sees_all() {
 }
 
 #[test]
-#[ignore = "takes minutes in a debug build: cargo test --release --lib balance::simulation -- --ignored --nocapture"]
+#[ignore = "takes a minute or two: cargo test --lib balance::simulation -- --ignored --nocapture"]
 fn at_full_length() {
     let p99 = |policy, load| p99(policy, load, 9000.0, 100..108);
     println!("load  tickets  1 s late  central  round robin");
@@ -518,6 +519,9 @@ fn at_full_length() {
         let (ours, late) = (p99(Policy::Tickets { delay: DELAY }, load), p99(Policy::Tickets { delay: 1.0 }, load));
         let (central, round_robin) = (p99(Policy::Central, load), p99(Policy::RoundRobin, load));
         println!("{load:.2}  {ours:7.2}  {late:8.2}  {central:7.2}  {round_robin:11.2}");
-        assert!(ours <= 1.25 * central && round_robin >= if load < 0.8 { 1.0 } else { 5.0 } * ours);
+        // What issue 4 wants at 85 and at 95 %.
+        assert!(ours <= if load < 0.9 { 1.25 } else { 1.6 } * central, "{ours} against {central}");
+        assert!(round_robin >= if load < 0.8 { 1.0 } else { 5.0 } * ours, "{round_robin} against {ours}");
+        assert!(late <= 1.3 * ours, "reports 1 s late: {late} against {ours}");
     }
 }
