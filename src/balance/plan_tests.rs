@@ -1,5 +1,6 @@
 use super::*;
 use crate::balance::breaker::{Breaker, Outcome};
+use crate::balance::judgement::Judgement;
 use crate::balance::score::tests::{request, server, servers};
 use crate::balance::score::{Server, score};
 use crate::exchange::Residence;
@@ -131,6 +132,28 @@ fn a_server_that_fails_at_once_draws_nothing_though_it_is_idle() {
         }
     }
     assert!((1..=3).contains(&tries), "{tries}");
+}
+
+#[test]
+fn a_server_that_boasts_draws_a_prompt_or_two_and_then_no_more_for_minutes() {
+    let start = Instant::now();
+    for times in [20.0, 1e3, 1e7] {
+        let mut judgement = Judgement::default();
+        let mut drawn = 0;
+        // One prompt a second for five minutes. Nothing is shorter than a minute there, whatever it says.
+        for second in 0..300 {
+            let now = start + Duration::from_secs(second);
+            let slowness = judgement.slowness(now);
+            let boaster = Server { prefill: 1000.0 * times, decode: 50.0 * times, slowness, ..server() };
+            let candidates = [warm(1.0, 0.0), of(&boaster)];
+            if let Some(Plan::Tickets(1, _)) = plan(&candidates, 0) {
+                let promised = Duration::from_secs_f64(candidates[1].score.promised);
+                judgement.observe(promised, Duration::from_secs(60), now);
+                drawn += 1;
+            }
+        }
+        assert!((1..=2).contains(&drawn), "{drawn} prompts to who says to be {times} times as fast");
+    }
 }
 
 fn candidates() -> impl Strategy<Value = Vec<(Server, Candidate)>> {
