@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
 
-use crate::balance::{GRACE, Router, RouterSettings};
+use crate::balance::{GRACE, Preferences, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
@@ -171,6 +171,7 @@ impl App {
             listen: listen_addr,
             open: config.listen.open,
             digests: digests.clone(),
+            preferences: Preferences::default(),
             grace: GRACE,
         };
         let router = Router::spawn(settings, endpoints);
@@ -207,8 +208,10 @@ impl App {
             ollama_url: config.ollama.url.clone(),
             why_not_lent: roles::why_not_lent(&config, listen_addr),
             report: gate.report(),
+            load: gate.load(),
             directory: peers.directory(),
             digests: digests.clone(),
+            router: balances.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
@@ -437,6 +440,7 @@ mod tests {
             listen: None,
             open: false,
             digests: Digests::default(),
+            preferences: Preferences::default(),
             grace: GRACE,
         };
         let router = Router::spawn(settings, broken);

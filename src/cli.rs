@@ -7,6 +7,7 @@
 mod config;
 mod daemon;
 mod doctor;
+mod explain;
 mod id;
 mod invite;
 mod log;
@@ -68,6 +69,8 @@ enum Command {
     Peers(Json),
     /// The models of the mesh, and where they are
     Models(models::Args),
+    /// Why a request went where it went, or the latest requests
+    Explain(explain::Args),
     /// This node's ID
     Id(Json),
     /// Use a peer and let it use this node's Ollama
@@ -104,6 +107,7 @@ impl Cli {
             Command::Status(args) => status::run(args.json, &place),
             Command::Peers(args) => peers::run(args.json, &place),
             Command::Models(args) => models::run(&args, &place),
+            Command::Explain(args) => explain::run(&args, &place),
             Command::Id(args) => id::run(args.json, &place),
             Command::Trust(args) => trust::run(args, &place),
             Command::Invite(args) => invite::run(args, &place),

@@ -46,7 +46,7 @@ pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::digests::{Digests, Kept};
-use crate::exchange::ServerKind;
+use crate::exchange::{Account, ServerKind};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
@@ -77,6 +77,11 @@ pub trait Mesh: Send + Sync + 'static {
     /// Which weights a model's name stands for on this node, if it was used.
     fn kept(&self, _model: &str) -> Option<Kept> {
         None
+    }
+
+    /// How the latest requests of this node's applications went, the latest first.
+    fn requests(&self) -> Vec<Account> {
+        Vec::new()
     }
 
     /// What stands against each other in the mesh and needs a person, a sentence each: two nodes with one name, a cloned

@@ -2,6 +2,11 @@
 //!
 //! An **exchange** is one HTTP request and its response. An [`Endpoint`] carries exchanges out: a peer's gate over
 //! QUIC ([`transport`](crate::transport)), or our own gate ([`gate`](crate::gate)). The balancer sees nothing but this.
+//! A [`Ticket`] is a place in an endpoint's queue for an exchange that comes later; [`Load`] says how long that may take.
+
+mod account;
+mod load;
+mod ticket;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,8 +24,15 @@ use tokio::sync::watch;
 
 use crate::id::{Id, NodeName, Scope, Use};
 
+pub use account::{Account, Decision, Look, NoRequestId, RequestId, Try, Weighed};
+pub use load::{Load, ModelLoad, Pace, Residence};
+pub use ticket::{Ask, Place, Slot, Ticket, Turn};
+
 /// Says which node answered; on a request it chooses the node.
 pub const PEER_HEADER: HeaderName = HeaderName::from_static("ollana-peer");
+
+/// The ID of a request, on its answer: what `ollana explain` takes. Between nodes on the request too, for their logs.
+pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("ollana-request");
 
 /// Says that an answer is the mesh's own and not an Ollama's, and why: the code of a [`Refusal`].
 /// Only between nodes; the listener takes it off.
@@ -62,12 +74,22 @@ pub trait Endpoint: fmt::Debug + Send + Sync + 'static {
     /// What it says of itself; the latest value is a cheap clone away.
     fn report(&self) -> watch::Receiver<Arc<Report>>;
 
+    /// How busy it says that it is; changes often.
+    fn load(&self) -> watch::Receiver<Arc<Load>>;
+
+    /// Exchanges and tickets that were opened here so far: what of them its [`Load`] knows, it says by
+    /// [`Load::counted`]. Nothing where it always knows all.
+    fn opened(&self) -> Option<u64>;
+
     /// Whether it answers at all.
     fn health(&self) -> watch::Receiver<Health>;
 
     /// Carries one exchange out. Dropping the future or, later, the response's body cancels it on the other side.
     /// The response's head may come before the request's body was read.
     fn exchange(&self, request: Request<Body>) -> Answer;
+
+    /// Queues for a slot, with nothing sent yet.
+    fn queue(&self, ask: Ask) -> Ticket;
 }
 
 /// Whether an endpoint can be reached.
@@ -81,8 +103,9 @@ pub enum Health {
     Gone,
 }
 
-/// What a provider says of itself to one peer: pushed on change over the control stream, and a heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What a provider says of itself to one peer, as far as it changes seldom: pushed on change over the control stream. How
+/// busy it is stands in its [`Load`].
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
     /// Whether its Ollama is healthy and lent.
@@ -95,8 +118,6 @@ pub struct Report {
     pub api: ServerKind,
     /// The models on its disk, by the name Ollama lists them under.
     pub models: BTreeMap<String, ModelInfo>,
-    /// Requests at its gate that are not over, everyone's.
-    pub inflight: u32,
 }
 
 /// What the server behind a gate speaks, and so which requests it can answer.
@@ -124,13 +145,15 @@ impl fmt::Display for ServerKind {
 }
 
 /// What a report says of one model.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelInfo {
     /// Ollama's digest of its manifest, in hexadecimal.
     pub digest: String,
-    /// Whether it is in memory.
-    pub loaded: bool,
+    /// Bytes on its disk; 0 if its server does not say.
+    pub size: u64,
+    /// How fast it is there.
+    pub pace: Pace,
 }
 
 /// Why the mesh itself answers and no Ollama does. The code crosses in [`REFUSAL_HEADER`], the sentence in the body.

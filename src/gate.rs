@@ -21,7 +21,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::exchange::{Body, Endpoint, ExchangeError, Report};
+use crate::exchange::{
+    Ask, Body, Endpoint, ExchangeError, Load as Busy, ModelLoad, Place, Report, Residence, Slot, Ticket, Turn,
+};
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::{Ollama, State};
 use crate::route::Room;
@@ -45,6 +47,7 @@ pub struct Gate {
     load: Load,
     room: Room,
     report: watch::Receiver<Arc<Report>>,
+    busy: watch::Receiver<Arc<Busy>>,
     reporting: TaskTracker,
     _reporter: AbortOnDropHandle<()>,
 }
@@ -81,8 +84,10 @@ impl Gate {
     pub fn new(ollama: Ollama, settings: GateSettings, lend: watch::Receiver<bool>) -> Arc<Self> {
         let load = Load::new();
         let (publish, report) = watch::channel(Arc::new(Report::default()));
+        let (publish_busy, busy) = watch::channel(Arc::new(Busy::default()));
         let reporting = TaskTracker::new();
-        let reporter = reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
+        let reporter =
+            reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish, publish_busy));
         reporting.close();
         let room = Room::new(ROOM);
         Arc::new(Self {
@@ -92,6 +97,7 @@ impl Gate {
             load,
             room,
             report,
+            busy,
             reporting,
             _reporter: AbortOnDropHandle::new(reporter),
         })
@@ -131,6 +137,19 @@ impl Gate {
     /// What this node lends and how busy it is, the latest. [`Report::scope`] is left for whoever knows the reader.
     pub fn report(&self) -> watch::Receiver<Arc<Report>> {
         self.report.clone()
+    }
+
+    /// A place in the queue for a request of `caller`'s that comes later.
+    pub fn queue(self: &Arc<Self>, caller: Caller, _ask: Ask) -> Ticket {
+        let gate = self.clone();
+        let slot = Slot::new(move |request| Box::pin(gate.serve(caller, request)));
+        let (_, place) = watch::channel(Place::default());
+        Ticket { place, turn: Box::pin(async move { Ok(Turn::Slot(slot)) }) }
+    }
+
+    /// How busy this node is, the latest. [`Load::counted`](Busy::counted) is left for whoever knows the reader.
+    pub fn load(&self) -> watch::Receiver<Arc<Busy>> {
+        self.busy.clone()
     }
 
     /// The gate as an endpoint of this node's own balancer, whose requests are all `caller`'s: the owner's, or a guest's if
@@ -187,20 +206,34 @@ async fn keep_reporting(
     mut lend: watch::Receiver<bool>,
     mut load: watch::Receiver<load::Now>,
     publish: watch::Sender<Arc<Report>>,
+    publish_busy: watch::Sender<Arc<Busy>>,
 ) {
     loop {
-        let report = {
+        let (report, busy) = {
             let (state, load) = (state.borrow_and_update().clone(), *load.borrow_and_update());
             let provider = state.healthy && *lend.borrow_and_update();
-            Report {
+            let in_memory = ModelLoad { residence: Residence::Memory, ..ModelLoad::default() };
+            let busy = Busy {
+                inflight: load.inflight,
+                models: state.loaded.iter().map(|name| (name.clone(), in_memory)).collect(),
+                ..Busy::default()
+            };
+            let report = Report {
                 provider,
                 scope: Scope::None,
                 draining: load.draining,
                 api: state.kind,
                 models: if provider { state.models.clone() } else { Default::default() },
-                inflight: load.inflight,
-            }
+            };
+            (report, busy)
         };
+        publish_busy.send_if_modified(|known| {
+            let changed = **known != busy;
+            if changed {
+                *known = Arc::new(busy);
+            }
+            changed
+        });
         publish.send_if_modified(|known| {
             let changed = **known != report;
             if changed {

@@ -4,6 +4,7 @@
 //! for a hello, its size, the streams it may open. Who is revoked is turned away and, if it is here, thrown out at once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,13 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::exchange::Report;
+use crate::exchange::{Load, Report};
 use crate::gate::{self, Gate};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::{Dealer, Desk, Session};
 use crate::peers::backoff::Budget;
 use crate::peers::{Caller, until_revoked};
 use crate::transport::connection::{Control, ControlError};
+use crate::transport::incoming::Opening;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot, Trust};
 use crate::wire::control::{Hello, Message};
@@ -174,11 +176,13 @@ impl Inbound {
             }
             Err(error) => return tracing::debug!(peer = %name, %error, "no session"),
         };
-        let reports = converse(control, dealer, gate.report(), book.watch(), id, self.heartbeat);
+        let opened = Arc::new(AtomicU64::new(0));
+        let told = Told { report: gate.report(), load: gate.load(), trust: book.watch(), id, counted: opened.clone() };
+        let reports = converse(control, dealer, told, self.heartbeat);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
-            () = self.accept_exchanges(&connection, &name) => {}
+            () = self.accept_exchanges(&connection, &name, &opened) => {}
             () = keep_limits(&connection, book.watch()) => {}
             error = reports => {
                 tracing::debug!(peer = %name, %error, "cannot report to a peer");
@@ -244,7 +248,7 @@ impl Inbound {
     }
 
     /// Hands each exchange to the gate, in a task of its own. The tasks end with the connection.
-    async fn accept_exchanges(&self, connection: &Connection, name: &NodeName) {
+    async fn accept_exchanges(&self, connection: &Connection, name: &NodeName, opened: &Arc<AtomicU64>) {
         let mut running = JoinSet::new();
         let heads = Arc::new(Semaphore::new(MAX_HEADS));
         loop {
@@ -261,21 +265,44 @@ impl Inbound {
                 }
             };
             let Ok(incoming) = incoming else { return };
-            running.spawn(self.clone().exchange(incoming, permit, connection.id(), name.clone()));
+            running.spawn(self.clone().exchange(incoming, permit, connection.id(), name.clone(), opened.clone()));
         }
     }
 
-    async fn exchange(self, incoming: Incoming, head: Option<OwnedSemaphorePermit>, id: Id, peer: NodeName) {
+    async fn exchange(
+        self,
+        incoming: Incoming,
+        head: Option<OwnedSemaphorePermit>,
+        id: Id,
+        peer: NodeName,
+        opened: Arc<AtomicU64>,
+    ) {
         let InboundSettings { book, gate, .. } = &*self.settings;
         let served = async {
-            let (request, responder) = incoming.request(&peer).await?;
+            let opening = incoming.open(&peer).await;
+            if opening.is_err() {
+                opened.fetch_add(1, Ordering::Release);
+            }
+            let opening = opening?;
             let _running = self.exchanges.token();
             drop(head);
             // As it stands now: what the peer was when it opened the stream is long ago if it took its time.
             let scope = book.snapshot().standing(&id).scope;
             let caller = gate::Caller::Peer { id, name: peer.clone(), scope };
-            // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
-            responder.answer(Box::pin(gate.serve(caller, request))).await
+            // Counted once the gate knows of it, so that a load which says that it is counted has it.
+            match opening {
+                Opening::Request(request, responder) => {
+                    // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
+                    let answer = Box::pin(gate.serve(caller, request));
+                    opened.fetch_add(1, Ordering::Release);
+                    responder.answer(answer).await
+                }
+                Opening::Ticket(ask, waiting) => {
+                    let ticket = gate.queue(caller, ask);
+                    opened.fetch_add(1, Ordering::Release);
+                    Box::pin(waiting.queue(ticket, &peer)).await
+                }
+            }
         };
         if let Err(error) = served.await {
             tracing::debug!(%peer, %error, "an exchange broke off");
@@ -308,31 +335,42 @@ fn log_panic(error: tokio::task::JoinError) {
     }
 }
 
-/// Tells a peer how things are: at once, on every change, and as a heartbeat. Beside that deals with trust.
-async fn converse(
-    mut control: Control,
-    mut dealer: Dealer,
-    mut report: watch::Receiver<Arc<Report>>,
-    mut trust: watch::Receiver<Arc<Snapshot>>,
+/// What one peer is told of.
+struct Told {
+    report: watch::Receiver<Arc<Report>>,
+    load: watch::Receiver<Arc<Load>>,
+    trust: watch::Receiver<Arc<Snapshot>>,
     id: Id,
-    heartbeat: Heartbeat,
-) -> ControlError {
-    let mut last = None;
+    /// Exchanges and tickets of this connection that the gate knows of.
+    counted: Arc<AtomicU64>,
+}
+
+/// Tells a peer how things are: at once, on every change, and as a heartbeat. Beside that deals with trust.
+async fn converse(mut control: Control, mut dealer: Dealer, mut told: Told, heartbeat: Heartbeat) -> ControlError {
+    let (mut last_report, mut last_load) = (None, None);
     let mut due = Instant::now();
     loop {
-        let scope = trust.borrow_and_update().standing(&id).scope;
-        let now = report_for(scope, &report.borrow_and_update());
-        if last.as_ref() != Some(&now) || Instant::now() >= due {
-            if let Err(error) = control.send(&Message::Report(now.clone())).await {
+        let scope = told.trust.borrow_and_update().standing(&told.id).scope;
+        let report = report_for(scope, &told.report.borrow_and_update());
+        if last_report.as_ref() != Some(&report) {
+            if let Err(error) = control.send(&Message::Report(report.clone())).await {
                 return error;
             }
-            last = Some(now);
+            last_report = Some(report);
+        }
+        let load = told.load(scope);
+        if last_load.as_ref() != Some(&load) || Instant::now() >= due {
+            if let Err(error) = control.send(&Message::Load(load.clone())).await {
+                return error;
+            }
+            last_load = Some(load);
             due = heartbeat.after(Instant::now());
         }
         tokio::select! {
             () = tokio::time::sleep_until(due) => {}
-            _ = report.changed() => tokio::time::sleep(COALESCE).await,
-            _ = trust.changed() => {}
+            _ = told.report.changed() => tokio::time::sleep(COALESCE).await,
+            _ = told.load.changed() => tokio::time::sleep(COALESCE).await,
+            _ = told.trust.changed() => {}
             message = dealer.next() => {
                 if let Err(error) = control.send(&message).await {
                     return error;
@@ -348,6 +386,21 @@ async fn converse(
                 }
                 Err(error) => return error,
             },
+        }
+    }
+}
+
+// === impl Told ===
+
+impl Told {
+    /// How busy this node is, as far as it is the peer's business.
+    fn load(&mut self, scope: Scope) -> Load {
+        // Before the load is looked at: what was counted by then is in it.
+        let counted = self.counted.load(Ordering::Acquire);
+        let load = self.load.borrow_and_update();
+        match scope {
+            Scope::None => Load { counted, ..Load::default() },
+            Scope::Infer | Scope::Manage => Load { counted, ..Load::clone(&load) },
         }
     }
 }
@@ -443,14 +496,10 @@ mod tests {
 
     #[test]
     fn whom_we_do_not_trust_learns_no_model() {
-        let report = Report {
-            provider: true,
-            inflight: 3,
-            models: [("m".to_owned(), ModelInfo::default())].into(),
-            ..Report::default()
-        };
+        let report =
+            Report { provider: true, models: [("m".to_owned(), ModelInfo::default())].into(), ..Report::default() };
         let told = report_for(Scope::None, &report);
-        assert!(told.provider && told.models.is_empty() && told.inflight == 0 && told.scope == Scope::None);
+        assert!(told.provider && told.models.is_empty() && told.scope == Scope::None);
         assert_eq!(report_for(Scope::Infer, &report).models, report.models);
     }
 }

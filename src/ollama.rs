@@ -37,7 +37,7 @@ pub struct Ollama {
 }
 
 /// What is known of the local server.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct State {
     /// Whether it answers as one of the servers that can be lent.
     pub healthy: bool,
@@ -49,6 +49,8 @@ pub struct State {
     pub server: Option<String>,
     /// What it can run itself, by the name it lists it under.
     pub models: BTreeMap<String, ModelInfo>,
+    /// Those of them that are in memory.
+    pub loaded: BTreeSet<String>,
     /// What it lists and would run on the owner's account elsewhere: cloud models by tag or by `remote_host`.
     /// Never lent.
     pub remote: BTreeSet<ModelName>,
@@ -144,14 +146,19 @@ impl State {
 
     /// Whether it lists this model as one it runs itself, under any spelling.
     pub fn has(&self, model: &ModelName) -> bool {
-        self.entry(model).is_some()
+        self.listed(model).is_some()
     }
 
-    /// What it lists of this model, under any spelling.
-    pub fn entry(&self, model: &ModelName) -> Option<&ModelInfo> {
+    /// The name under which it lists this model, whatever its spelling.
+    pub fn listed(&self, model: &ModelName) -> Option<&str> {
         // The usual spelling first; there may be hundreds of models, and this is asked for each request.
-        self.models
-            .get(model.as_written())
-            .or_else(|| self.models.iter().find(|(name, _)| ModelName::new(name) == *model).map(|(_, info)| info))
+        let as_written = self.models.get_key_value(model.as_written());
+        let found = as_written.or_else(|| self.models.iter().find(|(name, _)| ModelName::new(name) == *model));
+        found.map(|(name, _)| name.as_str())
+    }
+
+    /// Whether it has this model in memory.
+    pub fn is_loaded(&self, model: &ModelName) -> bool {
+        self.listed(model).is_some_and(|name| self.loaded.contains(name))
     }
 }

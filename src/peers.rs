@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::discovery::{Claim, Sighting, SightingKind};
-use crate::exchange::{Health, Report};
+use crate::exchange::{Health, Load, Report};
 use crate::id::{Id, Instance, NodeName};
 use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
@@ -142,6 +142,7 @@ struct Link {
     remote: Arc<Remote>,
     face: watch::Sender<Face>,
     report: watch::Receiver<Arc<Report>>,
+    load: watch::Receiver<Arc<Load>>,
     health: watch::Receiver<Health>,
     heard: watch::Receiver<Instant>,
     retire: oneshot::Sender<(CloseCode, &'static str)>,
@@ -245,10 +246,17 @@ impl Actor {
         let use_ = self.settings.book.snapshot().standing(&connection.id()).as_provider().use_;
         let (face, face_seen) = watch::channel(Face { label: hello.name.clone(), use_ });
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
+        let (load, load_seen) = watch::channel(Arc::new(Load::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
         let (retire, retired) = oneshot::channel();
         let pulse = Arc::new(Pulse::new());
-        let remote = Arc::new(Remote::new(connection.clone(), face_seen, report_seen.clone(), Arc::clone(&pulse)));
+        let remote = Arc::new(Remote::new(
+            connection.clone(),
+            face_seen,
+            report_seen.clone(),
+            load_seen.clone(),
+            Arc::clone(&pulse),
+        ));
         let health_seen = pulse.watch();
         let follow = Follow {
             link,
@@ -257,6 +265,7 @@ impl Actor {
             book: self.settings.book.clone(),
             face: face.clone(),
             report,
+            load,
             pulse,
             heard,
             events: self.events.clone(),
@@ -272,8 +281,8 @@ impl Actor {
                 let _ = events.send(Event::Lost(link, Closed::Failed(link::BUG.to_owned()))).await;
             }
         });
-        let (report, health, heard) = (report_seen, health_seen, heard_seen);
-        self.links.insert(link, Link { connection, remote, face, report, health, heard, retire });
+        let (report, load, health, heard) = (report_seen, load_seen, health_seen, heard_seen);
+        self.links.insert(link, Link { connection, remote, face, report, load, health, heard, retire });
         link
     }
 
@@ -397,6 +406,7 @@ impl Actor {
             connection: link.connection.clone(),
             remote: Arc::clone(&link.remote),
             report: link.report.clone(),
+            load: link.load.clone(),
             health: link.health.clone(),
         });
         let label = self.label(id, peer, names, trust);

@@ -162,6 +162,11 @@ pub(crate) fn is_repeatable(method: &Method, uri: &Uri) -> bool {
     method.is_safe() || path::listed(method, &path::decoded(uri.path())) == Some(Kind::BodyModel)
 }
 
+/// Whether a request of this kind keeps a runner of the server busy: it takes a slot, and may have to wait for one.
+pub(crate) fn runs_model(kind: &Kind, path: &str) -> bool {
+    *kind == Kind::BodyModel && path::decoded(path) != "/api/show"
+}
+
 /// Whether this is a push in any spelling: it needs more than [`Kind::Manage`], since it signs with the owner's key.
 pub fn is_push(uri: &Uri) -> bool {
     path::strictest(&path::decoded(uri.path())).starts_with("/api/push")

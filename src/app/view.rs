@@ -7,9 +7,10 @@ use std::time::Instant;
 use http::Uri;
 use tokio::sync::watch;
 
+use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
-use crate::exchange::Report;
+use crate::exchange::{Account, Load, Report};
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
 use crate::route::ModelName;
@@ -22,8 +23,11 @@ pub(super) struct View {
     pub(super) ollama_url: Uri,
     pub(super) why_not_lent: Option<String>,
     pub(super) report: watch::Receiver<Arc<Report>>,
+    pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) directory: Directory,
     pub(super) digests: Digests,
+    /// Nothing if no application asks here.
+    pub(super) router: Option<Router>,
     pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
 }
 
@@ -74,20 +78,26 @@ impl Mesh for View {
             local: true,
             api: report.api,
             models: report.models.clone(),
+            loaded: self.load.borrow().loaded().map(str::to_owned).collect(),
         });
         let peers = self.directory.reports().into_iter();
-        let peers = peers.map(|(name, id, report)| Catalog {
+        let peers = peers.map(|(name, id, report, load)| Catalog {
             name,
             id,
             local: false,
             api: report.api,
             models: report.models.clone(),
+            loaded: load.loaded().map(str::to_owned).collect(),
         });
         own.into_iter().chain(peers).collect()
     }
 
     fn kept(&self, model: &str) -> Option<Kept> {
         self.digests.of(&ModelName::new(model))
+    }
+
+    fn requests(&self) -> Vec<Account> {
+        self.router.as_ref().map(Router::accounts).unwrap_or_default()
     }
 
     fn conflicts(&self) -> Vec<String> {

@@ -23,6 +23,8 @@ pub struct Catalog {
     pub api: ServerKind,
     /// Its models, as its report says.
     pub models: BTreeMap<String, ModelInfo>,
+    /// Those of them that are in its memory.
+    pub loaded: BTreeSet<String>,
 }
 
 /// One model as `ollana models --json` shows it.
@@ -76,6 +78,7 @@ fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<Mod
     let there: BTreeSet<Id> = catalogs.iter().map(|catalog| catalog.id).collect();
     for catalog in catalogs {
         for (model, info) in catalog.models {
+            let loaded = catalog.loaded.contains(&model);
             let (_, nodes) = models.entry(ModelName::new(&model)).or_insert_with(|| (model, Vec::new()));
             nodes.push(ModelNode {
                 name: catalog.name.clone(),
@@ -83,7 +86,7 @@ fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<Mod
                 local: catalog.local,
                 api: catalog.api,
                 digest: info.digest,
-                loaded: info.loaded,
+                loaded,
             });
         }
     }
@@ -120,13 +123,14 @@ mod tests {
     use super::*;
 
     fn node(name: &str, models: &[(&str, &str, bool)]) -> Catalog {
-        let info = |digest: &str, loaded| ModelInfo { digest: digest.to_owned(), loaded };
+        let info = |digest: &str| ModelInfo { digest: digest.to_owned(), ..ModelInfo::default() };
         Catalog {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),
             local: false,
             api: ServerKind::Ollama,
-            models: models.iter().map(|(name, digest, loaded)| ((*name).to_owned(), info(digest, *loaded))).collect(),
+            models: models.iter().map(|(name, digest, _)| ((*name).to_owned(), info(digest))).collect(),
+            loaded: models.iter().filter(|(_, _, loaded)| *loaded).map(|(name, ..)| (*name).to_owned()).collect(),
         }
     }
 

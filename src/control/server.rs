@@ -42,10 +42,11 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_BODY: usize = 64 * 1024;
 /// A list of whom to trust: some 200 bytes for each of tens of thousands.
 const MAX_LIST: usize = 8 * 1024 * 1024;
-const PATHS: [&str; 19] = [
+const PATHS: [&str; 20] = [
     "/status",
     "/peers",
     "/models",
+    "/requests",
     "/id",
     "/resolve",
     "/keep",
@@ -187,6 +188,7 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body>
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
         (&Method::GET, "/peers") => json(&handles.mesh.peers()),
         (&Method::GET, "/models") => json(&models(handles.mesh.as_ref())),
+        (&Method::GET, "/requests") => json(&handles.mesh.requests()),
         (&Method::GET, "/id") => {
             let info = handles.mesh.info();
             json(&IdView { id: info.id, name: info.name })

@@ -7,7 +7,7 @@ use http::Request;
 use tokio::sync::watch;
 
 use super::{Caller, Gate};
-use crate::exchange::{Answer, Body, Endpoint, Health, Report};
+use crate::exchange::{Answer, Ask, Body, Endpoint, Health, Load, Report, Ticket};
 use crate::id::{Id, NodeName, Use};
 
 struct Local {
@@ -46,12 +46,25 @@ impl Endpoint for Local {
         self.gate.report()
     }
 
+    fn load(&self) -> watch::Receiver<Arc<Load>> {
+        self.gate.load()
+    }
+
+    fn opened(&self) -> Option<u64> {
+        // Whatever is opened here is counted at once.
+        None
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
         Box::pin(self.gate.serve(self.caller.clone(), request))
+    }
+
+    fn queue(&self, ask: Ask) -> Ticket {
+        self.gate.queue(self.caller.clone(), ask)
     }
 }
 

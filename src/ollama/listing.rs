@@ -24,6 +24,8 @@ struct Entry {
     #[serde(default)]
     digest: String,
     #[serde(default)]
+    size: u64,
+    #[serde(default)]
     remote_host: String,
     #[serde(default)]
     remote_model: String,
@@ -73,10 +75,10 @@ pub(super) async fn tags(client: &Client, state: &mut State) -> Result<(), Excha
         if name.is_cloud() || !entry.remote_host.is_empty() || !entry.remote_model.is_empty() {
             remote.insert(name);
         } else {
-            let loaded = state.models.get(&entry.name).is_some_and(|known| known.loaded);
-            models.insert(entry.name, ModelInfo { digest: entry.digest, loaded });
+            models.insert(entry.name, ModelInfo { digest: entry.digest, size: entry.size, ..ModelInfo::default() });
         }
     }
+    state.loaded.retain(|name| models.contains_key(name));
     state.models = models;
     state.remote = remote;
     Ok(())
@@ -87,9 +89,7 @@ async fn loaded(client: &Client, state: &mut State) -> Result<(), ExchangeError>
     let listing: Listing = list(client, "/api/ps").await?;
     let loaded: BTreeSet<ModelName> =
         listing.models.unwrap_or_default().iter().map(|entry| ModelName::new(&entry.name)).collect();
-    for (name, info) in &mut state.models {
-        info.loaded = loaded.contains(&ModelName::new(name));
-    }
+    state.loaded = state.models.keys().filter(|name| loaded.contains(&ModelName::new(name))).cloned().collect();
     Ok(())
 }
 
@@ -99,11 +99,9 @@ pub(super) async fn openai(client: &Client, state: &mut State) -> Result<(), Exc
     if let Some(owner) = listing.data.iter().find_map(|entry| known_server(entry.owned_by.as_deref()?)) {
         state.server = Some(owner.to_owned());
     }
-    let info = |entry: &OpenAiEntry| ModelInfo {
-        digest: String::new(),
-        loaded: entry.status.as_ref().is_none_or(|status| status.value == "loaded"),
-    };
-    state.models = listing.data.iter().map(|entry| (entry.id.clone(), info(entry))).collect();
+    let in_memory = |entry: &&OpenAiEntry| entry.status.as_ref().is_none_or(|status| status.value == "loaded");
+    state.loaded = listing.data.iter().filter(in_memory).map(|entry| entry.id.clone()).collect();
+    state.models = listing.data.into_iter().map(|entry| (entry.id, ModelInfo::default())).collect();
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tower::discover::Change;
 
-use crate::exchange::{Endpoint, Health, Report, ServerKind};
+use crate::exchange::{Endpoint, Health, Load, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
 use crate::trust::{Snapshot, Standing, Trust, Voucher};
@@ -107,6 +107,7 @@ pub(super) struct Live {
     pub(super) connection: Connection,
     pub(super) remote: Arc<Remote>,
     pub(super) report: watch::Receiver<Arc<Report>>,
+    pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) health: watch::Receiver<Health>,
 }
 
@@ -149,15 +150,18 @@ impl Directory {
         views
     }
 
-    /// What each connected peer that lends has: its label, its ID and its report.
-    pub fn reports(&self) -> Vec<(NodeName, Id, Arc<Report>)> {
+    /// What each connected peer that lends has: its label, its ID, its report and its load.
+    pub fn reports(&self) -> Vec<(NodeName, Id, Arc<Report>, Arc<Load>)> {
         let entries = self.entries.borrow().clone();
-        let report = |entry: &Entry| entry.live.as_ref().map(|live| live.report.borrow().clone());
+        let report = |live: &Live| (live.report.borrow().clone(), live.load.borrow().clone());
         entries
             .iter()
             .filter(|(_, entry)| entry.is_connected())
-            .filter_map(|(id, entry)| Some((entry.label.clone(), *id, report(entry)?)))
-            .filter(|(_, _, report)| report.provider)
+            .filter_map(|(id, entry)| {
+                let (report, load) = entry.live.as_ref().map(report)?;
+                Some((entry.label.clone(), *id, report, load))
+            })
+            .filter(|(_, _, report, _)| report.provider)
             .collect()
     }
 
@@ -215,6 +219,7 @@ impl Entry {
     fn view(&self, id: Id, trust: &Snapshot) -> PeerView {
         let standing = self.standing(id, trust);
         let report = self.live.as_ref().map(|live| live.report.borrow().clone()).unwrap_or_default();
+        let load = self.live.as_ref().map(|live| live.load.borrow().clone()).unwrap_or_default();
         let connected = self.is_connected();
         PeerView {
             name: self.label.clone(),
@@ -234,8 +239,8 @@ impl Entry {
             provider: report.provider,
             api: report.api,
             models: report.models.keys().cloned().collect(),
-            loaded: report.models.iter().filter(|(_, model)| model.loaded).map(|(name, _)| name.clone()).collect(),
-            inflight: report.inflight,
+            loaded: load.loaded().map(str::to_owned).collect(),
+            inflight: load.inflight,
             rtt_us: match (&self.live, connected) {
                 (Some(live), true) => u64::try_from(live.connection.rtt().as_micros()).unwrap_or(u64::MAX),
                 _ => 0,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::exchange::Report;
+use crate::exchange::{Load, Report};
 use crate::id::Id;
 use crate::pairing::{Dealer, Session};
 use crate::transport::connection::{Control, ControlError};
@@ -109,7 +109,7 @@ async fn greet(connection: &Connection, ours: Hello) -> Result<(Control, Result<
     match control.receive().await? {
         Message::Hello(hello) => Ok((control, Ok(hello))),
         Message::Refused(refused) => Ok((control, Err(refused))),
-        Message::Report(_) | Message::Trust(_) | Message::Vouching(_) => Err(ControlError::Ended),
+        Message::Report(_) | Message::Load(_) | Message::Trust(_) | Message::Vouching(_) => Err(ControlError::Ended),
     }
 }
 
@@ -136,6 +136,7 @@ pub struct Follow {
     pub book: Book,
     pub face: watch::Sender<Face>,
     pub report: watch::Sender<Arc<Report>>,
+    pub load: watch::Sender<Arc<Load>>,
     pub pulse: Arc<Pulse>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
@@ -205,6 +206,12 @@ impl Follow {
                     let pause = REPORT_PAUSE + PAUSE_A_MODEL * u32::try_from(report.models.len()).unwrap_or(u32::MAX);
                     self.take(report).await;
                     tokio::time::sleep(pause).await;
+                }
+                Ok(Ok(Message::Load(load))) => {
+                    self.spoke().await;
+                    // No two are equal for long: what has not changed is said by the heartbeat alone.
+                    self.load.send_replace(Arc::new(load));
+                    tokio::time::sleep(REPORT_PAUSE).await;
                 }
                 Ok(Ok(message @ (Message::Trust(_) | Message::Vouching(_)))) => {
                     if let Err(error) = dealer.heard(message).await {

@@ -1,5 +1,6 @@
 //! The provider's side of one exchange.
 
+use std::future::ready;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
-use crate::exchange::{self, Body, ExchangeError, ResetCode};
+use crate::exchange::{self, Ask, Body, ExchangeError, Place, ResetCode, Ticket, Turn};
 use crate::id::NodeName;
 use crate::wire::frame::{self, Event, FrameError, Kind};
 use crate::wire::head;
@@ -15,9 +16,29 @@ use crate::wire::head;
 /// How long a peer may take to send a head. It sends it in one go; a lossy network needs some retransmissions.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a slot is kept for a request whose turn it is. It is on its way at once, and others wait for the slot; a lossy
+/// network needs a retransmission or two.
+const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// An exchange that a peer has opened.
 #[derive(Debug)]
 pub struct Incoming {
+    writer: Writer,
+    reader: Reader,
+}
+
+/// What an exchange begins with.
+#[derive(Debug)]
+pub enum Opening {
+    /// The request, and where its answer goes.
+    Request(Request<Body>, Responder),
+    /// A place in the queue is asked for, before the request is sent.
+    Ticket(Ask, Waiting),
+}
+
+/// The stream of a ticket whose turn it is not yet.
+#[derive(Debug)]
+pub struct Waiting {
     writer: Writer,
     reader: Reader,
 }
@@ -33,20 +54,29 @@ impl Incoming {
         self.reader.stop(code);
     }
 
-    /// Reads the request's head and acknowledges it. The body comes as it is read; `peer` names its errors.
+    /// Reads the head of the request, or its ticket, and acknowledges it. The body comes as it is read; `peer` names its
+    /// errors.
     ///
     /// # Errors
     /// [`StreamError`]; the stream is reset with it.
-    pub async fn request(mut self, peer: &NodeName) -> Result<(Request<Body>, Responder), StreamError> {
-        match self.read_head().await {
-            Ok((head, has_body)) => {
+    pub async fn open(self, peer: &NodeName) -> Result<Opening, StreamError> {
+        self.read(HEAD_TIMEOUT, peer).await
+    }
+
+    async fn read(mut self, within: Duration, peer: &NodeName) -> Result<Opening, StreamError> {
+        match self.read_first(within).await {
+            Ok(First::Request(head, has_body)) => {
                 self.writer.frame(frame::encode(Kind::Ack, &[])?).await?;
                 let body = if has_body {
                     RecvBody::new(self.reader, peer.clone(), head.headers()).boxed_unsync()
                 } else {
                     exchange::empty()
                 };
-                Ok((head.map(|()| body), Responder { writer: self.writer }))
+                Ok(Opening::Request(head.map(|()| body), Responder { writer: self.writer }))
+            }
+            Ok(First::Ticket(ask)) => {
+                self.writer.frame(frame::encode(Kind::Ack, &[])?).await?;
+                Ok(Opening::Ticket(ask, Waiting { writer: self.writer, reader: self.reader }))
             }
             Err(error) => {
                 self.refuse(ResetCode::Protocol);
@@ -55,14 +85,82 @@ impl Incoming {
         }
     }
 
-    async fn read_head(&mut self) -> Result<(Request<()>, bool), StreamError> {
-        let slow = |_| StreamError::Slow(HEAD_TIMEOUT.as_secs());
-        match tokio::time::timeout(HEAD_TIMEOUT, self.reader.next()).await.map_err(slow)?? {
-            Some(Event::Frame(Kind::Request, payload)) => Ok(head::decode_request(payload)?),
+    async fn read_first(&mut self, within: Duration) -> Result<First, StreamError> {
+        let slow = |_| StreamError::Slow(within.as_secs());
+        match tokio::time::timeout(within, self.reader.next()).await.map_err(slow)?? {
+            Some(Event::Frame(Kind::Request, payload)) => {
+                let (head, has_body) = head::decode_request(payload)?;
+                Ok(First::Request(head, has_body))
+            }
+            Some(Event::Frame(Kind::Ticket, payload)) => {
+                serde_json::from_slice(&payload).map(First::Ticket).map_err(|_| StreamError::Unexpected(Kind::Ticket))
+            }
             Some(Event::Frame(kind, _)) => Err(StreamError::Unexpected(kind)),
             Some(Event::Data(_)) => Err(StreamError::Unexpected(Kind::Data)),
             None => Err(FrameError::Truncated.into()),
         }
+    }
+}
+
+/// The first frame of a peer's side.
+enum First {
+    Request(Request<()>, bool),
+    Ticket(Ask),
+}
+
+// === impl Opening ===
+
+impl Opening {
+    /// The request, where nothing else may come.
+    ///
+    /// # Errors
+    /// [`StreamError::Unexpected`] if it is a ticket.
+    pub fn request(self) -> Result<(Request<Body>, Responder), StreamError> {
+        match self {
+            Self::Request(request, responder) => Ok((request, responder)),
+            Self::Ticket(..) => Err(StreamError::Unexpected(Kind::Ticket)),
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Waiting {
+    /// Waits with `ticket` for its turn and tells the peer where it stands, takes the request then, and answers it. If the
+    /// peer gives up, all of it is dropped at once, and so the ticket withdrawn.
+    ///
+    /// # Errors
+    /// Why it did not come to an answer, or why that did not get across.
+    pub async fn queue(mut self, mut ticket: Ticket, peer: &NodeName) -> Result<(), PumpError> {
+        let withdrawn = self.writer.stopped();
+        let turn = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    turn = &mut ticket.turn => return turn.map_err(PumpError::Body),
+                    Ok(()) = ticket.place.changed() => {
+                        let place: Place = *ticket.place.borrow_and_update();
+                        // Numbers always serialize.
+                        let json = serde_json::to_vec(&place).unwrap_or_default();
+                        self.writer.frame(frame::encode(Kind::Place, &json).map_err(StreamError::from)?).await?;
+                    }
+                }
+            }
+        };
+        let turn = tokio::select! {
+            turn = turn => turn,
+            () = withdrawn => return Err(StreamError::Stopped(ResetCode::Cancelled).into()),
+        };
+        let slot = match turn {
+            Ok(Turn::Slot(slot)) => slot,
+            Ok(Turn::Refused(answer)) => return Responder { writer: self.writer }.answer(ready(Ok(answer))).await,
+            Err(PumpError::Body(error)) => return Responder { writer: self.writer }.answer(ready(Err(error))).await,
+            Err(error) => return Err(error),
+        };
+        self.writer.frame(frame::encode(Kind::Turn, &[]).map_err(StreamError::from)?).await?;
+        let incoming = Incoming { writer: self.writer, reader: self.reader };
+        let (request, responder) = incoming.read(TURN_TIMEOUT, peer).await?.request()?;
+        responder.answer(slot.exchange(request)).await
     }
 }
 

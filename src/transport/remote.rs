@@ -4,18 +4,20 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
 use super::{Closed, Connection, Pulse};
-use crate::exchange::{Answer, Body, Endpoint, ExchangeError, Health, Report};
+use crate::exchange::{Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, Place, Report, Slot, Ticket, Turn};
 use crate::id::{Id, NodeName, Use};
-use crate::wire::frame::{Event, FrameError, Kind};
+use crate::wire::frame::{self, Event, FrameError, Kind};
 use crate::wire::head;
 
 /// What others decided about a peer: the name to show for it, and whether it gets prompts.
@@ -35,7 +37,9 @@ pub struct Remote {
     connection: Connection,
     face: watch::Receiver<Face>,
     report: watch::Receiver<Arc<Report>>,
+    load: watch::Receiver<Arc<Load>>,
     pulse: Arc<Pulse>,
+    opened: AtomicU64,
 }
 
 impl Remote {
@@ -44,9 +48,10 @@ impl Remote {
         connection: Connection,
         face: watch::Receiver<Face>,
         report: watch::Receiver<Arc<Report>>,
+        load: watch::Receiver<Arc<Load>>,
         pulse: Arc<Pulse>,
     ) -> Self {
-        Self { connection, face, report, pulse }
+        Self { connection, face, report, load, pulse, opened: AtomicU64::new(0) }
     }
 }
 
@@ -73,41 +78,131 @@ impl Endpoint for Remote {
         self.report.clone()
     }
 
+    fn load(&self) -> watch::Receiver<Arc<Load>> {
+        self.load.clone()
+    }
+
+    fn opened(&self) -> Option<u64> {
+        Some(self.opened.load(Ordering::Relaxed))
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.pulse.watch()
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        Box::pin(exchange(self.connection.clone(), self.label(), Arc::clone(&self.pulse), request))
+        let opening = self.open();
+        Box::pin(async move { opening.await?.exchange(request).await })
+    }
+
+    fn queue(&self, ask: Ask) -> Ticket {
+        let opening = self.open();
+        let (places, place) = watch::channel(Place::default());
+        Ticket { place, turn: Box::pin(async move { opening.await?.queue(&ask, places).await }) }
     }
 }
 
-async fn exchange(
-    connection: Connection,
+impl Remote {
+    /// A stream for one exchange.
+    fn open(&self) -> impl Future<Output = Result<Opened, ExchangeError>> + Send + use<> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        let (connection, peer, pulse) = (self.connection.clone(), self.label(), Arc::clone(&self.pulse));
+        async move {
+            let counted = connection.exchange();
+            let opening = async { connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into())) };
+            match unless_gone(&pulse, opening).await {
+                Ok((send, recv)) => {
+                    Ok(Opened { writer: Writer::new(send), reader: Reader::new(recv), counted, peer, pulse })
+                }
+                Err(error) => Err(not_taken(error, &peer)),
+            }
+        }
+    }
+}
+
+/// A stream on which nothing was said yet, or that has a slot at the other end.
+struct Opened {
+    writer: Writer,
+    reader: Reader,
+    /// Counts as an exchange of the connection's.
+    counted: TaskTrackerToken,
     peer: NodeName,
     pulse: Arc<Pulse>,
-    request: Request<Body>,
-) -> Result<Response<Body>, ExchangeError> {
-    let counted = connection.exchange();
-    let taken = unless_gone(&pulse, async {
-        let (send, recv) = connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into()))?;
-        let mut reader = Reader::new(recv);
-        let upload = pulse.acknowledges(send_acknowledged(Writer::new(send), &mut reader, request)).await?;
-        Ok((reader, upload))
-    });
-    let (mut reader, upload) = taken.await.map_err(|error| match error {
+}
+
+// === impl Opened ===
+
+impl Opened {
+    async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
+        let Self { writer, mut reader, counted, peer, pulse } = self;
+        let sending = pulse.acknowledges(send_acknowledged(writer, &mut reader, request));
+        let upload = unless_gone(&pulse, sending).await.map_err(|error| not_taken(error, &peer))?;
+        let head = unless_gone(&pulse, read_head(&mut reader)).await;
+        let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
+        Ok(answer(head, has_body, reader, peer, (upload, counted)))
+    }
+
+    /// Waits for a slot. All that may fail here leaves nothing done at the other side.
+    async fn queue(mut self, ask: &Ask, places: watch::Sender<Place>) -> Result<Turn, ExchangeError> {
+        let pulse = Arc::clone(&self.pulse);
+        let turn = async {
+            pulse.acknowledges(self.send_ticket(ask)).await?;
+            loop {
+                match self.reader.next().await? {
+                    Some(Event::Frame(Kind::Place, payload)) => {
+                        let place: Place =
+                            serde_json::from_slice(&payload).map_err(|_| StreamError::Unexpected(Kind::Place))?;
+                        places.send_replace(place);
+                    }
+                    Some(Event::Frame(Kind::Turn, _)) => return Ok(None),
+                    Some(Event::Frame(Kind::Response, payload)) => return Ok(Some(head::decode_response(payload)?)),
+                    Some(Event::Frame(Kind::Broken, payload)) => return Err(StreamError::broken(&payload)),
+                    other => return Err(unexpected(other)),
+                }
+            }
+        };
+        match unless_gone(&pulse, turn).await {
+            Ok(None) => Ok(Turn::Slot(Slot::new(move |request| Box::pin(self.exchange(request))))),
+            Ok(Some((head, has_body))) => {
+                Ok(Turn::Refused(answer(head, has_body, self.reader, self.peer, (None, self.counted))))
+            }
+            Err(error) => Err(not_taken(error, &self.peer)),
+        }
+    }
+
+    async fn send_ticket(&mut self, ask: &Ask) -> Result<(), StreamError> {
+        let json = serde_json::to_vec(ask).map_err(|_| StreamError::Unexpected(Kind::Ticket))?;
+        self.writer.frame(frame::encode(Kind::Ticket, &json)?).await?;
+        match self.reader.next().await? {
+            Some(Event::Frame(Kind::Ack, _)) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// What the error of a request is that the gate has not acknowledged.
+fn not_taken(error: StreamError, peer: &NodeName) -> ExchangeError {
+    match error {
         StreamError::Lost(_) => ExchangeError::Unreachable(peer.clone()),
-        other => other.into_exchange(&peer),
-    })?;
-    let head = unless_gone(&pulse, read_head(&mut reader)).await;
-    let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
+        other => other.into_exchange(peer),
+    }
+}
+
+/// The answer behind its head, with what has to last as long as its body.
+fn answer(
+    head: Response<()>,
+    has_body: bool,
+    reader: Reader,
+    peer: NodeName,
+    kept: (Upload, TaskTrackerToken),
+) -> Response<Body> {
     let body = if has_body {
-        RecvBody::new(reader, peer, head.headers()).keeping((upload, counted)).boxed_unsync()
+        RecvBody::new(reader, peer, head.headers()).keeping(kept).boxed_unsync()
     } else {
         // Nothing more comes. What is still being sent, nobody waits for.
         crate::exchange::empty()
     };
-    Ok(head.map(|()| body))
+    head.map(|()| body)
 }
 
 /// Runs `future` unless the peer counts as gone first: the QUIC connection itself is given up much later, for the sake

@@ -66,6 +66,7 @@ impl Mesh for Fake {
             local: false,
             api: Default::default(),
             models: models.into(),
+            loaded: Default::default(),
         }]
     }
 

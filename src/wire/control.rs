@@ -1,8 +1,8 @@
 //! What the frames of the control stream hold: JSON, so that a later version can add fields.
 //!
 //! The node that dialled says [`Hello`]; the other answers with its own, or with [`Refused`] and the reason. After that
-//! the answering side sends a [`Report`] at once, on each change and as a heartbeat. Beside that both may deal with trust
-//! ([`Dealing`]), and the dialler may ask for whom the other vouches ([`Vouching`]).
+//! the answering side sends a [`Report`] at once and on each change, and its [`Load`] on each change and as a heartbeat.
+//! Beside that both may deal with trust ([`Dealing`]), and the dialler may ask for whom the other vouches ([`Vouching`]).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::dealing::Dealing;
 use super::frame::{self, FrameError, Kind};
 use super::vouching::Vouching;
-use crate::exchange::Report;
+use crate::exchange::{Load, Report};
 use crate::id::{Instance, NodeName};
 
 /// The version of the protocol this program speaks.
@@ -26,6 +26,8 @@ const MAX_MODELS: usize = 8192;
 /// Longest name of a model: host, namespace, model and tag of 80 or 350 bytes at most
 /// ([Ollama's `types/model/name.go`](https://github.com/ollama/ollama/blob/main/types/model/name.go)).
 const MAX_MODEL_NAME: usize = 640;
+/// Most requests that can wait for one model: more than a gate has room for.
+const MAX_QUEUED: f32 = 1e6;
 /// Longest digest: SHA-512 in hexadecimal, and the algorithm's name.
 const MAX_DIGEST: usize = 160;
 
@@ -94,7 +96,7 @@ impl Refused {
 }
 
 /// A message of the control stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Message {
     /// Who speaks.
     Hello(Hello),
@@ -102,6 +104,8 @@ pub enum Message {
     Refused(Refused),
     /// How things are.
     Report(Report),
+    /// How busy it is.
+    Load(Load),
     /// A step towards trust.
     Trust(Dealing),
     /// Whom a node vouches for.
@@ -132,6 +136,7 @@ impl Message {
             Self::Hello(hello) => (Kind::Hello, serde_json::to_vec(hello)),
             Self::Refused(refused) => (Kind::Refused, serde_json::to_vec(refused)),
             Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
+            Self::Load(load) => (Kind::Load, serde_json::to_vec(load)),
             Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
             Self::Vouching(vouching) => (Kind::Vouching, serde_json::to_vec(vouching)),
         };
@@ -154,6 +159,7 @@ impl Message {
                 Self::Refused(Refused { code: printable(&refused.code), reason: printable(&refused.reason) })
             }
             Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
+            Kind::Load => Self::Load(sensible(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Trust => Self::Trust(serde_json::from_slice(payload).map_err(json)?),
             Kind::Vouching => {
                 let vouching: Vouching = serde_json::from_slice(payload).map_err(json)?;
@@ -171,9 +177,19 @@ fn bounded(mut report: Report) -> Report {
         let fits = name.len() <= MAX_MODEL_NAME && model.digest.len() <= MAX_DIGEST;
         let keep = room > 0 && fits && name.chars().chain(model.digest.chars()).all(is_harmless);
         room -= usize::from(keep);
+        model.pace = model.pace.plausible();
         keep
     });
     report
+}
+
+/// A load without numbers that are none.
+fn sensible(mut load: Load) -> Load {
+    load.models.retain(|name, model| {
+        // Also false for what is no number.
+        name.len() <= MAX_MODEL_NAME && (0.0..=MAX_QUEUED).contains(&model.queued)
+    });
+    load
 }
 
 /// A stranger's text without what could act on a terminal or turn the line around, and not too long for a log line.
@@ -209,12 +225,12 @@ mod tests {
 
     #[test]
     fn a_message_survives_and_later_fields_are_no_error() {
-        for message in [Message::Hello(hello(1, 1)), Message::Report(Report { inflight: 3, ..Report::default() })] {
+        for message in [Message::Hello(hello(1, 1)), Message::Load(Load { inflight: 3, ..Load::default() })] {
             let frame = message.encode().unwrap();
-            let kind = if matches!(message, Message::Hello(_)) { Kind::Hello } else { Kind::Report };
+            let kind = if matches!(message, Message::Hello(_)) { Kind::Hello } else { Kind::Load };
             assert_eq!(Message::decode(kind, &frame[frame::HEADER..]).unwrap(), message);
         }
-        assert!(Message::decode(Kind::Report, br#"{"inflight":1,"later":{}}"#).is_ok());
+        assert!(Message::decode(Kind::Report, br#"{"provider":true,"later":{}}"#).is_ok());
         assert!(Message::decode(Kind::Data, b"{}").is_err());
     }
 

@@ -10,16 +10,23 @@
 //! | 0x04 | end | exchange, both ways | [trailers](super::head), or nothing |
 //! | 0x05 | ack | exchange, from the gate | nothing: the request's head was read |
 //! | 0x06 | broken | exchange, from the gate | a [`ResetCode`](crate::exchange::ResetCode), 8 bytes: the answer broke off here |
+//! | 0x07 | ticket | exchange, towards the gate | JSON: [`Ask`](crate::exchange::Ask) |
+//! | 0x08 | place | exchange, from the gate | JSON: [`Place`](crate::exchange::Place) |
+//! | 0x09 | turn | exchange, from the gate | nothing: a slot is kept for the request that comes now |
 //! | 0x20 | hello | control, both ways | JSON: [`Hello`](super::control::Hello) |
 //! | 0x21 | refused | control, from the gate | JSON: [`Refused`](super::control::Refused) |
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
 //! | 0x23 | trust | control, both ways | JSON: [`Dealing`](super::dealing::Dealing) |
+//! | 0x24 | load | control, from the gate | JSON: [`Load`](crate::exchange::Load) |
 //! | 0x25 | vouching | control, both ways | JSON: [`Vouching`](super::vouching::Vouching) |
 //!
 //! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
 //! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
 //! answer is never inferred from silence. A `broken` frame, anywhere behind the `ack`, says so behind all that came before
 //! the break, which a reset of the stream could overtake.
+//!
+//! A request that waits for a slot before it is sent begins with a `ticket`, which is answered by `ack place* turn`, and goes
+//! on as above; or by `ack place* response` if the gate will not queue it. Who gives the ticket up resets the stream.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -34,6 +41,12 @@ pub const MAX_HEAD: usize = 512 * 1024;
 pub const MAX_HELLO: usize = 4 * 1024;
 /// Longest message about trust: two proofs of 64 bytes in hexadecimal.
 pub const MAX_TRUST: usize = 1024;
+/// Longest ticket: a model's name of 640 bytes, escaped, and a few numbers.
+pub const MAX_TICKET: usize = 4 * 1024;
+/// Longest message of where a ticket stands: one number.
+pub const MAX_PLACE: usize = 128;
+/// Longest load: some 100 bytes for each of 600 models that are in memory or waited for.
+pub const MAX_LOAD: usize = 64 * 1024;
 /// Longest message about vouching: [`MAX_VOUCHED`](super::vouching::MAX_VOUCHED) servers of some 250 bytes.
 pub const MAX_VOUCHING: usize = 96 * 1024;
 /// Longest report: some 120 bytes a model leave room for 8,000 models.
@@ -55,6 +68,12 @@ pub enum Kind {
     Ack = 0x05,
     /// The answer broke off, and why.
     Broken = 0x06,
+    /// A place in the queue is asked for.
+    Ticket = 0x07,
+    /// Where the ticket stands.
+    Place = 0x08,
+    /// It is the ticket's turn.
+    Turn = 0x09,
     /// Who speaks.
     Hello = 0x20,
     /// Why there will be no conversation.
@@ -63,6 +82,8 @@ pub enum Kind {
     Report = 0x22,
     /// Pairing and invitations.
     Trust = 0x23,
+    /// How busy a provider is.
+    Load = 0x24,
     /// Whom a node vouches for.
     Vouching = 0x25,
 }
@@ -76,10 +97,14 @@ impl Kind {
             0x04 => Self::End,
             0x05 => Self::Ack,
             0x06 => Self::Broken,
+            0x07 => Self::Ticket,
+            0x08 => Self::Place,
+            0x09 => Self::Turn,
             0x20 => Self::Hello,
             0x21 => Self::Refused,
             0x22 => Self::Report,
             0x23 => Self::Trust,
+            0x24 => Self::Load,
             0x25 => Self::Vouching,
             _ => return None,
         })
@@ -90,11 +115,14 @@ impl Kind {
         match self {
             Self::Request | Self::Response | Self::End => MAX_HEAD,
             Self::Data => MAX_DATA,
-            Self::Ack => 0,
+            Self::Ack | Self::Turn => 0,
             Self::Broken => 8,
+            Self::Ticket => MAX_TICKET,
+            Self::Place => MAX_PLACE,
             Self::Hello | Self::Refused => MAX_HELLO,
             Self::Report => MAX_REPORT,
             Self::Trust => MAX_TRUST,
+            Self::Load => MAX_LOAD,
             Self::Vouching => MAX_VOUCHING,
         }
     }

@@ -54,7 +54,7 @@ async fn serve(connection: Connection) {
     while let Ok(incoming) = connection.accept_exchange().await {
         while running.try_join_next().is_some() {}
         running.spawn(async move {
-            let (request, responder) = incoming.request(&NodeName::lossy("user")).await?;
+            let (request, responder) = incoming.open(&NodeName::lossy("user")).await?.request()?;
             let path = request.uri().path().to_owned();
             let answer = async {
                 // Ollama takes its time: by then it is known whether the user is still there.
@@ -132,7 +132,13 @@ async fn exchanges_that_end_before_their_time_leave_nothing_behind_on_their_conn
     accepted.admit(true);
     let _serving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(serve(accepted)));
     let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
-    let remote = Remote::new(dialled, face, watch::channel(Arc::default()).1, Arc::new(Pulse::new()));
+    let remote = Remote::new(
+        dialled,
+        face,
+        watch::channel(Arc::default()).1,
+        watch::channel(Arc::default()).1,
+        Arc::new(Pulse::new()),
+    );
     let remote = Arc::new(remote);
     for end in [End::Cancelled, End::InMidAnswer, End::InMidUpload, End::NoAnswer, End::BrokenAnswer] {
         ask_often(&remote, end, WARM).await;

@@ -23,21 +23,21 @@ fn generate() -> http::Request<ollana::exchange::Body> {
 #[tokio::test]
 async fn a_request_counts_until_the_end_of_its_answer() {
     let provider = Provider::start_with(&["m"], slow()).await;
-    let mut report = provider.gate.report();
+    let mut load = provider.gate.load();
     let mut owners = provider.gate.serve(Caller::Owner, generate()).await.unwrap();
     let peers = provider.gate.serve(peer(Scope::Infer), generate()).await.unwrap();
-    report.wait_for(|report| report.inflight == 2).await.unwrap();
+    load.wait_for(|load| load.inflight == 2).await.unwrap();
     // The head has long come; frames come; it still runs.
     let _ = owners.body_mut().frame().await.unwrap().unwrap();
-    assert_eq!(report.borrow_and_update().inflight, 2);
+    assert_eq!(load.borrow_and_update().inflight, 2);
     drop(peers);
-    report.wait_for(|report| report.inflight == 1).await.unwrap();
+    load.wait_for(|load| load.inflight == 1).await.unwrap();
     drop(owners);
-    report.wait_for(|report| report.inflight == 0).await.unwrap();
+    load.wait_for(|load| load.inflight == 0).await.unwrap();
     provider.fake.set(|settings| settings.tokens = 3);
     let whole = read(provider.gate.serve(Caller::Owner, generate()).await.unwrap()).await;
     assert_eq!(whole.body.lines().count(), 4);
-    report.wait_for(|report| report.inflight == 0).await.unwrap();
+    load.wait_for(|load| load.inflight == 0).await.unwrap();
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn a_peer_that_goes_away_ends_the_work_within_a_second() {
     drop(answer);
     provider.fake.until(|counts| counts.aborted == 2 && counts.running == 0).await;
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
-    provider.gate.report().wait_for(|report| report.inflight == 0).await.unwrap();
+    provider.gate.load().wait_for(|load| load.inflight == 0).await.unwrap();
 }
 
 #[tokio::test]
@@ -71,10 +71,12 @@ async fn a_break_in_mid_answer_is_a_break() {
 async fn what_is_loaded_shows_soon_after_it_ran() {
     let provider = Provider::start(&["m"]).await;
     let mut report = provider.gate.report();
-    report.wait_for(|report| report.provider && !report.models["m:latest"].loaded).await.unwrap();
+    let mut load = provider.gate.load();
+    report.wait_for(|report| report.provider).await.unwrap();
+    assert_eq!(load.borrow_and_update().loaded().count(), 0);
     let since = Instant::now();
     let _ = provider.ask(peer(Scope::Infer), generate()).await;
-    report.wait_for(|report| report.models["m:latest"].loaded).await.unwrap();
+    load.wait_for(|load| load.loaded().eq(["m:latest"])).await.unwrap();
     assert!(since.elapsed() < Duration::from_secs(2), "not only at the next look: {:?}", since.elapsed());
     // Once it is known, more requests are no reason to ask again.
     let before = provider.fake.counts().of("/api/tags");

@@ -262,7 +262,7 @@ async fn before_the_acknowledgement_of_a_gate_that_has_the_stream() {
     drop(client);
     let left = Instant::now();
     // Had it been acknowledged, it would have been given up there and then.
-    let (_request, responder) = incoming.request(&stranger.name).await.unwrap();
+    let (_request, responder) = incoming.open(&stranger.name).await.unwrap().request().unwrap();
     within(responder.answer(std::future::pending())).await.unwrap_err();
     assert!(left.elapsed() < AT_MOST, "{:?}", left.elapsed());
 }

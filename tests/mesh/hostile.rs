@@ -51,7 +51,7 @@ async fn an_answer_shorter_than_it_says_is_a_break() {
     let body = prompt("m", 1);
     let answered = async {
         let incoming = met.connection.accept_exchange().await.unwrap();
-        let (_request, responder) = incoming.request(&stranger.name).await.unwrap();
+        let (_request, responder) = incoming.open(&stranger.name).await.unwrap().request().unwrap();
         let answer = http::Response::builder().header("content-length", "4").body(exchange::full("abc")).unwrap();
         let _ = responder.answer(async { Ok(answer) }).await;
     };

@@ -78,16 +78,25 @@ impl Stranger {
 impl Met {
     /// The next report.
     pub async fn report(&mut self) -> Report {
-        match self.control.receive().await.unwrap() {
-            Message::Report(report) => report,
-            other => panic!("{other:?}"),
+        loop {
+            match self.control.receive().await.unwrap() {
+                Message::Report(report) => return report,
+                Message::Load(_) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
     /// One exchange as the node's peer.
     pub async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
         let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes }).1;
-        let remote = Remote::new(self.connection.clone(), face, watch::channel(Arc::default()).1, Arc::default());
+        let remote = Remote::new(
+            self.connection.clone(),
+            face,
+            watch::channel(Arc::default()).1,
+            watch::channel(Arc::default()).1,
+            Arc::default(),
+        );
         remote.exchange(request).await
     }
 }
@@ -96,6 +105,6 @@ impl Met {
 pub fn lends(model: &str) -> Message {
     // The digest that a simulated Ollama gives it: else it would not be the same model.
     let model = Model::new(model);
-    let models = [(model.name, ModelInfo { digest: model.digest, loaded: true })].into();
+    let models = [(model.name, ModelInfo { digest: model.digest, ..ModelInfo::default() })].into();
     Message::Report(Report { provider: true, scope: Scope::Infer, models, ..Report::default() })
 }

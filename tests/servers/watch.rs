@@ -32,7 +32,7 @@ pub async fn each_server_is_told_by_its_answers() {
         let (ollama, _watch) = Ollama::spawn(&server.url());
         let (state, _) = until(&mut ollama.state(), |state| state.healthy).await;
         assert_eq!((state.kind, state.server.as_deref()), (ServerKind::OpenAi, Some(name)));
-        assert!(state.models["m"].loaded && state.models["m"].digest.is_empty());
+        assert!(state.loaded.contains("m") && state.models["m"].digest.is_empty());
     }
     let empty = OpenAiOnly::start(Flavour::LmStudio, &[]).await;
     assert_eq!(probe(&empty.url()).await, Found::OpenAi { server: None });

@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::exchange::{self, Answer, Body, Endpoint, ExchangeError, Health, ModelInfo, Report};
+use ollana::exchange::{
+    self, Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, ModelInfo, ModelLoad, Place, Report, Residence,
+    Slot, Ticket, Turn,
+};
 use ollana::id::{Id, NodeName, Scope, Use};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -16,6 +19,7 @@ pub struct FakeEndpoint {
     local: bool,
     use_: Mutex<Use>,
     report: watch::Sender<Arc<Report>>,
+    load: watch::Sender<Arc<Load>>,
     health: watch::Sender<Health>,
     calls: mpsc::UnboundedSender<Call>,
 }
@@ -62,6 +66,10 @@ impl FakeEndpoint {
             models: models.collect(),
             ..Report::default()
         };
+        // All of it is in memory.
+        let in_memory = ModelLoad { residence: Residence::Memory, ..ModelLoad::default() };
+        let models = report.models.keys().map(|name| (name.clone(), in_memory)).collect();
+        let load = Load { models, ..Load::default() };
         let (calls, receiver) = mpsc::unbounded_channel();
         let endpoint = Self {
             id: Id::of_spki(key.as_bytes()),
@@ -69,6 +77,7 @@ impl FakeEndpoint {
             local,
             use_: Mutex::new(Use::Yes),
             report: watch::Sender::new(Arc::new(report)),
+            load: watch::Sender::new(Arc::new(load)),
             health: watch::Sender::new(Health::Healthy),
             calls,
         };
@@ -78,6 +87,15 @@ impl FakeEndpoint {
     /// Changes what it reports.
     pub fn reports(&self, change: impl FnOnce(&mut Report)) {
         self.report.send_modify(|report| change(Arc::make_mut(report)));
+    }
+
+    /// So many requests run there, it says, for each of its models.
+    pub fn runs(&self, requests: u32) {
+        self.load.send_modify(|load| {
+            let load = Arc::make_mut(load);
+            load.inflight = requests;
+            load.models.values_mut().for_each(|model| model.running = requests);
+        });
     }
 
     /// Changes whether it can be reached.
@@ -112,17 +130,37 @@ impl Endpoint for FakeEndpoint {
         self.report.subscribe()
     }
 
+    fn load(&self) -> watch::Receiver<Arc<Load>> {
+        self.load.subscribe()
+    }
+
+    fn opened(&self) -> Option<u64> {
+        None
+    }
+
     fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let unreachable = ExchangeError::Unreachable(self.name.clone());
-        match self.calls.send(Call { request, reply }) {
-            Ok(()) => Box::pin(async move { answer.await.unwrap_or(Err(unreachable)) }),
-            Err(_) => Box::pin(async move { Err(unreachable) }),
-        }
+        call(&self.calls, self.name.clone(), request)
+    }
+
+    /// A slot is always free.
+    fn queue(&self, _: Ask) -> Ticket {
+        let (calls, name) = (self.calls.clone(), self.name.clone());
+        let slot = Slot::new(move |request| call(&calls, name, request));
+        let (_, place) = watch::channel(Place::default());
+        Ticket { place, turn: Box::pin(async move { Ok(Turn::Slot(slot)) }) }
+    }
+}
+
+fn call(calls: &mpsc::UnboundedSender<Call>, name: NodeName, request: Request<Body>) -> Answer {
+    let (reply, answer) = oneshot::channel();
+    let unreachable = ExchangeError::Unreachable(name);
+    match calls.send(Call { request, reply }) {
+        Ok(()) => Box::pin(async move { answer.await.unwrap_or(Err(unreachable)) }),
+        Err(_) => Box::pin(async move { Err(unreachable) }),
     }
 }
 

@@ -38,7 +38,13 @@ async fn pair() -> Pair {
     accepted.admit(true);
     let pulse = Arc::new(Pulse::new());
     let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
-    let remote = Remote::new(dialled, face, watch::channel(Arc::default()).1, Arc::clone(&pulse));
+    let remote = Remote::new(
+        dialled,
+        face,
+        watch::channel(Arc::default()).1,
+        watch::channel(Arc::default()).1,
+        Arc::clone(&pulse),
+    );
     Pair { provider: accepted, remote, pulse, _transports: [user, provider] }
 }
 
@@ -51,7 +57,7 @@ where
     A: Future<Output = Result<Response<Body>, ExchangeError>>,
 {
     let incoming = provider.accept_exchange().await.unwrap();
-    let (request, responder) = incoming.request(&NodeName::lossy("user")).await?;
+    let (request, responder) = incoming.open(&NodeName::lossy("user")).await?.request()?;
     // Boxed: a test's future is as large as all that it waits for.
     Box::pin(responder.answer(answer(request))).await
 }
@@ -266,7 +272,7 @@ async fn a_missing_acknowledgement_makes_the_peer_suspect_and_a_late_one_well_ag
         // That it says something else is no acknowledgement.
         pair.pulse.spoke();
         assert_eq!(*health.borrow_and_update(), Health::Suspect);
-        let (_, responder) = incoming.request(&NodeName::lossy("user")).await.unwrap();
+        let (_, responder) = incoming.open(&NodeName::lossy("user")).await.unwrap().request().unwrap();
         health.wait_for(|health| *health == Health::Healthy).await.unwrap();
         responder.answer(async { Ok(Response::new(exchange::full("late"))) }).await.unwrap();
     };
@@ -306,7 +312,7 @@ async fn what_was_acknowledged_by_a_peer_that_is_lost_says_so() {
         let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
         let served = async {
             let incoming = pair.provider.accept_exchange().await.unwrap();
-            let _kept = incoming.request(&NodeName::lossy("user")).await.unwrap();
+            let _kept = incoming.open(&NodeName::lossy("user")).await.unwrap().request().unwrap();
             // Until the acknowledgement has crossed.
             tokio::time::sleep(Duration::from_millis(200)).await;
             lose(&pair);
