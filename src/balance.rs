@@ -26,6 +26,7 @@ mod journal;
 mod judgement;
 mod members;
 mod plan;
+mod prefix;
 mod priors;
 mod refuse;
 mod replay;
@@ -39,7 +40,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ use tower::retry::budget::TpsBudget;
 
 use self::journal::Journal;
 use self::members::{Members, Obstacle};
+use self::prefix::Prefixes;
 use self::replay::Reserve;
 use self::seek::WaitingRoom;
 use crate::digests::Digests;
@@ -132,6 +134,8 @@ struct Inner {
 struct Known {
     node: RouterSettings,
     members: watch::Receiver<Members>,
+    /// What was sent where.
+    prefixes: Mutex<Prefixes>,
     /// Until then requests wait for a first server to turn up.
     grace_ends: Instant,
 }
@@ -157,7 +161,8 @@ impl Router {
         let task = following.spawn(members::follow(discover, sender));
         following.close();
         let places = settings.preferences.waiting;
-        let known = Arc::new(Known { members, grace_ends: Instant::now() + settings.grace, node: settings });
+        let (grace_ends, prefixes) = (Instant::now() + settings.grace, Mutex::new(Prefixes::new()));
+        let known = Arc::new(Known { members, prefixes, grace_ends, node: settings });
         Self(Arc::new(Inner {
             room: seek::waiting_room(known.clone(), places),
             known,
@@ -247,6 +252,11 @@ impl tower::Service<Request<Body>> for Router {
 // === impl Known ===
 
 impl Known {
+    /// What was sent where. Never held for longer than a look.
+    fn prefixes(&self) -> MutexGuard<'_, Prefixes> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for the members to change, in the first moments of the node or while some are suspect; after that, or if no
     /// change could help, the refusal holds.
     pub(super) async fn wait_for_more(

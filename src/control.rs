@@ -31,6 +31,7 @@ mod resolve;
 mod server;
 mod state;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Account, ServerKind};
+use crate::exchange::{Account, Numbers, ServerKind};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
@@ -70,6 +71,11 @@ pub trait Mesh: Send + Sync + 'static {
 
     /// The nodes it knows of.
     fn peers(&self) -> Vec<PeerView>;
+
+    /// How busy and how fast the models of this node's own server are, if it lends one.
+    fn numbers(&self) -> BTreeMap<String, Numbers> {
+        BTreeMap::new()
+    }
 
     /// Who has which models, this node included if it lends its own.
     fn catalogs(&self) -> Vec<Catalog>;
@@ -151,6 +157,9 @@ pub struct OllamaView {
     /// Whether it is lent to the mesh at this moment.
     #[serde(default)]
     pub lent: bool,
+    /// Why it is not lent at this moment though it could be: what its owner set for times like this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_lent: Option<String>,
     /// What is wrong with it, if something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -164,6 +173,9 @@ pub struct StatusView {
     pub info: Info,
     /// Its Ollama.
     pub ollama: OllamaView,
+    /// How busy and how fast its models are, as far as anything is known.
+    #[serde(default)]
+    pub numbers: BTreeMap<String, Numbers>,
     /// How many peers are connected.
     pub peers: usize,
     /// How many are known at all.
@@ -181,6 +193,7 @@ impl StatusView {
         Self {
             info: mesh.info(),
             ollama: mesh.ollama(),
+            numbers: mesh.numbers(),
             peers: peers.iter().filter(|peer| peer.state == PeerState::Connected).count(),
             peers_known: peers.len(),
             pid: std::process::id(),

@@ -47,6 +47,7 @@ pub struct Gate {
     load: Load,
     room: Room,
     report: watch::Receiver<Arc<Report>>,
+    own_report: watch::Receiver<Arc<Report>>,
     busy: watch::Receiver<Arc<Busy>>,
     reporting: TaskTracker,
     _reporter: AbortOnDropHandle<()>,
@@ -84,10 +85,17 @@ impl Gate {
     pub fn new(ollama: Ollama, settings: GateSettings, lend: watch::Receiver<bool>) -> Arc<Self> {
         let load = Load::new();
         let (publish, report) = watch::channel(Arc::new(Report::default()));
+        let (publish_own, own_report) = watch::channel(Arc::new(Report::default()));
         let (publish_busy, busy) = watch::channel(Arc::new(Busy::default()));
         let reporting = TaskTracker::new();
-        let reporter =
-            reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish, publish_busy));
+        let reporter = reporting.spawn(keep_reporting(
+            ollama.state(),
+            lend.clone(),
+            load.watch(),
+            publish,
+            publish_own,
+            publish_busy,
+        ));
         reporting.close();
         let room = Room::new(ROOM);
         Arc::new(Self {
@@ -97,6 +105,7 @@ impl Gate {
             load,
             room,
             report,
+            own_report,
             busy,
             reporting,
             _reporter: AbortOnDropHandle::new(reporter),
@@ -137,6 +146,11 @@ impl Gate {
     /// What this node lends and how busy it is, the latest. [`Report::scope`] is left for whoever knows the reader.
     pub fn report(&self) -> watch::Receiver<Arc<Report>> {
         self.report.clone()
+    }
+
+    /// The same for the owner's own applications, which have their Ollama whether it is lent or not.
+    pub fn own_report(&self) -> watch::Receiver<Arc<Report>> {
+        self.own_report.clone()
     }
 
     /// A place in the queue for a request of `caller`'s that comes later.
@@ -206,10 +220,11 @@ async fn keep_reporting(
     mut lend: watch::Receiver<bool>,
     mut load: watch::Receiver<load::Now>,
     publish: watch::Sender<Arc<Report>>,
+    publish_own: watch::Sender<Arc<Report>>,
     publish_busy: watch::Sender<Arc<Busy>>,
 ) {
     loop {
-        let (report, busy) = {
+        let (report, own, busy) = {
             let (state, load) = (state.borrow_and_update().clone(), *load.borrow_and_update());
             let provider = state.healthy && *lend.borrow_and_update();
             let in_memory = ModelLoad { residence: Residence::Memory, ..ModelLoad::default() };
@@ -218,14 +233,18 @@ async fn keep_reporting(
                 models: state.loaded.iter().map(|name| (name.clone(), in_memory)).collect(),
                 ..Busy::default()
             };
-            let report = Report {
-                provider,
+            let own = Report {
+                provider: state.healthy,
                 scope: Scope::None,
                 draining: load.draining,
                 api: state.kind,
-                models: if provider { state.models.clone() } else { Default::default() },
+                models: state.models.clone(),
             };
-            (report, busy)
+            let report = match provider {
+                true => own.clone(),
+                false => Report { provider, models: Default::default(), ..own.clone() },
+            };
+            (report, own, busy)
         };
         publish_busy.send_if_modified(|known| {
             let changed = **known != busy;
@@ -234,13 +253,15 @@ async fn keep_reporting(
             }
             changed
         });
-        publish.send_if_modified(|known| {
-            let changed = **known != report;
-            if changed {
-                *known = Arc::new(report);
-            }
-            changed
-        });
+        for (publish, report) in [(&publish, report), (&publish_own, own)] {
+            publish.send_if_modified(|known| {
+                let changed = **known != report;
+                if changed {
+                    *known = Arc::new(report);
+                }
+                changed
+            });
+        }
         sleep(COALESCE).await;
         // Whoever stops publishing leaves things as they are.
         tokio::select! {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use tokio::time::Instant;
@@ -57,6 +58,10 @@ impl Inner {
         errand.runs = route::runs_model(&kind, parts.uri.path()) && errand.aim.model().is_some();
         errand.repeatable = route::is_repeatable(&parts.method, &parts.uri);
         errand.changes = kind == Kind::Manage;
+        if errand.runs {
+            let length = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            errand.read(&replay, &self.known, length.unwrap_or(0)).await;
+        }
         let errand = Arc::new(errand);
         if let Ok(id) = HeaderValue::from_str(&errand.entry.id().to_string()) {
             // For the log of the other side.
@@ -82,6 +87,7 @@ impl Inner {
             }
             errand.tried_at(&member);
             errand.entry.tries(&member, slot);
+            errand.recorded_at(&self.known, &member);
             tracing::debug!(
                 request = %errand.entry.id(), peer = %member.label(), model = errand.aim.model().map(tracing::field::display),
                 attempt = errand.tries(), slot, "request goes to"
@@ -116,8 +122,10 @@ impl Inner {
     async fn find(&self, errand: &Arc<Errand>) -> Result<Found, Lost> {
         if errand.runs {
             // The room fails in one way only: it is full.
-            let found = self.room.clone().oneshot(errand.clone()).await;
-            return found.unwrap_or_else(|_| Err(Lost::Refused(refuse::room_is_full())));
+            return match self.room.clone().oneshot(errand.clone()).await {
+                Ok(found) => found,
+                Err(_) => Err(Lost::Refused(refuse::room_is_full())),
+            };
         }
         let mut members = self.known.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;

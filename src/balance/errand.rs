@@ -3,15 +3,21 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::RouterSettings;
 use super::aim::{Aim, Search};
 use super::journal::Entry;
 use super::members::{Member, Members};
+use super::prefix::{Fingerprint, Prefixes};
 use super::priors::Usual;
+use super::replay::Replay;
+use super::{Known, RouterSettings, prefix};
 use crate::digests::Kept;
 use crate::exchange::{Ask, Refusal};
 use crate::id::Id;
-use crate::route::{Dialect, ModelName};
+use crate::route::Dialect;
+
+/// Most tokens that a prompt is taken to have: a long context. Beyond it a body holds pictures or sounds, whose tokens are
+/// not their bytes.
+const MAX_PROMPT: f64 = 32_768.0;
 
 /// A request on its way.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub(super) struct Errand {
     pub(super) changes: bool,
     /// Tokens of its prompt, as estimated from its body.
     pub(super) prompt: u32,
+    /// How its body begins, if it takes a slot.
+    pub(super) fingerprint: Option<Fingerprint>,
     /// Whether nothing is generated: an embedding.
     pub(super) embeds: bool,
     /// Its account.
@@ -53,6 +61,7 @@ impl Errand {
             repeatable: false,
             changes: false,
             prompt: 0,
+            fingerprint: None,
             embeds: false,
             entry,
             tried,
@@ -98,8 +107,36 @@ impl Errand {
         if self.embeds { Usual { output: 0.0, ..usual } } else { usual }
     }
 
-    /// Tokens of its prompt that a server has cached.
-    pub(super) fn cached_at(&self, _member: &Member, _model: &ModelName) -> f64 {
-        0.0
+    /// Reads as much of its body as is there at once: how it begins, and how long it may be.
+    pub(super) async fn read(&mut self, replay: &Replay, known: &Known, length: u64) {
+        let mut reading = known.prefixes().read();
+        let mut bytes = 0u64;
+        replay
+            .look(prefix::READ, |data| {
+                bytes += data.len() as u64;
+                reading.feed(data);
+            })
+            .await;
+        self.fingerprint = Some(reading.fingerprint());
+        let tokens = prefix::tokens(usize::try_from(bytes.max(length)).unwrap_or(usize::MAX)).min(MAX_PROMPT);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and MAX_PROMPT")]
+        let tokens = tokens as u32;
+        self.prompt = tokens;
+        self.embeds = self.path.contains("/embed");
+        self.entry.asks(self.aim.model().map(ToString::to_string), Some(tokens));
+    }
+
+    /// Tokens of its prompt that a server has cached, of the model that it lists under this name.
+    pub(super) fn cached_at(&self, prefixes: &Prefixes, member: &Member, model: &str) -> f64 {
+        let matched = |fingerprint| prefixes.matched(&member.id(), model, fingerprint);
+        self.fingerprint.as_ref().map_or(0.0, |fingerprint| prefix::tokens(matched(fingerprint)))
+    }
+
+    /// It is sent to a server, which has it in its cache from now on.
+    pub(super) fn recorded_at(&self, known: &Known, member: &Member) {
+        let (Some(fingerprint), Some(model)) = (&self.fingerprint, self.aim.model()) else { return };
+        let view = member.view();
+        let Some((name, info)) = view.entry(model) else { return };
+        known.prefixes().record(&member.id(), name, fingerprint, info.pace.slots.unwrap_or(1));
     }
 }

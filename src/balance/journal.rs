@@ -15,8 +15,6 @@ use crate::exchange::{Account, Look, RequestId, Try};
 const KEPT: usize = 512;
 /// Decisions that are kept of one request: the first ones, and the last.
 const MAX_LOOKS: usize = 4;
-/// Servers that are kept of one decision, the best first.
-pub(super) const MAX_WEIGHED: usize = 16;
 /// Longest path that is kept.
 const MAX_PATH: usize = 120;
 

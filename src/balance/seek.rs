@@ -145,6 +145,7 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
         let Some(weighed) = scales.weigh(candidates) else {
             return Err(turned_away.map_or_else(|| Lost::Refused(refuse::nobody(&snapshot)), Lost::TurnedAway));
         };
+        tracing::debug!(request = %errand.entry.id(), %model, decision = ?weighed.decision(), "{weighed}");
         errand.entry.looked(weighed.look());
         match weighed.decision() {
             Decision::Send => {

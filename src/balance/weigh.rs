@@ -1,6 +1,7 @@
 //! What each server would cost a request: its [score](super::score) from what the server reports, what this node knows
 //! beside that, and what of the conversation it has cached; and the [plan](super::plan) that follows.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::priors::Usual;
 use super::refuse;
 use super::score::{Score, Server, score};
 use super::seek::Found;
-use crate::exchange::{Decision, Load, Look, ModelInfo, Refusal, Weighed};
+use crate::exchange::{Decision, Load, Look, ModelInfo, Refusal, Residence, Weighed};
 use crate::id::Id;
 use crate::route::ModelName;
 
@@ -57,6 +58,7 @@ impl<'a> Scales<'a> {
         let infos: Vec<&ModelInfo> = sights.iter().filter_map(|(view, _)| Some(view.entry(self.model)?.1)).collect();
         let usual = self.errand.usual(Usual::of(infos.iter().copied()));
         let unlisted = ModelInfo::default();
+        let mut prefixes = self.known.prefixes();
         let mut weights: Vec<_> = candidates
             .into_iter()
             .zip(&sights)
@@ -65,9 +67,15 @@ impl<'a> Scales<'a> {
                 let elsewhere = infos.iter().copied().filter(|other| !std::ptr::eq(*other, info));
                 let assumed = view.machine.assume(info, elsewhere);
                 let server = Server::of(name, load, &view.report.models, &view.machine, assumed, usual);
-                self.weight(member, server, load, usual)
+                if server.residence == Residence::Disk {
+                    // What it had cached went with the model.
+                    prefixes.forget_model(&member.id(), name);
+                }
+                let cached = self.errand.cached_at(&prefixes, &member, name);
+                self.weight(member, server, load, usual, cached)
             })
             .collect();
+        drop(prefixes);
         // Where all have failed, any is as good as none: the failure is the application's to see.
         if weights.iter().all(|weight| !weight.candidate.eligible) {
             weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
@@ -78,7 +86,7 @@ impl<'a> Scales<'a> {
         Some(Weighing { scales: self, candidates: weights, plan, too_long })
     }
 
-    fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual) -> Weight {
+    fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual, cached: f64) -> Weight {
         let standing = member.dealings.standing(self.model);
         let held = self.held.iter().find(|(id, _)| *id == member.id());
         let local = member.is_local();
@@ -91,7 +99,6 @@ impl<'a> Scales<'a> {
             preference: if local { 1.0 / self.known.node.preferences.prefer_local } else { 1.0 },
             ..server
         };
-        let cached = self.errand.cached_at(&member, self.model);
         let candidate = Candidate {
             score: score(&server, &usual.request(self.errand.prompt(), cached)),
             eligible: standing.admitted,
@@ -175,6 +182,18 @@ impl Weighing<'_> {
             Plan::Tickets(best, second) => index == best || Some(index) == second,
             Plan::Stay => self.candidates.get(index).is_some_and(|weight| weight.candidate.held),
         }
+    }
+}
+
+impl fmt::Display for Weighing<'_> {
+    /// Each candidate with its score and what that is made of: why a request goes where it goes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, weight) in self.candidates.iter().enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            let chosen = if self.is_chosen(index) { "*" } else { "" };
+            write!(f, "{separator}{chosen}{}: {}", weight.member.label(), weight.candidate.score)?;
+        }
+        Ok(())
     }
 }
 

@@ -42,12 +42,28 @@ fn render(peers: &[PeerView]) -> String {
         ]);
     }
     let mut text = table.render();
+    text += &numbers(peers);
     for peer in peers {
         if let Some(problem) = &peer.problem {
             text += &format!("! {}: {}\n", peer.name, shown(problem));
         }
     }
     text
+}
+
+/// How busy and how fast the models of each are: what requests are balanced by.
+fn numbers(peers: &[PeerView]) -> String {
+    let mut table = Table::plain();
+    for peer in peers {
+        for (model, numbers) in &peer.numbers {
+            table.row([format!("  {}", peer.name), model.clone(), numbers.to_string()]);
+        }
+        if peer.direct > 0 {
+            let what = format!("{} asked of the Ollama itself by its owner", peer.direct);
+            table.row([format!("  {}", peer.name), String::new(), what]);
+        }
+    }
+    table.render()
 }
 
 #[cfg(test)]
@@ -74,6 +90,8 @@ mod tests {
             models: vec!["a".to_owned(), "b".to_owned()],
             loaded: Vec::new(),
             inflight: 1,
+            direct: 0,
+            numbers: Default::default(),
             rtt_us: 312,
             problem: None,
             version: String::new(),

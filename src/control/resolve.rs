@@ -296,6 +296,8 @@ mod tests {
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,
+            direct: 0,
+            numbers: Default::default(),
             rtt_us: 0,
             problem: None,
             version: String::new(),

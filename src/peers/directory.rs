@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tower::discover::Change;
 
-use crate::exchange::{Endpoint, Health, Load, Report, ServerKind};
+use crate::exchange::{Endpoint, Health, Load, Numbers, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
 use crate::trust::{Snapshot, Standing, Trust, Voucher};
@@ -19,7 +19,7 @@ use crate::trust::{Snapshot, Standing, Trust, Voucher};
 use super::machine::Peer;
 
 /// One peer as `ollana peers --json` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
     /// The name it gives itself, with a piece of its ID where another node bears the same.
     pub name: NodeName,
@@ -53,6 +53,12 @@ pub struct PeerView {
     pub loaded: Vec<String>,
     /// Requests at its gate, everyone's.
     pub inflight: u32,
+    /// Requests that its Ollama works on and that did not come by the gate.
+    #[serde(default)]
+    pub direct: u32,
+    /// How busy and how fast its models are, as far as anything is known: what requests are balanced by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<String, Numbers>,
     /// Round-trip time in microseconds, 0 while not connected.
     pub rtt_us: u64,
     /// What is wrong, if something is: a refusal's reason, a conflict of names or keys, the last error.
@@ -141,6 +147,8 @@ impl Directory {
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,
+            direct: 0,
+            numbers: BTreeMap::new(),
             rtt_us: 0,
             problem: None,
             version: String::new(),
@@ -241,6 +249,8 @@ impl Entry {
             models: report.models.keys().cloned().collect(),
             loaded: load.loaded().map(str::to_owned).collect(),
             inflight: load.inflight,
+            direct: load.direct,
+            numbers: Numbers::of(&report, &load),
             rtt_us: match (&self.live, connected) {
                 (Some(live), true) => u64::try_from(live.connection.rtt().as_micros()).unwrap_or(u64::MAX),
                 _ => 0,

@@ -48,11 +48,13 @@ fn write_facts(html: &mut String, status: &StatusView) -> fmt::Result {
         (true, false) => ("good", "not lent"),
         (false, _) => ("idle", "none"),
     };
+    let not_lent = ollama.not_lent.as_ref().filter(|_| ollama.healthy);
+    let not_lent = not_lent.map(|why| format!("<br>it {}", Escaped(why))).unwrap_or_default();
     let listen = status.info.listen.map_or("off".to_owned(), |addr| addr.to_string());
     write!(
         html,
         "<dl><dt>Applications</dt><dd><code>{}</code></dd><dt>Mesh</dt><dd><code>{}</code></dd>\
-         <dt>Ollama here</dt><dd><b class={class}>{health}</b> {} <code>{}</code></dd>\
+         <dt>Ollama here</dt><dd><b class={class}>{health}</b> {} <code>{}</code>{not_lent}</dd>\
          <dt>ID</dt><dd><code>{}</code></dd></dl>",
         Escaped(&listen),
         Escaped(&status.info.mesh.to_string()),

@@ -16,6 +16,7 @@ mod hostile;
 mod identity;
 mod invitation;
 mod manage;
+mod owner;
 mod pairing;
 mod silence;
 mod together;

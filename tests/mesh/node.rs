@@ -86,6 +86,12 @@ impl Setup {
         self
     }
 
+    /// Lends only then.
+    pub fn lends_at_hours(mut self, hours: &str) -> Self {
+        self.config.lend.hours = Some(hours.parse().unwrap());
+        self
+    }
+
     /// Lets in and uses nobody whom no person trusts.
     pub fn paired(mut self) -> Self {
         (self.config.trust.inbound, self.config.trust.outbound) = (Policy::Paired, Policy::Paired);
