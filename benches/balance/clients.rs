@@ -115,15 +115,15 @@ async fn ask(
         let why = body.collect().await.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned());
         return Err(format!("{status}: {}", why.unwrap_or_default()));
     }
-    let mut said_done = false;
+    let mut said = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
             outcome.first.get_or_insert_with(|| clock.now());
-            said_done = data.windows(LAST_LINE.len()).any(|piece| piece == LAST_LINE);
+            said.extend_from_slice(&data);
         }
     }
     drop(counted);
-    if !said_done {
+    if !said.windows(LAST_LINE.len()).any(|piece| piece == LAST_LINE) {
         return Err("the answer ended before its end".to_owned());
     }
     outcome.done = Some(clock.now());

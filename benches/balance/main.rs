@@ -44,6 +44,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use figures::{Run, Time, mean};
+use futures_util::future::join_all;
 use mesh::Tuning;
 use plot::Curve;
 use rivals::Rival;
@@ -89,6 +90,9 @@ struct Arguments {
     /// Nodes of users; the fifty clients share them.
     #[arg(long, default_value_t = 10)]
     users: usize,
+    /// Scenarios that run at the same time.
+    #[arg(long, default_value_t = 5)]
+    at_once: usize,
     /// Leaves out the other policies.
     #[arg(long)]
     alone: bool,
@@ -142,24 +146,20 @@ async fn balance(arguments: &Arguments) -> bool {
     let began = Instant::now();
     let mut done = 0;
     while seeds.map_or(done == 0 || began.elapsed() / done as u32 + began.elapsed() < BUDGET, |seeds| done < seeds) {
-        for (case, results) in &mut cases {
-            if case.scenario.report_delay > 0.0 && !Tuning::CAN_DELAY {
-                continue;
+        let seed = arguments.first_seed + done;
+        for together in cases.chunks_mut(arguments.at_once.max(1)) {
+            let runs = together.iter_mut().map(|(case, results)| Box::pin(case.run(manner, seed, results)));
+            join_all(runs).await;
+            for (case, results) in together {
+                let p99 = |runs: &[Run]| runs.last().map_or(f64::NAN, |run| run.quantile(Time::First, 0.99));
+                let (title, mesh, ideal) = (case.title(), p99(&results.mesh), p99(&results.ideal));
+                let elapsed = began.elapsed().as_secs_f64();
+                eprintln!("{elapsed:>6.0} s  seed {seed}  {title}: p99 {mesh:.2} s, ideal {ideal:.2} s");
             }
-            case.run(manner, arguments.first_seed + done, results).await;
-            eprintln!(
-                "{:>6.0} s  seed {}  {}: p99 {:.2} s, ideal {:.2} s",
-                began.elapsed().as_secs_f64(),
-                arguments.first_seed + done,
-                case.title(),
-                results.mesh.last().map_or(f64::NAN, |run| run.quantile(Time::First, 0.99)),
-                results.ideal.last().map_or(f64::NAN, |run| run.quantile(Time::First, 0.99)),
-            );
         }
         done += 1;
     }
     println!("{done} seeds; quantiles are those of each seed on average\n");
-    cases.retain(|(_, results)| !results.mesh.is_empty());
     for (case, results) in &cases {
         table(case, results);
         draw(case, results);
@@ -187,10 +187,12 @@ fn chosen(arguments: &Arguments) -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (nth, (named, scenario, load, rivals)) in all.into_iter().enumerate() {
+        // Where nodes cannot be told to wait, it would be A once more.
+        let in_vain = named == Named::Delayed && !Tuning::CAN_DELAY;
         let left_out = arguments.quick && arguments.scenario.is_none() && nth > 1;
         // With a load that is given, the second case of A would be its first once more.
         let again = arguments.load.is_some() && nth == 2;
-        if !left_out && !again && arguments.scenario.is_none_or(|only| only == named) {
+        if !left_out && !again && !in_vain && arguments.scenario.is_none_or(|only| only == named) {
             cases.push(Case::new(scenario(), arguments.load.unwrap_or(load), rivals));
         }
     }

@@ -64,6 +64,8 @@ impl Case {
     }
 
     /// Runs it once: the mesh and the rivals at the same time, each with servers of its own, and the ideal on paper.
+    ///
+    /// Others may run at the same time, so long as the machine keeps up with all of them.
     pub async fn run(&self, manner: Manner, seed: u64, results: &mut Results) {
         let Manner { tempo, span, users } = manner;
         let sessions = sessions(&self.scenario, self.load, seed, span.end);
