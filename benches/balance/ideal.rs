@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::figures::{Outcome, Run};
+use super::figures::{Outcome, Run, Time};
 use super::server::{Event, Job, Server};
-use super::workload::{CONTEXT, MODELS, Scenario, Session, Span, batch, work};
+use super::workload::{CONTEXT, MODELS, Scenario, Session, Span, batch, sessions, work};
 
 /// Requests of the queue that are looked at.
 const HORIZON: usize = 150;
@@ -275,5 +275,29 @@ impl Ideal<'_> {
         }
         let victim = server.loaded().map(|other| spec.load_time(other)).fold(f64::INFINITY, f64::min);
         load + EVICTION * victim.min(60.0)
+    }
+}
+
+/// That what is computed here is what `lbsim` computes (`--pol central --horizon 2100 --warm 300`, of its first seed):
+/// scenario and load, then quantiles of the time to the first token. Another machine's logarithm may differ in its last
+/// digit and so move an event, hence the tolerance.
+///
+/// # Panics
+/// If it is not.
+pub fn check() {
+    let span = Span { warm_up: 300.0, end: 2100.0 };
+    let known = [
+        (Scenario::h1(), 0.85, [0.47, 3.35, 5.58]),
+        (Scenario::a(), 0.85, [0.88, 10.56, 18.52]),
+        (Scenario::a(), 0.95, [1.75, 13.80, 25.22]),
+        (Scenario::brownout(), 0.85, [1.24, 11.11, 19.76]),
+    ];
+    for (scenario, load, wanted) in known {
+        let run = run(&scenario, &sessions(&scenario, load, 1, span.end), span);
+        for (quantile, wanted) in [0.5, 0.95, 0.99].into_iter().zip(wanted) {
+            let found = run.quantile(Time::First, quantile);
+            let name = scenario.name;
+            assert!((found / wanted - 1.0).abs() < 0.03, "the ideal of {name} at {load}: {found} and not {wanted}");
+        }
     }
 }

@@ -28,7 +28,7 @@ pub struct Strain {
     pub own: f64,
     /// Share of all the machine's processors that anybody kept busy, where that is known.
     pub machine: Option<f64>,
-    /// Milliseconds by which a timer of tokio was late, of a hundred the second worst.
+    /// Seconds of real time by which a timer of tokio was late, of a hundred the second worst.
     pub late: f64,
 }
 
@@ -48,7 +48,7 @@ impl Meters {
             loop {
                 let due = Instant::now() + EVERY;
                 tokio::time::sleep_until(due.into()).await;
-                noted.lock().unwrap().push(due.elapsed().as_secs_f64() * 1e3);
+                noted.lock().unwrap().push(due.elapsed().as_secs_f64());
             }
         });
         Self {
