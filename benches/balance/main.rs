@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! cargo bench --bench balance                     as many seeds as fit into half an hour
-//! cargo bench --bench balance -- --quick          two minutes, for every day
+//! cargo bench --bench balance -- --quick          one minute, for every day
 //! cargo bench --bench balance -- --full           everything at length, for hours
 //! cargo bench --bench balance -- --million [N]    nothing is left of a million requests
 //! ```
@@ -64,7 +64,7 @@ struct Arguments {
     /// What cargo says.
     #[arg(long, hide = true)]
     bench: bool,
-    /// A few minutes of H1 and A, one seed.
+    /// One minute of H1 and A, one seed.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
     /// As long as lbsim, with eight seeds.

@@ -53,9 +53,10 @@ impl Tuning {
     /// For servers that are as fast as they seem.
     pub const NONE: Self = Self { tempo: 1.0, report_delay: Duration::ZERO };
 
-    /// The one place where a node is told. Today's nodes can be told neither: their looks, heartbeats and coalescing
-    /// take real time, and reports come as soon as they do.
-    fn tell(self, _config: &mut Config) {}
+    /// The one place where a node is told; a provider also how many requests its server runs at a time, if the bench is
+    /// to spare it the learning. Today's nodes can be told nothing of that: their looks, heartbeats and coalescing take
+    /// real time, reports come as soon as they do, and slots nobody counts.
+    fn tell(self, _config: &mut Config, _slots: Option<usize>) {}
 
     /// Whether [`report_delay`](Self::report_delay) is heeded.
     pub const CAN_DELAY: bool = false;
@@ -64,16 +65,17 @@ impl Tuning {
 // === impl Mesh ===
 
 impl Mesh {
-    /// Starts so many nodes of users, and a provider for each server, and waits until all users may use all servers.
-    pub async fn start(servers: &[SocketAddr], users: usize, tuning: Tuning) -> Self {
+    /// Starts so many nodes of users, and a provider for each server, given with its slots; and waits until all users may
+    /// use all servers.
+    pub async fn start(servers: &[(SocketAddr, usize)], users: usize, tuning: Tuning) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut providers = Vec::new();
-        for (index, server) in servers.iter().enumerate() {
+        for (index, (server, slots)) in servers.iter().enumerate() {
             let mut config = Config::for_test(state.path().join(format!("p{index}")));
             config.name = NodeName::lossy(&format!("provider{index}"));
             config.mode = Mode::Server;
             config.ollama.url = format!("http://{server}").parse().unwrap();
-            providers.push(Node::start(config, tuning).await);
+            providers.push(Node::start(config, tuning, Some(*slots)).await);
         }
         let peers = || providers.iter().map(|provider| provider.mesh.to_string().parse().unwrap()).collect();
         let mut nodes = Vec::new();
@@ -82,7 +84,7 @@ impl Mesh {
             config.name = NodeName::lossy(&format!("user{index}"));
             config.mode = Mode::Client;
             config.peers = peers();
-            nodes.push(Node::start(config, tuning).await);
+            nodes.push(Node::start(config, tuning, None).await);
         }
         let mesh = Self { providers, users: nodes, http: Mutex::new(http()), _state: state };
         mesh.until_all_are_met(servers.len()).await;
@@ -139,9 +141,9 @@ impl Way for Mesh {
 // === impl Node ===
 
 impl Node {
-    async fn start(mut config: Config, tuning: Tuning) -> Self {
+    async fn start(mut config: Config, tuning: Tuning, slots: Option<usize>) -> Self {
         config.status = Status::Off;
-        tuning.tell(&mut config);
+        tuning.tell(&mut config, slots);
         let app = App::build(config).await.unwrap();
         let (info, view) = (app.ready(), app.mesh());
         let shutdown = CancellationToken::new();

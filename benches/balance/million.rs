@@ -30,6 +30,8 @@ use super::meters::resident;
 
 const SERVERS: usize = 20;
 const USERS: usize = 3;
+/// Requests that a server takes at a time: few enough that some have to wait.
+const SLOTS: usize = 2;
 /// Requests at once.
 const CONCURRENT: u64 = 48;
 const TENTHS: u64 = 10;
@@ -57,7 +59,7 @@ pub async fn run(requests: u64) -> bool {
     let mut servers = Vec::new();
     for _ in 0..SERVERS {
         let (address, task) = server(Arc::clone(&served)).await;
-        addresses.push(address);
+        addresses.push((address, SLOTS));
         servers.push(task);
     }
     let mesh = Arc::new(Mesh::start(&addresses, USERS, Tuning::NONE).await);

@@ -7,12 +7,13 @@
 //! time, into the place of the idle runner that was used least recently, or when one is idle. A runner keeps what it
 //! has evaluated of the last conversations, until it is unloaded.
 
+mod cache;
+
 use std::collections::VecDeque;
 
 use super::workload::{MODELS, ServerSpec, batch, work};
+use cache::Cache;
 
-/// Conversations that a runner keeps beyond its slots, in the memory of its host.
-const CACHED_BEYOND_SLOTS: usize = 8;
 /// Seconds of work that count as none: what the precision of numbers leaves.
 const NOTHING: f64 = 1e-6;
 
@@ -75,7 +76,7 @@ struct Runner {
     loaded: bool,
     used: f64,
     queue: VecDeque<Waiting>,
-    cache: Vec<Cached>,
+    cache: Cache,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,15 +100,6 @@ struct Working {
     output: f64,
     rate: f64,
     first_said: bool,
-}
-
-/// A conversation of which the evaluation is kept.
-#[derive(Debug)]
-struct Cached {
-    conversation: u32,
-    tokens: f64,
-    used: f64,
-    busy: bool,
 }
 
 // === impl Server ===
@@ -199,9 +191,7 @@ impl Server {
         if let Some(at) = self.working.iter().position(|working| working.job.id == id) {
             let Working { job, .. } = self.working.swap_remove(at);
             let runner = &mut self.runners[job.model];
-            if let Some(cached) = runner.cache.iter_mut().find(|cached| cached.conversation == job.conversation) {
-                cached.busy = false;
-            }
+            runner.cache.release(job.conversation);
             runner.used = now;
         }
         for runner in &mut self.runners {
@@ -246,7 +236,7 @@ impl Server {
             let Working { job, mut stages, .. } = self.working.swap_remove(index);
             stages.done = now;
             freed[job.model] = true;
-            self.remember(now, &job);
+            self.runners[job.model].cache.give_back(now, job.conversation, job.prompt + job.output);
             events.push(Event::Done(job.id, stages));
         }
         for model in (0..MODELS).filter(|model| freed[*model]) {
@@ -255,16 +245,6 @@ impl Server {
         }
         self.schedule(now);
         self.plan(now);
-    }
-
-    /// The evaluation of the whole conversation is in the cache now.
-    fn remember(&mut self, now: f64, job: &Job) {
-        let cache = &mut self.runners[job.model].cache;
-        if let Some(cached) = cache.iter_mut().find(|cached| cached.conversation == job.conversation) {
-            cached.tokens = job.prompt + job.output;
-            cached.used = now;
-            cached.busy = false;
-        }
     }
 
     fn enqueue(&mut self, now: f64, mut waiting: Waiting) {
@@ -301,7 +281,7 @@ impl Server {
         while self.running(model) < self.spec.slots {
             let Some(Waiting { job, mut stages }) = self.runners[model].queue.pop_front() else { return };
             stages.started = now;
-            let cached = self.take_cached(now, &job);
+            let cached = self.runners[model].cache.take(now, job.conversation, self.spec.slots);
             let new = (job.prompt - cached.min(job.prompt - 1.0)).max(1.0);
             self.prompt_tokens += job.prompt;
             self.cached_tokens += job.prompt - new;
@@ -315,25 +295,6 @@ impl Server {
                 first_said: false,
             });
         }
-    }
-
-    /// How many tokens of the conversation are evaluated already; it has a place in the cache from now on.
-    fn take_cached(&mut self, now: f64, job: &Job) -> f64 {
-        let room = self.spec.slots + CACHED_BEYOND_SLOTS;
-        let cache = &mut self.runners[job.model].cache;
-        if let Some(cached) = cache.iter_mut().find(|cached| cached.conversation == job.conversation && !cached.busy) {
-            cached.busy = true;
-            return cached.tokens;
-        }
-        if cache.len() >= room {
-            let idle = cache.iter().enumerate().filter(|(_, cached)| !cached.busy);
-            let oldest = idle.min_by(|(_, one), (_, other)| one.used.total_cmp(&other.used)).map(|(index, _)| index);
-            if let Some(oldest) = oldest {
-                cache.swap_remove(oldest);
-            }
-        }
-        cache.push(Cached { conversation: job.conversation, tokens: 0.0, used: now, busy: true });
-        0.0
     }
 
     /// Accounts for the work since the last time.

@@ -74,7 +74,9 @@ impl Case {
         let clock = Clock::new(tempo);
         let fleet = Fleet::start(&self.scenario, span, &clock).await;
         let tuning = Tuning { tempo, report_delay: clock.real(self.scenario.report_delay) };
-        let mesh = Arc::new(Mesh::start(&fleet.addresses, users, tuning).await);
+        let slots = self.scenario.servers.iter().map(|server| server.slots);
+        let servers: Vec<_> = fleet.addresses.iter().copied().zip(slots).collect();
+        let mesh = Arc::new(Mesh::start(&servers, users, tuning).await);
         let mut ways: Vec<Arc<dyn Way>> = vec![mesh.clone()];
         let mut fleets = vec![fleet];
         for rival in &self.rivals {
