@@ -49,6 +49,7 @@ use mesh::Tuning;
 use plot::Curve;
 use rivals::Rival;
 use suite::{Case, Manner, Results, quantile};
+use tracing_subscriber::EnvFilter;
 use workload::{Scenario, Span};
 
 /// What the bench may take by default.
@@ -119,6 +120,10 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments = Arguments::parse();
+    if std::env::var_os("RUST_LOG").is_some() {
+        // Why requests went where they went. It costs more than all the rest.
+        tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_writer(std::io::stderr).init();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let good = match arguments.million {
         Some(requests) => runtime.block_on(million::run(requests)),

@@ -2,8 +2,9 @@
 //!
 //! Each tenth begins with new connections and ends when nothing is in flight. Before the first of them stand so many
 //! requests that the process has all it needs ([`WARM_UP`]); from then on its memory may not grow by more than [`GROWTH`],
-//! and when all is over there may be no more tasks than before the first request. Every request has to reach exactly one
-//! server.
+//! and when all is over there may be no more tasks than before the first request. Every request has to reach a server, and
+//! as good as none a second one: what a node does not acknowledge within half a second moves on (DESIGN §4), which happens
+//! where the machine is busy with other things.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,6 +41,8 @@ const TENTHS: u64 = 10;
 const WARM_UP: u64 = 120_000;
 /// MB that memory may grow after that: of a million requests, no more than sixteen bytes each.
 const GROWTH: f64 = 16.0;
+/// Of so many requests one may be run twice.
+const AGAIN: u64 = 10_000;
 /// Longest wait for what is idle to be let go. A gate keeps a connection to its Ollama for half a minute, and looks for
 /// such every half a minute.
 const REST: Duration = Duration::from_secs(75);
@@ -99,7 +102,10 @@ pub async fn run(requests: u64) -> bool {
         (format!("{left} tasks are left, {before} were there before"), left <= before as u64),
         (format!("{inflight} requests are in flight"), inflight == 0),
         (format!("{failures} requests failed"), failures == 0),
-        (format!("{served} requests reached a server, of {sent}"), served == sent),
+        (
+            format!("{served} times a server had a request, of {sent}; at most one in {AGAIN} a second time"),
+            (sent..=sent + sent / AGAIN).contains(&served),
+        ),
     ];
     for (what, holds) in &checks {
         println!("{:<4} {what}", if *holds { "ok" } else { "BAD" });
