@@ -3,18 +3,18 @@
 //! Everything that can fail for a reason that a person has to mend fails in [`App::build`], before the node says that it
 //! serves: the state directory, the key, the trust book, each port.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
 
-use crate::balance::{GRACE, Router, RouterSettings};
+use crate::balance::{GRACE, Preferences, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
@@ -34,10 +34,13 @@ use crate::web::{self, WebError};
 use crate::wire::control::Hello;
 
 mod guest;
+mod lending;
 mod roles;
 mod view;
 
 pub use guest::GuestError;
+use lending::Lending;
+pub use lending::LendingError;
 pub use roles::RoleError;
 use view::View;
 
@@ -49,6 +52,8 @@ const CALLERS: usize = 64;
 /// A node that has all it needs.
 pub struct App {
     config: Config,
+    /// For people.
+    when_lent: String,
     state: StateDir,
     control: control::Server,
     page: Option<StdListener>,
@@ -105,7 +110,8 @@ impl App {
         let instance = Instance::random();
         let hello = Hello::of(config.name.clone(), instance);
         let lends = roles::may_lend(&config, listen.as_ref());
-        let (lend, lend_seen) = watch::channel(lends);
+        let (lending, lent) = Lending::new(&config.lend, lends)?;
+        let when_lent = lending.when();
         let (ollama, ollama_task) = match lends {
             true => {
                 let (ollama, task) = match config.ollama.explicit {
@@ -116,8 +122,15 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let settings = GateSettings { lend_push: config.lend_push, ..GateSettings::default() };
-        let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
+        let settings = GateSettings {
+            lend_push: config.lend_push,
+            parallel: config.lend.parallel,
+            reserve: config.lend.reserve,
+            weights: config.lend.weights.clone(),
+            queue: usize::try_from(config.lend.queue).unwrap_or(usize::MAX),
+            ..GateSettings::default()
+        };
+        let gate = Gate::new(ollama.clone(), settings, lent.lend);
 
         let desk = Desk::new(me, guest);
         let (sightings, sightings_seen) = mpsc::channel(SIGHTINGS);
@@ -171,6 +184,12 @@ impl App {
             listen: listen_addr,
             open: config.listen.open,
             digests: digests.clone(),
+            preferences: Preferences {
+                waiting: usize::try_from(config.balance.waiting).unwrap_or(usize::MAX),
+                max_wait: config.balance.max_wait,
+                prefer_local: config.balance.prefer_local,
+                tempo: config.tempo,
+            },
             grace: GRACE,
         };
         let router = Router::spawn(settings, endpoints);
@@ -206,21 +225,24 @@ impl App {
             ollama: lends.then(|| ollama.state()),
             ollama_url: config.ollama.url.clone(),
             why_not_lent: roles::why_not_lent(&config, listen_addr),
+            not_now: lent.why_not,
             report: gate.report(),
             load: gate.load(),
             directory: peers.directory(),
             digests: digests.clone(),
+            router: balances.clone(),
             clone_seen: peers.clone_seen(),
         });
         let running = Running {
             ollama: ollama_task,
             digests: digests.keep_saved(),
-            lend: AbortOnDropHandle::new(tokio::spawn(lend_unless_cloned(lends, lend, peers.clone_seen()))),
+            lend: AbortOnDropHandle::new(tokio::spawn(lending.keep_up(peers.clone_seen(), gate.own_use()))),
             peers,
             router: balances,
         };
         Ok(Self {
             config,
+            when_lent,
             state,
             control,
             page,
@@ -338,7 +360,13 @@ impl App {
                 );
             }
             Some(why) => tracing::info!("no Ollama is lent here: {why}"),
-            None => tracing::info!("the Ollama at {} is lent whenever it answers", self.config.ollama.url),
+            None => {
+                tracing::info!(
+                    "the Ollama at {} is lent{} whenever it answers",
+                    self.config.ollama.url,
+                    self.when_lent
+                );
+            }
         }
     }
 }
@@ -355,21 +383,6 @@ async fn resolved(part: Option<impl Future>) {
             part.await;
         }
         None => std::future::pending().await,
-    }
-}
-
-/// Two nodes with one key cannot both lend: their users could not tell whom they trust.
-async fn lend_unless_cloned(
-    lends: bool,
-    lend: watch::Sender<bool>,
-    mut clone_seen: watch::Receiver<Option<SocketAddr>>,
-) {
-    loop {
-        let cloned = clone_seen.borrow_and_update().is_some();
-        lend.send_if_modified(|lent| std::mem::replace(lent, lends && !cloned) != (lends && !cloned));
-        if clone_seen.changed().await.is_err() {
-            return;
-        }
     }
 }
 
@@ -397,6 +410,9 @@ pub enum AppError {
     /// The ports that applications and peers use.
     #[error(transparent)]
     Role(#[from] RoleError),
+    /// When to lend.
+    #[error(transparent)]
+    Lending(#[from] LendingError),
     /// QUIC.
     #[error("cannot start QUIC: {0}")]
     Transport(#[from] TransportError),
@@ -438,6 +454,7 @@ mod tests {
             listen: None,
             open: false,
             digests: Digests::default(),
+            preferences: Preferences::default(),
             grace: GRACE,
         };
         let router = Router::spawn(settings, broken);

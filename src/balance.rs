@@ -16,39 +16,53 @@
 
 mod aim;
 mod attempt;
+mod breaker;
 mod choose;
+mod dealings;
 mod departed;
+mod dispatch;
+mod errand;
+mod journal;
+mod judgement;
 mod members;
+mod plan;
+mod prefix;
+mod priors;
 mod refuse;
 mod replay;
+mod score;
+mod seek;
+#[cfg(test)]
+mod simulation;
+mod stopwatch;
+mod weigh;
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
-use tower::retry::budget::{Budget as _, TpsBudget};
+use tower::retry::budget::TpsBudget;
 
-use self::aim::{Aim, Search};
-use self::attempt::{Outcome, attempt};
-use self::members::{Member, Members, Obstacle};
-use self::replay::{Replay, Reserve};
-use crate::digests::{Digests, Holder};
-use crate::exchange::{Body, Endpoint, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
+use self::journal::Journal;
+use self::members::{Members, Obstacle};
+use self::prefix::Prefixes;
+use self::replay::Reserve;
+use self::seek::WaitingRoom;
+use crate::digests::Digests;
+use crate::exchange::{Account, Body, Endpoint, REQUEST_HEADER, Refusal};
 use crate::id::{Id, NodeName};
-use crate::route::{self, Dialect, Kind, ModelName, Route};
+use crate::route::{self, Dialect, ModelName, Route};
 
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
 /// mesh may take to be able to use it (issue 2).
@@ -80,8 +94,27 @@ pub struct RouterSettings {
     pub open: bool,
     /// Which weights each model's name stands for.
     pub digests: Digests,
+    /// What its owner prefers.
+    pub preferences: Preferences,
     /// How long after the start requests wait for a server to turn up; [`GRACE`] but in tests.
     pub grace: Duration,
+}
+
+/// What the owner of a node prefers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Preferences {
+    /// How many requests may wait for a slot at a time. 64, what a busy team's tools keep open: more of them would wait for
+    /// minutes and be given up before.
+    pub waiting: usize,
+    /// A request that would have to wait longer for a slot is refused at once. Ten minutes, after which hardly anybody is
+    /// there any more.
+    pub max_wait: Duration,
+    /// How many times sooner another node must be done than this one's own Ollama to be preferred. 1.1: what is equal runs
+    /// here, where nobody on the network sees it.
+    pub prefer_local: f64,
+    /// How many times faster than real ones the servers are: 1, but in benchmarks with simulated ones, where what happens
+    /// in seconds has to happen sooner.
+    pub tempo: f64,
 }
 
 /// A handle to the balancer, cheap to clone. With the last one the task that follows the endpoints ends.
@@ -89,34 +122,32 @@ pub struct RouterSettings {
 pub struct Router(Arc<Inner>);
 
 struct Inner {
-    node: RouterSettings,
-    members: watch::Receiver<Members>,
+    known: Arc<Known>,
+    room: WaitingRoom,
+    journal: Journal,
     budget: TpsBudget,
     reserve: Arc<Reserve>,
-    grace_ends: Instant,
     following: TaskTracker,
     _following: AbortOnDropHandle<()>,
 }
 
-/// What a try was for.
-struct Asked<'a> {
-    aim: &'a Aim,
-    /// The digest under which the member has the model that is asked for.
-    digest: Option<String>,
-    /// Whether it may be done twice.
-    repeatable: bool,
+/// What is known where a request is to go.
+#[derive(Debug)]
+struct Known {
+    node: RouterSettings,
+    members: watch::Receiver<Members>,
+    /// What was sent where.
+    prefixes: Mutex<Prefixes>,
+    /// Until then requests wait for a first server to turn up.
+    grace_ends: Instant,
 }
 
-/// What to do about an outcome.
-enum Verdict {
-    /// The application gets it.
-    Pass,
-    /// So too, although it failed: it may have been acted on, and is not for us to do twice.
-    Fail,
-    /// Someone else may do better, and nothing was run: no budget needed.
-    Elsewhere,
-    /// Someone else may do better, but this one has worked on it.
-    ElsewhereWithinBudget,
+// === impl Preferences ===
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Self { waiting: 64, max_wait: Duration::from_secs(600), prefer_local: 1.1, tempo: 1.0 }
+    }
 }
 
 // === impl Router ===
@@ -131,12 +162,15 @@ impl Router {
         let following = TaskTracker::new();
         let task = following.spawn(members::follow(discover, sender));
         following.close();
+        let places = settings.preferences.waiting;
+        let (grace_ends, prefixes) = (Instant::now() + settings.grace, Mutex::new(Prefixes::new()));
+        let known = Arc::new(Known { members, prefixes, grace_ends, node: settings });
         Self(Arc::new(Inner {
-            members,
+            room: seek::waiting_room(known.clone(), places),
+            known,
+            journal: Journal::default(),
             budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_A_SECOND, BUDGET_SHARE),
             reserve: Arc::default(),
-            grace_ends: Instant::now() + settings.grace,
-            node: settings,
             following,
             _following: AbortOnDropHandle::new(task),
         }))
@@ -149,26 +183,31 @@ impl Router {
 
     /// Those that can take a request of this dialect now, or why nobody can.
     pub async fn providers(&self, dialect: Dialect) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
-        let mut members = self.0.members.clone();
+        let mut members = self.0.known.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;
         loop {
             let snapshot = members.borrow_and_update().clone();
             match aim::providers(&snapshot, dialect) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
-                Err(refusal) => self.0.wait_for_more(&mut members, suspense_ends, refusal).await?,
+                Err(refusal) => self.0.known.wait_for_more(&mut members, suspense_ends, refusal).await?,
             }
         }
     }
 
+    /// How the latest requests went, the latest first.
+    pub fn accounts(&self) -> Vec<Account> {
+        self.0.journal.accounts()
+    }
+
     /// Whether requests for a model go where it has this digest; not known if the name was not used yet.
     pub fn keeps_to(&self, model: &ModelName, digest: &str) -> bool {
-        self.0.node.digests.of(model).is_some_and(|kept| kept.digest == digest)
+        self.0.known.node.digests.of(model).is_some_and(|kept| kept.digest == digest)
     }
 }
 
 impl fmt::Debug for Router {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Router").field(&self.0.node.name).finish()
+        f.debug_tuple("Router").field(&self.0.known.node.name).finish()
     }
 }
 
@@ -187,161 +226,42 @@ impl tower::Service<Request<Body>> for Router {
         let inner = self.0.clone();
         Box::pin(async move {
             let Route { kind, api } = route::classify(request.method(), request.uri().path());
-            Ok(inner.dispatch(kind, request).await.unwrap_or_else(|refusal| {
-                tracing::debug!(code = refusal.code, status = refusal.status.as_u16(), "refused: {}", refusal.message);
-                route::render(api, &refusal)
-            }))
+            let (parts, body) = request.into_parts();
+            let entry = inner.journal.begin(&parts);
+            let answer = inner.dispatch(kind, Request::from_parts(parts, body), entry.clone()).await;
+            let mut response = match answer {
+                Ok(response) => {
+                    entry.answered(response.status().as_u16(), None);
+                    response
+                }
+                Err(refusal) => {
+                    let (code, status) = (refusal.code, refusal.status.as_u16());
+                    tracing::debug!(request = %entry.id(), code, status, "refused: {}", refusal.message);
+                    let response = route::render(api, &refusal);
+                    entry.answered(status, Some(refusal.message));
+                    entry.ended();
+                    response
+                }
+            };
+            if let Ok(id) = HeaderValue::from_str(&entry.id().to_string()) {
+                response.headers_mut().insert(REQUEST_HEADER, id);
+            }
+            Ok(response)
         })
     }
 }
 
-// === impl Inner ===
+// === impl Known ===
 
-impl Inner {
-    async fn dispatch(&self, kind: Kind, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-        let (mut parts, body) = request.into_parts();
-        let (aim, body) = aim_of(&kind, &mut parts, body).await?;
-        let path = parts.uri.path().to_owned();
-        let repeatable = route::is_repeatable(&parts.method, &parts.uri);
-        let changes = kind == Kind::Manage;
-        let dialect = Dialect::of(&parts);
-        // What changes models, or was sent to one node, is tried there and nowhere else.
-        let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
-        let mut members = self.members.clone();
-        let suspense_ends = Instant::now() + SUSPENSE;
-        let mut tried = BTreeSet::new();
-        // An Ollama's answer that another one was to better: better than nothing if none does.
-        let mut last = None;
-        self.budget.deposit();
-        loop {
-            let snapshot = members.borrow_and_update().clone();
-            let kept = aim.model().and_then(|model| self.node.digests.of(model));
-            let search = Search {
-                members: &snapshot,
-                tried: &tried,
-                kept: kept.as_ref(),
-                node: &self.node,
-                path: &path,
-                dialect,
-            };
-            let member = match aim.candidates(&search) {
-                Ok(candidates) => pick(&candidates),
-                Err(refusal) if tried.is_empty() => {
-                    self.wait_for_more(&mut members, suspense_ends, refusal).await?;
-                    continue;
-                }
-                Err(_) => None,
-            };
-            // After a first try somebody else was there a moment ago, or we would not be here again.
-            let Some(member) = member else { return last.unwrap_or_else(|| Err(refuse::nobody(&snapshot))) };
-            let asked = Asked { aim: &aim, digest: digest_of(&aim, &member), repeatable };
-            if let Some((model, digest)) = asked.weights() {
-                let holder = Holder { id: member.id(), name: member.label() };
-                if !self.node.digests.claim(model, digest, holder, kept.as_ref().map(|kept| &*kept.digest)) {
-                    continue;
-                }
-            }
-            tried.insert(member.id());
-            tracing::debug!(peer = %member.label(), model = aim.model().map(tracing::field::display), attempt = tried.len(), "request goes to");
-
-            let may_move = |members: &Members| {
-                let kept = aim.model().and_then(|model| self.node.digests.of(model));
-                let search =
-                    Search { members, tried: &tried, kept: kept.as_ref(), node: &self.node, path: &path, dialect };
-                tried.len() <= RETRIES as usize
-                    && aim.may_move()
-                    && replay.is_possible()
-                    && aim.candidates(&search).is_ok_and(|candidates| !candidates.is_empty())
-            };
-            // While it waits nobody knows whether the gate has acknowledged it.
-            let may_be_given_up = |members: &Members| repeatable && may_move(members);
-            let request = again(&parts, replay.body());
-            let outcome = attempt(&member, request, changes, members.clone(), may_be_given_up).await;
-            let again = match self.judge(&outcome, &asked, &member) {
-                Verdict::Pass | Verdict::Fail => false,
-                Verdict::Elsewhere => may_move(&members.borrow()),
-                Verdict::ElsewhereWithinBudget => may_move(&members.borrow()) && self.budget.withdraw(),
-            };
-            let result = self.settle(outcome, &asked, &member);
-            if !again {
-                return match (result, last) {
-                    (Err(_), Some(Ok(answer))) => Ok(answer),
-                    (result, _) => result,
-                };
-            }
-            last = Some(result);
-        }
-    }
-
-    /// Looks at what came of a try, remembers what it says of the member, and says whether another should be tried.
-    fn judge(&self, outcome: &Outcome, asked: &Asked<'_>, member: &Member) -> Verdict {
-        let verdict = match outcome {
-            Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
-                Verdict::Elsewhere
-            }
-            Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
-            Outcome::Lost(_) | Outcome::Failed(_) if !asked.repeatable => Verdict::Fail,
-            Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) => Verdict::Elsewhere,
-            Outcome::Failed(_) => Verdict::ElsewhereWithinBudget,
-            Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
-                Some(b"draining" | b"not-lent" | b"no-ollama") => Verdict::Elsewhere,
-                Some(b"busy") => Verdict::ElsewhereWithinBudget,
-                Some(_) => Verdict::Pass,
-                None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
-                    Some(_) if asked.repeatable => Verdict::ElsewhereWithinBudget,
-                    // It never said that it has the model. Another one that may have it could be asked.
-                    None if asked.repeatable && asked.aim.model().is_some() => return Verdict::Elsewhere,
-                    _ => return Verdict::Pass,
-                },
-                None if response.status().is_server_error() && asked.repeatable => Verdict::ElsewhereWithinBudget,
-                None => Verdict::Pass,
-            },
-        };
-        let passes = matches!(verdict, Verdict::Pass);
-        if passes {
-            member.served();
-        } else {
-            member.stumbled();
-        }
-        match asked.weights() {
-            Some((model, digest)) if passes => self.node.digests.answered(model, digest),
-            Some((model, digest)) => self.node.digests.failed(model, digest),
-            None => {}
-        }
-        verdict
-    }
-
-    /// An outcome as the application would get it.
-    fn settle(&self, outcome: Outcome, asked: &Asked<'_>, member: &Member) -> Result<Response<Body>, Refusal> {
-        let broke_off =
-            if asked.repeatable && asked.aim.may_move() { refuse::broke_off } else { refuse::broke_off_once };
-        match outcome {
-            Outcome::Answered(mut response) => {
-                if let Ok(label) = HeaderValue::from_str(member.label().as_str()) {
-                    response.headers_mut().insert(PEER_HEADER, label);
-                }
-                Ok(response)
-            }
-            Outcome::Failed(error) => {
-                tracing::debug!(peer = %member.label(), %error, "no answer");
-                Err(match &error {
-                    ExchangeError::Body(_) => refuse::bad_body(&error),
-                    ExchangeError::Reset(_, ResetCode::Forbidden) => refuse::not_let_in(member, &self.node.name),
-                    // The gate has not acknowledged it.
-                    ExchangeError::Unreachable(_) => refuse::broke_off(&error),
-                    _ => broke_off(&error),
-                })
-            }
-            Outcome::Lost(health) => {
-                tracing::debug!(peer = %member.label(), ?health, "given up");
-                Err(broke_off(&ExchangeError::Lost(member.label())))
-            }
-        }
+impl Known {
+    /// What was sent where. Never held for longer than a look.
+    fn prefixes(&self) -> MutexGuard<'_, Prefixes> {
+        self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the members to change, in the first moments of the node or while some are suspect; after that, or if no
     /// change could help, the refusal holds.
-    async fn wait_for_more(
+    pub(super) async fn wait_for_more(
         &self,
         members: &mut watch::Receiver<Members>,
         suspense_ends: Instant,
@@ -358,58 +278,4 @@ impl Inner {
             Ok(Err(_)) | Err(_) => Err(refusal),
         }
     }
-}
-
-// === impl Asked ===
-
-impl<'a> Asked<'a> {
-    /// The model it is routed by, and the digest under which the member has it.
-    fn weights(&self) -> Option<(&'a ModelName, &str)> {
-        Some((self.aim.model()?, self.digest.as_deref()?))
-    }
-}
-
-/// The digest under which the member has the model that is asked for; empty if it did not say.
-fn digest_of(aim: &Aim, member: &Member) -> Option<String> {
-    member.view().digest(aim.model()?).map(str::to_owned)
-}
-
-/// What decides who may take it. Reads as much of the body as it takes to know the model.
-async fn aim_of(kind: &Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
-    if let Some(choice) = take_choice(&mut parts.headers) {
-        return Ok((Aim::Chosen(choice), body));
-    }
-    match kind {
-        Kind::Manage => Ok((Aim::Manage, body)),
-        Kind::BodyModel => {
-            let (model, body) = route::find_model(parts, body)
-                .await
-                .map_err(|error| error.into_refusal().unwrap_or_else(|broken| refuse::bad_body(&broken)))?;
-            Ok((model.map_or(Aim::Any, Aim::of), body))
-        }
-        Kind::PathModel(model) => Ok((Aim::of(ModelName::new(model)), body)),
-        Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Any | Kind::Owner(_) => Ok((Aim::Any, body)),
-    }
-}
-
-/// The node that the request chose. The header goes no further: it was for us.
-fn take_choice(headers: &mut HeaderMap) -> Option<String> {
-    let choice = headers.remove(PEER_HEADER)?;
-    let choice = String::from_utf8_lossy(choice.as_bytes()).trim().to_owned();
-    (!choice.is_empty()).then_some(choice)
-}
-
-fn pick(candidates: &[Arc<Member>]) -> Option<Arc<Member>> {
-    let known: Vec<_> = candidates.iter().map(|member| member.candidate()).collect();
-    candidates.get(choose::choose(&known, rand::random_range(0..=usize::MAX >> 1))?).cloned()
-}
-
-/// The request once more, with this body.
-fn again(parts: &Parts, body: Body) -> Request<Body> {
-    let mut request = Request::new(body);
-    *request.method_mut() = parts.method.clone();
-    *request.uri_mut() = parts.uri.clone();
-    *request.version_mut() = parts.version;
-    *request.headers_mut() = parts.headers.clone();
-    request
 }

@@ -7,6 +7,7 @@
 mod config;
 mod daemon;
 mod doctor;
+mod explain;
 mod id;
 mod invite;
 mod log;
@@ -18,6 +19,7 @@ mod serve;
 mod status;
 mod stop;
 mod trust;
+mod vouch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,12 +69,16 @@ enum Command {
     Peers(Json),
     /// The models of the mesh, and where they are
     Models(models::Args),
+    /// Why a request went where it went, or the latest requests
+    Explain(explain::Args),
     /// This node's ID
     Id(Json),
     /// Use a peer and let it use this node's Ollama
     Trust(trust::Args),
     /// Make an invitation, with which a node nobody sits at trusts this one and is trusted
     Invite(invite::Args),
+    /// Let the users of this node who said `--voucher` use a peer, without asking each of them
+    Vouch(vouch::Args),
     /// Refuse a peer's key from now on, running answers included
     Revoke(revoke::Args),
     /// Show and change the configuration file
@@ -101,9 +107,11 @@ impl Cli {
             Command::Status(args) => status::run(args.json, &place),
             Command::Peers(args) => peers::run(args.json, &place),
             Command::Models(args) => models::run(&args, &place),
+            Command::Explain(args) => explain::run(&args, &place),
             Command::Id(args) => id::run(args.json, &place),
             Command::Trust(args) => trust::run(args, &place),
             Command::Invite(args) => invite::run(args, &place),
+            Command::Vouch(args) => vouch::run(&args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),

@@ -10,8 +10,11 @@
 
 mod environment;
 mod file;
+mod hours;
 mod key;
+mod layers;
 mod ollama_host;
+mod owner;
 mod value;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,7 +25,10 @@ use http::Uri;
 
 pub use environment::{ETC_CONFIG, Environment, SYSTEM_STATE_DIR};
 pub use file::{File, FileError};
-pub use key::{Key, Layer, Raw, Settings, Source};
+pub use hours::{Hours, ParseHoursError, moment};
+pub use key::Key;
+pub use layers::{Layer, Raw, Settings, Source};
+pub use owner::{Balance, Lend};
 
 use crate::discovery::PeerAddress;
 use crate::id::NodeName;
@@ -65,6 +71,13 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether peers with scope `manage` may push models too, which is signed with the key of this machine's owner.
     pub lend_push: bool,
+    /// What peers get of this node's Ollama, and when.
+    pub lend: Lend,
+    /// How this node's own requests are spread.
+    pub balance: Balance,
+    /// How many times faster than real ones the servers are. 1; nothing that a person can set changes it, but a benchmark
+    /// with simulated servers does.
+    pub tempo: f64,
     /// What is believed of a key that was not met before.
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
@@ -178,6 +191,9 @@ impl Config {
             state_dir: state_dir(settings, environment)?,
             origins: settings.parse_list(Key::Origins, |text| Ok(text.to_owned()))?,
             lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
+            lend: Lend::from_settings(settings)?,
+            balance: Balance::from_settings(settings)?,
+            tempo: 1.0,
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
@@ -202,6 +218,10 @@ impl Config {
             state_dir: state_dir.into(),
             origins: Vec::new(),
             lend_push: false,
+            // What a simulated server runs at a time is known: a test that is not about slots shall not wait for one.
+            lend: Lend { parallel: Some(256), ..Lend::default() },
+            balance: Balance::default(),
+            tempo: 1.0,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,

@@ -18,6 +18,9 @@
 //! | `POST /uninvite`, [`InvitationRequest`] | the [`InvitedView`] that is no more |
 //! | `GET /trusted` | [`List`]: what people decided on this node |
 //! | `POST /import`, [`ImportRequest`] | [`Imported`](crate::trust::Imported): a list is taken over |
+//! | `POST /vouch`, [`VouchRequest`] | [`VouchView`]: this node vouches for a peer |
+//! | `GET /vouches` | [`VouchView`]s |
+//! | `POST /unvouch`, [`PeerRequest`] | `null`: it vouches for that peer no longer |
 //! | `POST /stop` | [`Stopping`]; the node drains and its process ends |
 //!
 //! An error is `{"error": "…"}`, for an ambiguous peer with its `candidates`.
@@ -28,6 +31,7 @@ mod resolve;
 mod server;
 mod state;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,11 +47,11 @@ pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::digests::{Digests, Kept};
-use crate::exchange::ServerKind;
+use crate::exchange::{Account, Numbers, ServerKind};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
-use crate::trust::{Book, List, TrustPolicy};
+use crate::trust::{Book, List, Said, TrustPolicy, Voucher};
 
 /// The name of the socket in the state directory.
 pub const SOCKET: &str = "ollana.sock";
@@ -68,12 +72,22 @@ pub trait Mesh: Send + Sync + 'static {
     /// The nodes it knows of.
     fn peers(&self) -> Vec<PeerView>;
 
+    /// How busy and how fast the models of this node's own server are, if it lends one.
+    fn numbers(&self) -> BTreeMap<String, Numbers> {
+        BTreeMap::new()
+    }
+
     /// Who has which models, this node included if it lends its own.
     fn catalogs(&self) -> Vec<Catalog>;
 
     /// Which weights a model's name stands for on this node, if it was used.
     fn kept(&self, _model: &str) -> Option<Kept> {
         None
+    }
+
+    /// How the latest requests of this node's applications went, the latest first.
+    fn requests(&self) -> Vec<Account> {
+        Vec::new()
     }
 
     /// What stands against each other in the mesh and needs a person, a sentence each: two nodes with one name, a cloned
@@ -143,6 +157,9 @@ pub struct OllamaView {
     /// Whether it is lent to the mesh at this moment.
     #[serde(default)]
     pub lent: bool,
+    /// Why it is not lent at this moment though it could be: what its owner set for times like this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_lent: Option<String>,
     /// What is wrong with it, if something is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -156,6 +173,9 @@ pub struct StatusView {
     pub info: Info,
     /// Its Ollama.
     pub ollama: OllamaView,
+    /// How busy and how fast its models are, as far as anything is known.
+    #[serde(default)]
+    pub numbers: BTreeMap<String, Numbers>,
     /// How many peers are connected.
     pub peers: usize,
     /// How many are known at all.
@@ -173,6 +193,7 @@ impl StatusView {
         Self {
             info: mesh.info(),
             ollama: mesh.ollama(),
+            numbers: mesh.numbers(),
             peers: peers.iter().filter(|peer| peer.state == PeerState::Connected).count(),
             peers_known: peers.len(),
             pid: std::process::id(),
@@ -207,6 +228,9 @@ pub struct TrustRequest {
     /// Whether prompts are sent there.
     #[serde(rename = "use")]
     pub use_: bool,
+    /// Whether the servers that it vouches for are used too; nothing leaves that as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voucher: Option<bool>,
 }
 
 /// What `ollana models --keep` asks for.
@@ -286,6 +310,35 @@ pub struct InvitationRequest {
     pub number: String,
 }
 
+/// What `ollana vouch` asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VouchRequest {
+    /// For whom, as in [`PeerRequest`].
+    pub peer: String,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+}
+
+/// `ollana vouch --list --json`: one peer for which this node vouches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VouchView {
+    /// What it is called.
+    pub name: NodeName,
+    /// Its key's ID.
+    pub id: Id,
+    /// Where it was last reached.
+    pub address: Option<String>,
+    /// Until when, in seconds since 1970.
+    pub until: u64,
+}
+
+impl From<&Said> for VouchView {
+    fn from(said: &Said) -> Self {
+        let Said { id, name, address, until } = said.clone();
+        Self { name, id, address, until }
+    }
+}
+
 /// What became of a peer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Changed {
@@ -314,6 +367,21 @@ pub struct ErrorView {
     /// Whom an ambiguous text could mean.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Candidate>,
+}
+
+/// How a peer's key came to be known, for people: who vouches for it, or that it is a voucher itself.
+pub fn trust_text(trust: crate::trust::Trust, voucher: bool, vouched_by: &[Voucher]) -> String {
+    let by: Vec<&str> = vouched_by.iter().map(|voucher| voucher.name.as_str()).collect();
+    match (by.is_empty(), voucher) {
+        (false, _) => format!("{trust} by {}", by.join(", ")),
+        (true, true) => format!("{trust}, voucher"),
+        (true, false) => trust.to_string(),
+    }
+}
+
+/// What to say where there is nothing to withdraw.
+pub fn no_vouch(peer: &Candidate) -> String {
+    format!("this node does not vouch for {}; `ollana vouch --list` shows for whom it does", peer.name)
 }
 
 /// What to say when a key is revoked: its owner may make a new one, which first use would let in again (DESIGN §4).

@@ -4,6 +4,7 @@
 //! QUIC ([`transport`](crate::transport)), or our own gate ([`gate`](crate::gate)). The balancer sees nothing but this.
 //! A [`Ticket`] is a place in an endpoint's queue for an exchange that comes later; [`Load`] says how long that may take.
 
+mod account;
 mod load;
 mod ticket;
 
@@ -23,11 +24,15 @@ use tokio::sync::watch;
 
 use crate::id::{Id, NodeName, Scope, Use};
 
-pub use load::{Load, ModelLoad, Pace, Residence};
+pub use account::{Account, Decision, Look, NoRequestId, RequestId, Try, Weighed};
+pub use load::{Load, ModelLoad, Numbers, Pace, Residence};
 pub use ticket::{Ask, Place, Slot, Ticket, Turn};
 
 /// Says which node answered; on a request it chooses the node.
 pub const PEER_HEADER: HeaderName = HeaderName::from_static("ollana-peer");
+
+/// The ID of a request, on its answer: what `ollana explain` takes. Between nodes on the request too, for their logs.
+pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("ollana-request");
 
 /// Says that an answer is the mesh's own and not an Ollama's, and why: the code of a [`Refusal`].
 /// Only between nodes; the listener takes it off.

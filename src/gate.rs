@@ -12,29 +12,35 @@ mod admit;
 mod forward;
 mod inspect;
 mod local;
+mod own;
 mod queue;
 mod seats;
 mod settings;
+mod weights;
 
 use std::future::ready;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::exchange::{Ask, Body, Endpoint, ExchangeError, Load, Place, Refusal, Report, Slot, Ticket, Turn};
+use crate::exchange::{
+    Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, Slot, Ticket, Turn,
+};
 use crate::id::{Id, NodeName, Scope};
-use crate::ollama::{Ollama, State};
+use crate::ollama::Ollama;
 use crate::route::{Api, ModelName, Room, render};
 use admit::{Denied, Permit, Work};
+use own::OwnUse;
 use queue::{Flow, Why};
 use seats::{Seat, Seats};
-pub use settings::{GateSettings, UNKNOWN_SLOTS};
+pub use settings::GateSettings;
+pub use weights::Weights;
 
 /// Shortest time between two reports: a server that comes says several things of itself one after the other.
 const COALESCE: Duration = Duration::from_millis(20);
@@ -55,7 +61,9 @@ pub struct Gate {
     lend: watch::Receiver<bool>,
     seats: Arc<Seats>,
     room: Room,
+    own: OwnUse,
     report: watch::Receiver<Arc<Report>>,
+    own_report: watch::Receiver<Arc<Report>>,
     tasks: TaskTracker,
     _keeper: AbortOnDropHandle<()>,
 }
@@ -94,18 +102,21 @@ impl Gate {
         let settings = Arc::new(settings);
         let seats = Seats::new(settings.limits());
         let (publish, report) = watch::channel(Arc::new(Report::default()));
-        let (state, draining) = (ollama.state(), seats.draining());
-        let reports = keep_reporting(state.clone(), lend.clone(), draining, publish);
-        let looks = keep_looking(state, lend.clone(), seats.clone(), settings.clone());
+        let (publish_own, own_report) = watch::channel(Arc::new(Report::default()));
+        let draining = seats.draining();
+        let reports = keep_reporting(ollama.clone(), settings.clone(), lend.clone(), draining, publish, publish_own);
+        let looks = keep_looking(ollama.clone(), lend.clone(), seats.clone(), settings.clone());
         let time = seats.clone();
+        let own = OwnUse::default();
+        let used = own.clone();
         let tasks = TaskTracker::new();
         let keeper = tasks.spawn(async move {
             // The first two end if nobody publishes any more, and leave things as they are.
-            tokio::join!(reports, looks, time.keep_time());
+            tokio::join!(reports, looks, time.keep_time(), used.keep_up());
         });
         tasks.close();
-        let room = Room::new(ROOM);
-        Arc::new(Self { ollama, settings, lend, seats, room, report, tasks, _keeper: AbortOnDropHandle::new(keeper) })
+        let (room, _keeper) = (Room::new(ROOM), AbortOnDropHandle::new(keeper));
+        Arc::new(Self { ollama, settings, lend, seats, room, own, report, own_report, tasks, _keeper })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -132,7 +143,7 @@ impl Gate {
     ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
         let gate = self.clone();
         // Before the look at whether it drains: who waits for nothing to run waits for this one too.
-        let running = gate.seats.begin();
+        let running = gate.seats.begin((caller == Caller::Owner).then(|| gate.own.begin()));
         let mut entering = Box::pin(gate.clone().enter(seat, caller, request));
         // As far as it comes without waiting; whoever polls it next is woken for the rest.
         let early = match entering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -183,19 +194,24 @@ impl Gate {
             Err(Denied::Broken(error)) => return Err(error),
         };
         let state = self.ollama.state().borrow().clone();
-        let (model, slots) = self.settings.line(&state, permit.model());
+        let (model, slots) = self.settings.line(&self.ollama, &state, permit.model());
         let seat = match permit.work() {
             Work::Nothing => None,
             Work::Load | Work::Unload => Some(self.seats.order(caller.flow(), model)),
             Work::Run => match seat.filter(|seat| seat.model() == model) {
                 Some(seat) => Some(seat),
-                None => match self.seats.take(caller.flow(), model, slots, None) {
+                None => match self.seats.take(self.share(&caller), model, slots, None) {
                     Ok((seat, _)) => Some(seat),
                     Err(why) => return Ok(Entered::Answered(permit.refuse(&refused(why)))),
                 },
             },
         };
         Ok(Entered::Admitted(permit, seat))
+    }
+
+    /// Whose turn a caller's requests wait for, and how much of the turns that gets.
+    fn share(&self, caller: &Caller) -> (Flow, f64) {
+        (caller.flow(), self.settings.weights.of_caller(caller))
     }
 
     /// What is known when a request of this caller's comes.
@@ -215,6 +231,11 @@ impl Gate {
         self.report.clone()
     }
 
+    /// The same for the owner's own applications, which have their Ollama whether it is lent or not.
+    pub fn own_report(&self) -> watch::Receiver<Arc<Report>> {
+        self.own_report.clone()
+    }
+
     /// A place in the queue for a request that comes later; `caller` says whose, at any time. It is in the queue, and in
     /// [`Gate::load`], when this returns.
     ///
@@ -224,10 +245,10 @@ impl Gate {
         let who = caller();
         let state = self.ollama.state().borrow().clone();
         let name = ModelName::new(&ask.model);
-        let (model, slots) = self.settings.line(&state, Some(&name));
+        let (model, slots) = self.settings.line(&self.ollama, &state, Some(&name));
         let seat = match self.admission(&who).ticket() {
             Some(refusal) => Err(refusal),
-            None => self.seats.take(who.flow(), model, slots, Some(ask.copies)).map_err(refused),
+            None => self.seats.take(self.share(&who), model, slots, Some(ask.copies)).map_err(refused),
         };
         let refuse = |refusal: &Refusal| Turn::Refused(render(Api::Ollama, refusal));
         let (mut seat, place) = match seat {
@@ -259,6 +280,11 @@ impl Gate {
     /// the listener that they come by is open to other machines.
     pub fn endpoint(self: &Arc<Self>, id: Id, name: NodeName, caller: Caller) -> Arc<dyn Endpoint> {
         local::endpoint(self.clone(), id, name, caller)
+    }
+
+    /// When the owner's own applications used the server by this gate last; now, while they do.
+    pub fn own_use(&self) -> watch::Receiver<Option<Instant>> {
+        self.own.last()
     }
 
     /// Takes nothing new from peers and ends the waiting of those that wait; what runs, runs on.
@@ -319,59 +345,80 @@ fn refused(why: Why) -> Refusal {
 }
 
 /// Tells the queue what is found out of the server, and that it is not lent any more.
-async fn keep_looking(
-    mut state: watch::Receiver<Arc<State>>,
-    mut lend: watch::Receiver<bool>,
-    seats: Arc<Seats>,
-    settings: Arc<GateSettings>,
-) {
+async fn keep_looking(ollama: Ollama, mut lend: watch::Receiver<bool>, seats: Arc<Seats>, settings: Arc<GateSettings>) {
+    let (mut state, mut paces) = (ollama.state(), ollama.paces());
+    let (mut direct, mut memory) = (ollama.direct(), ollama.memory());
     loop {
         let now = state.borrow_and_update().clone();
-        seats.look(&settings.found(&now));
+        seats.look(&settings.found(&ollama, &now));
         if !*lend.borrow_and_update() {
             seats.close(Why::NotLent);
         } else if !now.healthy {
             // Who waits in vain here may have luck elsewhere; the owner's are told by the server itself.
             seats.close(Why::NoOllama);
         }
-        tokio::select! {
-            Ok(()) = state.changed() => {}
-            Ok(()) = lend.changed() => {}
-            else => return,
+        // What is not about which models are in memory is no look at that.
+        loop {
+            seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded());
+            tokio::select! {
+                Ok(()) = state.changed() => break,
+                Ok(()) = lend.changed() => break,
+                Ok(()) = paces.changed() => seats.slots(|model| settings.slots(&ollama, &now, Some(model)).tried()),
+                Ok(()) = direct.changed() => {}
+                Ok(()) = memory.changed() => {}
+                else => return,
+            }
         }
     }
 }
 
 /// Publishes what changes, the first change at once.
 async fn keep_reporting(
-    mut state: watch::Receiver<Arc<State>>,
+    ollama: Ollama,
+    settings: Arc<GateSettings>,
     mut lend: watch::Receiver<bool>,
     mut draining: watch::Receiver<bool>,
     publish: watch::Sender<Arc<Report>>,
+    publish_own: watch::Sender<Arc<Report>>,
 ) {
+    let (mut state, mut paces) = (ollama.state(), ollama.paces());
     loop {
-        let report = {
+        let (report, own) = {
             let state = state.borrow_and_update().clone();
             let provider = state.healthy && *lend.borrow_and_update();
-            Report {
-                provider,
+            let paces = paces.borrow_and_update().clone();
+            let measured = |(name, info): (&String, &ModelInfo)| {
+                let slots = Some(settings.slots(&ollama, &state, Some(name)).at_once);
+                let pace = Pace { slots, ..paces.get(name).copied().unwrap_or_default() };
+                (name.clone(), ModelInfo { pace, ..info.clone() })
+            };
+            let own = Report {
+                provider: state.healthy,
                 scope: Scope::None,
                 draining: *draining.borrow_and_update(),
                 api: state.kind,
-                models: if provider { state.models.clone() } else { Default::default() },
-            }
+                models: state.models.iter().map(measured).collect(),
+            };
+            let report = match provider {
+                true => own.clone(),
+                false => Report { provider, models: Default::default(), ..own.clone() },
+            };
+            (report, own)
         };
-        publish.send_if_modified(|known| {
-            let changed = **known != report;
-            if changed {
-                *known = Arc::new(report);
-            }
-            changed
-        });
+        for (publish, report) in [(&publish, report), (&publish_own, own)] {
+            publish.send_if_modified(|known| {
+                let changed = **known != report;
+                if changed {
+                    *known = Arc::new(report);
+                }
+                changed
+            });
+        }
         sleep(COALESCE).await;
         // Whoever stops publishing leaves things as they are.
         tokio::select! {
             Ok(()) = state.changed() => {}
+            Ok(()) = paces.changed() => {}
             Ok(()) = lend.changed() => {}
             Ok(()) = draining.changed() => {}
             else => return,

@@ -145,7 +145,8 @@ impl Inbound {
         let (id, address) = (connection.id(), connection.address());
         let InboundSettings { me, book, desk, gate, .. } = &*self.settings;
         let standing = book.snapshot().standing(&id);
-        let reserved = if matches!(standing.trust, Trust::Trusted | Trust::Vouched) { RESERVED } else { 0 };
+        // Not for whom others vouch for: that is about whom we use, and gives nothing here.
+        let reserved = if standing.trust == Trust::Trusted { RESERVED } else { 0 };
         let Some(_place) = self.census.enter(id, MAX_CONNECTIONS + reserved) else {
             return connection.close(CloseCode::Busy, "too many connections");
         };

@@ -9,9 +9,14 @@
 mod answer;
 mod client;
 mod connect;
+mod direct;
 mod listing;
 mod meet;
+mod memory;
 mod probe;
+mod process;
+mod slots;
+mod speeds;
 mod upload;
 mod watching;
 
@@ -22,11 +27,16 @@ use http::{Request, Response, Uri};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::exchange::{Body, ExchangeError, ModelInfo, ServerKind};
+use crate::exchange::{Body, ExchangeError, ModelInfo, Pace, ServerKind};
 use crate::route::ModelName;
 use client::Client;
+use speeds::Speeds;
 
+pub use memory::{Memory, Resident};
 pub use probe::{Found, probe};
+pub use slots::Slots;
+pub use speeds::{Run, Work};
+pub use watching::Cadence;
 
 /// A handle on the local Ollama. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -34,6 +44,9 @@ pub struct Ollama {
     client: Client,
     state: watch::Receiver<Arc<State>>,
     nudge: Arc<Notify>,
+    speeds: Speeds,
+    memory: watch::Receiver<Arc<Memory>>,
+    direct: watch::Sender<u32>,
 }
 
 /// What is known of the local server.
@@ -64,26 +77,54 @@ impl Ollama {
     /// Watches the server at `target` (`http://host:port`, perhaps with a path in front of its own paths), whether it
     /// is there yet or not. The watch ends when the handle is dropped.
     pub fn spawn(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
-        Self::watched(target, false)
+        Self::spawn_with(target, false, Cadence::default())
     }
 
     /// The same of a server that somebody named as the one to lend: it may also be one of gRPC.
     pub fn spawn_named(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
-        Self::watched(target, true)
+        Self::spawn_with(target, true, Cadence::default())
     }
 
-    fn watched(target: &Uri, named: bool) -> (Self, AbortOnDropHandle<()>) {
+    /// The same, `named` or not, looked at in another rhythm: of a simulated server whose time goes faster.
+    pub fn spawn_with(target: &Uri, named: bool, cadence: Cadence) -> (Self, AbortOnDropHandle<()>) {
         let client = Client::new(target);
         let nudge = Arc::new(Notify::new());
         let (publish, state) = watch::channel(Arc::new(State::default()));
-        let task = tokio::spawn(watching::watch(client.clone(), named, publish, nudge.clone()));
-        (Self { client, state, nudge }, AbortOnDropHandle::new(task))
+        let (remember, memory) = watch::channel(Arc::new(Memory::default()));
+        let direct = watch::Sender::default();
+        let speeds = Speeds::new(cadence.beat);
+        let telling = process::watch(target.clone(), state.clone(), speeds.clone(), remember.clone());
+        let ours = client.ours().clone();
+        let counting = direct::watch(target.clone(), ours, state.clone(), speeds.clone(), direct.clone());
+        let looking = speeds.clone().keep_looking();
+        let watching = watching::Watch {
+            client: client.clone(),
+            named,
+            cadence,
+            publish,
+            memory: remember,
+            speeds: speeds.clone(),
+            nudge: nudge.clone(),
+        };
+        let task = tokio::spawn(async {
+            // None of the others ends.
+            tokio::select! {
+                () = watching.run() => {}
+                () = looking => {}
+                () = telling => {}
+                () = counting => {}
+            }
+        });
+        (Self { client, state, nudge, speeds, memory, direct }, AbortOnDropHandle::new(task))
     }
 
     /// A handle for a node that lends nothing: never healthy, and nobody is asked.
     pub fn absent(target: &Uri) -> Self {
         let (_, state) = watch::channel(Arc::new(State::default()));
-        Self { client: Client::new(target), state, nudge: Arc::default() }
+        let (_, memory) = watch::channel(Arc::new(Memory::default()));
+        let speeds = Speeds::new(Cadence::default().beat);
+        let (client, direct) = (Client::new(target), watch::Sender::default());
+        Self { client, state, nudge: Arc::default(), speeds, memory, direct }
     }
 
     /// What is known of it, always the latest.
@@ -114,6 +155,35 @@ impl Ollama {
             }
         }
         Ok(state)
+    }
+
+    /// Says that a request is handed over now, which does this `work` with a model by the name it is listed under. The
+    /// answer belongs into [`Run::watch`].
+    pub fn run(&self, model: &str, work: Work) -> Run {
+        let resident = self.state.borrow().loaded.contains(model);
+        self.speeds.run(model, work, resident)
+    }
+
+    /// What was measured of each model, by the name it is listed under. Changes only when it differs by a tenth.
+    pub fn paces(&self) -> watch::Receiver<Arc<BTreeMap<String, Pace>>> {
+        self.speeds.paces()
+    }
+
+    /// How many requests of a model to hand over at a time, by the name it is listed under.
+    pub fn slots(&self, model: &str) -> Slots {
+        self.speeds.slots(model)
+    }
+
+    /// How many requests it works on that did not come from here: its owner's applications' own, where they can be seen
+    /// (on Linux, of a server on this machine), else none. Looked at about once a second while somebody holds a receiver.
+    pub fn direct(&self) -> watch::Receiver<u32> {
+        self.direct.subscribe()
+    }
+
+    /// What it has in memory, and how many models fit ([`Memory::most_loaded`]). Unlike [`State`] it changes with every
+    /// request, which keeps its model in memory for longer.
+    pub fn memory(&self) -> watch::Receiver<Arc<Memory>> {
+        self.memory.clone()
     }
 
     /// Sends a request there: path, query, body and end-to-end headers as they are, `Host` as that server wants it.

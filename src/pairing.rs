@@ -1,4 +1,4 @@
-//! How two people make sure that they mean each other: codes, invitations.
+//! How two people make sure that they mean each other: codes, invitations, vouching.
 //!
 //! **The six-digit code.** If `ollana trust` is typed on two nodes, each naming the other, within [`WINDOW`], both show the
 //! same code. It authenticates the two keys over a channel that a machine in the middle cannot forge: two people who look
@@ -28,7 +28,8 @@
 //!
 //! A code grants nothing. It is shown, and a person decides, with `ollana trust`, for this node only.
 //!
-//! **Invitations** are in [`invitation`]. [`Dealer`] is what a connection needs of all this.
+//! **Invitations** are in [`invitation`]. **Vouching** is in `vouching`, and what it is worth in [`trust`](crate::trust).
+//! [`Dealer`] is what a connection needs of all this.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -45,6 +46,7 @@ mod code;
 mod dealer;
 pub mod invitation;
 mod machine;
+mod vouching;
 
 pub use code::{Code, Session};
 pub use dealer::{Dealer, OutOfPlace};

@@ -3,7 +3,7 @@
 //! An actor owns all of it. It feeds a [state machine](machine) with what happens and does what that says; each
 //! connection has a [task](link) that reads its control stream; the [directory] is what the rest of the program sees.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::discovery::Sighting;
+use crate::discovery::{Claim, Sighting, SightingKind};
 use crate::exchange::{Health, Load, Report};
-use crate::id::{Id, NodeName};
+use crate::id::{Id, Instance, NodeName};
 use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
@@ -162,6 +162,7 @@ impl Actor {
         let mut trust = self.settings.book.watch();
         let mut callers_open = true;
         let mut sightings_open = true;
+        self.seek_vouched();
         loop {
             let now = Instant::now();
             while let Some(address) = self.machine.poll_dial(now) {
@@ -190,7 +191,10 @@ impl Actor {
                 },
                 Some(event) = events.recv() => self.heard_of(event),
                 Some(_) = self.tasks.join_next() => {}
-                Ok(()) = trust.changed() => self.pardon(),
+                Ok(()) = trust.changed() => {
+                    self.pardon();
+                    self.seek_vouched();
+                }
                 () = until(timeout) => {
                     let links = &self.links;
                     self.machine.handle_timeout(Instant::now(), |link| Some(*links.get(&link)?.heard.borrow()));
@@ -315,6 +319,21 @@ impl Actor {
         self.revoked = revoked;
         for id in pardoned {
             self.machine.handle_pardon(Instant::now(), id);
+        }
+    }
+
+    /// Looks for those whom a voucher vouches for where it says they are: they may be beyond this link, where no beacon comes
+    /// from. It is a hint as a beacon is, and causes as few dials.
+    fn seek_vouched(&mut self) {
+        let live = self.machine.peers().filter(|(_, peer)| peer.link.is_some());
+        let (here, taken): (HashSet<Id>, HashSet<SocketAddr>) = live.map(|(id, peer)| (*id, peer.address)).unzip();
+        for pin in self.settings.book.snapshot().vouched().filter(|pin| !here.contains(&pin.id)) {
+            let address = pin.address.as_deref().and_then(|address| address.parse().ok());
+            let Some(address) = address.filter(|address| !taken.contains(address)) else { continue };
+            // Which run it is nobody has said.
+            let claim = Some(Claim { id: pin.id, instance: Instance(0), name: pin.name.clone() });
+            let sighting = Sighting { kind: SightingKind::Present, address, claim };
+            self.machine.handle_sighting(Instant::now(), sighting);
         }
     }
 

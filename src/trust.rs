@@ -5,6 +5,9 @@
 //! given by a person, and what a person decided no meeting changes. The rules are in `ledger`, without I/O or clock; the
 //! file's form is in `file`; `writer` keeps the two in step.
 //!
+//! Over the pins lies what vouchers say ([`Statement`]): whom nobody here has decided on is used by a voucher's word. It is
+//! worked out and never stored as a pin, and `vouching` has its rules.
+//!
 //! Nothing is granted that is not on the disk: a change counts, and watchers see it, once it was written. What somebody
 //! else writes there counts within a second ([`Book::keep_up`]).
 
@@ -12,6 +15,7 @@ mod file;
 mod invitations;
 mod ledger;
 mod list;
+mod vouching;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -28,6 +32,7 @@ use crate::id::{Id, NodeName, Scope, Use};
 use crate::private_file::FileError;
 pub use invitations::Invited;
 pub use list::{Decision, Imported, List, ListError, Listed};
+pub use vouching::{MAX_VOUCH_SPAN, MAX_VOUCHES, Said, Statement, VOUCH_SPAN, Vouch, Voucher};
 use writer::Writer;
 
 /// The book's file name in the state directory.
@@ -49,7 +54,7 @@ pub enum Trust {
     FirstUse,
     /// Pinned by a person.
     Trusted,
-    /// Used because someone trusted says so.
+    /// Used because somebody who is trusted as a voucher says so. Never in the file: it is worked out.
     Vouched,
     /// Refused for good, until a person trusts it again.
     Revoked,
@@ -110,6 +115,9 @@ pub struct Pin {
     pub use_: Use,
     /// What it may do at our gate.
     pub scope: Scope,
+    /// Whether the servers that it vouches for are used too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub voucher: bool,
     /// When it was pinned, in seconds since 1970.
     pub first_met: u64,
     /// When it was last met, in seconds since 1970, to the hour.
@@ -181,6 +189,12 @@ pub enum News {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     pins: BTreeMap<Id, Pin>,
+    /// By whose word a key is used.
+    vouched_by: BTreeMap<Id, Vec<Id>>,
+    /// Whom this node vouches for.
+    vouches: Vec<Said>,
+    /// When something in it has had its time, in seconds since 1970.
+    expires: Option<u64>,
 }
 
 /// The trust book: clones share it. The only writer of `trust.toml` while it is open.
@@ -228,7 +242,8 @@ impl Book {
         self.write(move |writer| writer.meet(&met)).await
     }
 
-    /// A person trusts this key: with `scope` at our gate, and our prompts if `use_`. Says how it stood before.
+    /// A person trusts this key: with `scope` at our gate, and our prompts if `use_`. Says how it stood before. A voucher
+    /// stays one.
     ///
     /// # Errors
     /// If it cannot be written. Then all is as it was.
@@ -240,7 +255,7 @@ impl Book {
         scope: Scope,
         use_: bool,
     ) -> Result<Standing, TrustError> {
-        self.write(move |writer| writer.trust(id, name, address, scope, use_)).await
+        self.trust_voucher(id, name, address, scope, use_, None).await
     }
 
     /// A person refuses this key from now on, met or not. Says how it stood before.
@@ -313,8 +328,8 @@ impl Book {
         .await
     }
 
-    /// Takes in what others write to the file, as long as it is polled. What cannot be used is told once, and what was in
-    /// force before stays so.
+    /// Takes in what others write to the file, and takes out what has had its time, as long as it is polled. What cannot be
+    /// used is told once, and what was in force before stays so.
     pub async fn keep_up(&self) {
         let mut known = None;
         loop {
@@ -328,6 +343,7 @@ impl Book {
                     ),
                 }
             }
+            self.expire().await;
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
@@ -409,9 +425,33 @@ pub enum TrustError {
         invitations::MAX_OPEN
     )]
     TooManyInvitations,
+    /// Who vouches has to know, and an administrator's word is what a voucher's users go by.
+    #[error("{}", no_vouching(id, *trust))]
+    NotTrusted {
+        /// The key.
+        id: Id,
+        /// How it stands.
+        trust: Trust,
+    },
+    /// More vouches than a voucher is believed.
+    #[error(
+        "this node vouches for {MAX_VOUCHES} peers, and no more are believed; `ollana vouch <peer> --withdraw` makes room"
+    )]
+    TooManyVouches,
     /// The runtime ends.
     #[error("ollana is shutting down")]
     Interrupted,
+}
+
+/// Why this node cannot vouch for a peer.
+fn no_vouching(id: &Id, trust: Trust) -> String {
+    let why = match trust {
+        Trust::Revoked => "it is revoked here",
+        Trust::Vouched => "this node itself goes by another's word, and that goes one step only",
+        Trust::FirstUse => "this node knows it by first use only",
+        Trust::None | Trust::Trusted => "nobody on this node trusts it",
+    };
+    format!("cannot vouch for {id}: {why}. Compare its ID, `ollana trust` it, and then vouch for it")
 }
 
 // === impl Snapshot ===

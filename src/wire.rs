@@ -3,10 +3,12 @@
 //! - [`beacon`]: one UDP datagram of discovery.
 //! - [`frame`]: how a QUIC stream is cut into frames, on exchanges and on the control stream alike.
 //! - [`head`]: the head of a request, the head of a response, trailers.
-//! - [`control`]: what the frames of the control stream hold; [`dealing`]: those of them that are about trust.
+//! - [`control`]: what the frames of the control stream hold; [`dealing`] and [`vouching`]: those of them that are about
+//!   trust.
 
 pub mod beacon;
 pub mod control;
 pub mod dealing;
 pub mod frame;
 pub mod head;
+pub mod vouching;

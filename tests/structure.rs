@@ -28,7 +28,8 @@ fn may_know(module: &str) -> Option<Vec<&'static str>> {
         "listener" | "devices" => leaves_and(&["balance", "catalog"]),
         "gate" => leaves_and(&["ollama", "trust"]),
         "ollama" => leaves_and(&[]),
-        "config" => Some(vec!["id", "discovery", "trust"]),
+        // What is set is parsed once, into the types of those whom it concerns.
+        "config" => Some(vec!["id", "discovery", "gate", "trust"]),
         "control" => Some(vec!["id", "digests", "exchange", "pairing", "peers", "route", "trust"]),
         "web" => Some(vec!["id", "exchange", "control", "peers", "trust"]),
         "app" | "cli" | "lib" | "main" => None,

@@ -6,10 +6,11 @@ use ollana::wire::control::Message;
 use ollana::wire::frame::{HEADER, Kind};
 
 fuzz_target!(|input: (u8, &[u8])| {
-    let kind = match input.0 % 4 {
+    let kind = match input.0 % 5 {
         0 => Kind::Hello,
         1 => Kind::Refused,
         2 => Kind::Report,
+        3 => Kind::Vouching,
         _ => Kind::Data,
     };
     if let Ok(message) = Message::decode(kind, input.1) {

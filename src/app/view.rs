@@ -1,5 +1,6 @@
 //! What may be seen of the node from outside: snapshots for the socket and the status page.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,9 +8,11 @@ use std::time::Instant;
 use http::Uri;
 use tokio::sync::watch;
 
+use super::lending::NotLent;
+use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Load, Report};
+use crate::exchange::{Account, Load, Numbers, Report};
 use crate::ollama::State;
 use crate::peers::{Directory, PeerState, PeerView};
 use crate::route::ModelName;
@@ -20,11 +23,16 @@ pub(super) struct View {
     /// Nothing if this node lends none.
     pub(super) ollama: Option<watch::Receiver<Arc<State>>>,
     pub(super) ollama_url: Uri,
+    /// Why it lends none, as long as it lives.
     pub(super) why_not_lent: Option<String>,
+    /// Why not at the moment.
+    pub(super) not_now: watch::Receiver<Option<NotLent>>,
     pub(super) report: watch::Receiver<Arc<Report>>,
     pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) directory: Directory,
     pub(super) digests: Digests,
+    /// Nothing if no application asks here.
+    pub(super) router: Option<Router>,
     pub(super) clone_seen: watch::Receiver<Option<SocketAddr>>,
 }
 
@@ -59,6 +67,7 @@ impl Mesh for View {
             api: state.healthy.then_some(state.kind),
             server: state.server.clone(),
             lent: self.report.borrow().provider,
+            not_lent: self.not_now.borrow().as_ref().map(ToString::to_string),
             problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
         }
     }
@@ -91,6 +100,14 @@ impl Mesh for View {
 
     fn kept(&self, model: &str) -> Option<Kept> {
         self.digests.of(&ModelName::new(model))
+    }
+
+    fn numbers(&self) -> BTreeMap<String, Numbers> {
+        Numbers::of(&self.report.borrow(), &self.load.borrow())
+    }
+
+    fn requests(&self) -> Vec<Account> {
+        self.router.as_ref().map(Router::accounts).unwrap_or_default()
     }
 
     fn conflicts(&self) -> Vec<String> {

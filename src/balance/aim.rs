@@ -179,7 +179,7 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         // `ollama cp a b && ollama run b` is faster than the report that has `b` in it. And this machine's own Ollama has
         // models that it lends to nobody, such as names for cloud models: it says itself whether this is one.
         let own = |member: &Member| member.is_local() && !search.node.open && member.suits(Dialect::Ollama);
-        usable.retain(|member| member.has_changed() || own(member));
+        usable.retain(|member| member.dealings.has_changed() || own(member));
         return if usable.is_empty() { Err(unknown_model(search.path, model)) } else { Ok(usable) };
     }
     let Some(kept) = search.kept else { return Ok(having) };

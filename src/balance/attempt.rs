@@ -2,17 +2,23 @@
 //! meanwhile, and says what came of it.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::RETRY_AFTER;
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 
-use super::members::{InFlight, Member, Members};
-use crate::exchange::{Body, ExchangeError, Health};
+use super::breaker;
+use super::dealings::InFlight;
+use super::errand::Errand;
+use super::journal::Entry;
+use super::members::Members;
+use super::seek::Found;
+use crate::exchange::{Body, ExchangeError, Health, REFUSAL_HEADER, ResetCode};
 
 /// What came of a try.
 #[derive(Debug)]
@@ -25,18 +31,31 @@ pub(super) enum Outcome {
     Lost(Health),
 }
 
-/// Sends `request` to `member`; `changes` says whether it changes models there. `elsewhere` says whether another member could take the request over, as things stand
-/// when it is asked; it is asked again whenever `members` change, while this member is suspect.
+/// Sends `request` to who was found for it, into a slot if one is kept there. `elsewhere` says whether another member could take
+/// the request over, as things stand when it is asked; it is asked again whenever `members` change, while this member is
+/// suspect.
 pub(super) async fn attempt(
-    member: &Arc<Member>,
+    Found { member, slot, promised }: Found,
+    errand: &Errand,
     request: Request<Body>,
-    changes: bool,
     mut members: watch::Receiver<Members>,
     elsewhere: impl Fn(&Members) -> bool,
 ) -> Outcome {
-    let in_flight = member.begin(changes);
+    let in_flight = member.dealings.begin(errand.changes);
+    let in_flight = match errand.aim.model().filter(|_| errand.runs) {
+        Some(model) => in_flight.runs(model, promised),
+        None => in_flight,
+    };
     let mut health = member.health();
-    let mut answer = member.endpoint.exchange(request);
+    let mut answer = match slot {
+        Some(slot) => slot.exchange(request),
+        None => {
+            let answer = member.endpoint.exchange(request);
+            member.sent(errand.aim.model().filter(|_| errand.runs), 1);
+            answer
+        }
+    };
+    let mut guard = (in_flight, errand.entry.clone());
     let mut watching = true;
     loop {
         let now = *health.borrow_and_update();
@@ -45,25 +64,54 @@ pub(super) async fn attempt(
         if now == Health::Gone || (suspect && elsewhere(&as_they_stand)) {
             // An answer that is there already is still an answer.
             if let Some(result) = futures_util::FutureExt::now_or_never(&mut answer) {
-                return outcome(result, in_flight);
+                return outcome(result, guard);
             }
+            guard.0.comes_to(breaker::Outcome::Failed);
             // Dropping the future cancels the exchange on the other side, should it still hear us.
             return Outcome::Lost(now);
         }
         tokio::select! {
             biased;
-            result = &mut answer => return outcome(result, in_flight),
+            result = &mut answer => return outcome(result, guard),
             changed = health.changed(), if watching => watching = changed.is_ok(),
             Ok(()) = members.changed(), if suspect => {}
         }
     }
 }
 
-fn outcome(result: Result<Response<Body>, ExchangeError>, in_flight: InFlight) -> Outcome {
+/// What a result says of the server.
+fn blame(result: &Result<Response<Body>, ExchangeError>) -> breaker::Outcome {
+    let response = match result {
+        Ok(response) => response,
+        Err(ExchangeError::Body(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
+            return breaker::Outcome::Unknown;
+        }
+        Err(_) => return breaker::Outcome::Failed,
+    };
+    match response.headers().get(REFUSAL_HEADER) {
+        Some(code) if code == "busy" => busy(response),
+        // Its gate's word on us, or on itself: nothing failed.
+        Some(_) => breaker::Outcome::Unknown,
+        None if response.status() == StatusCode::SERVICE_UNAVAILABLE => busy(response),
+        None if response.status().is_server_error() => breaker::Outcome::Failed,
+        None => breaker::Outcome::Served,
+    }
+}
+
+/// A 503, and for how long.
+pub(super) fn busy(response: &Response<Body>) -> breaker::Outcome {
+    let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    breaker::Outcome::Busy(seconds.map(Duration::from_secs))
+}
+
+fn outcome(result: Result<Response<Body>, ExchangeError>, (mut in_flight, entry): (InFlight, Entry)) -> Outcome {
+    in_flight.comes_to(blame(&result));
     match result {
         Ok(response) => {
             in_flight.answered();
-            Outcome::Answered(response.map(|body| Counted { body, in_flight: Some(in_flight) }.boxed_unsync()))
+            in_flight.waits(false);
+            let counting = Some(Counting { in_flight, entry });
+            Outcome::Answered(response.map(|body| Counted { body, counting }.boxed_unsync()))
         }
         Err(error) => Outcome::Failed(error),
     }
@@ -72,7 +120,32 @@ fn outcome(result: Result<Response<Body>, ExchangeError>, in_flight: InFlight) -
 /// An answer's body: its request counts as in flight until the body ends, breaks off or is dropped.
 struct Counted {
     body: Body,
-    in_flight: Option<InFlight>,
+    counting: Option<Counting>,
+}
+
+/// Dropped at the end of an answer.
+struct Counting {
+    in_flight: InFlight,
+    entry: Entry,
+}
+
+impl Counting {
+    fn saw(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, ExchangeError>>>) {
+        self.in_flight.waits(polled.is_pending());
+        match polled {
+            Poll::Ready(None) => self.in_flight.done(),
+            Poll::Ready(Some(Err(ExchangeError::Ollama(..) | ExchangeError::Reset(_, ResetCode::Upstream)))) => {
+                self.in_flight.broke_off();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.entry.ended();
+    }
 }
 
 impl http_body::Body for Counted {
@@ -80,11 +153,14 @@ impl http_body::Body for Counted {
     type Error = ExchangeError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            self.in_flight = None;
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(counting) = &mut self.counting {
+            counting.saw(&polled);
         }
-        Poll::Ready(frame)
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            self.counting = None;
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

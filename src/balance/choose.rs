@@ -1,7 +1,10 @@
-//! Which of the servers that could take a request gets it: a pure function of what is known of each.
+//! Which server gets a request that takes no slot: whoever has the least to do. A pure function of what is known of each.
 //!
-//! For now the one with the fewest requests in flight. What replaces it (expected completion, DESIGN §5) changes this
-//! file and what [`Candidate`] holds.
+//! What takes a slot goes by its [score](super::score).
+
+use std::sync::Arc;
+
+use super::members::Member;
 
 /// What the choice knows of one eligible server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +26,12 @@ pub fn choose(candidates: &[Candidate], tie: usize) -> Option<usize> {
     let equals: Vec<usize> =
         candidates.iter().enumerate().filter(|(_, c)| rank(c) == best).map(|(index, _)| index).collect();
     equals.get(tie.checked_rem(equals.len())?).copied()
+}
+
+/// The one with the least to do.
+pub(super) fn least_busy(candidates: &[Arc<Member>]) -> Option<Arc<Member>> {
+    let known: Vec<_> = candidates.iter().map(|member| member.candidate()).collect();
+    candidates.get(choose(&known, rand::random_range(0..=usize::MAX >> 1))?).cloned()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::dealings::Dealings;
 use super::members::View;
 use crate::id::{Id, NodeName, Scope};
 use crate::route::ModelName;
@@ -32,8 +33,8 @@ pub(super) struct Departed {
     pub(super) id: Id,
     pub(super) label: NodeName,
     pub(super) lent: Lent,
-    /// Whether it ever answered a request of ours: a stranger with a new key each minute pushes out no such node.
-    pub(super) served: bool,
+    /// What we had to do with it.
+    pub(super) dealings: Arc<Dealings>,
 }
 
 /// The nodes that left, at most [`MAX_NODES`] of them.
@@ -55,6 +56,11 @@ impl Lent {
 // === impl Departed ===
 
 impl Departed {
+    /// Whether it ever answered a request of ours: a stranger with a new key each minute pushes out no such node.
+    fn served(&self) -> bool {
+        self.dealings.has_served()
+    }
+
     /// Whether it let us change its models.
     pub(super) fn let_manage(&self) -> bool {
         self.lent.is_fresh() && self.lent.view.report.scope >= Scope::Manage
@@ -74,7 +80,7 @@ impl Memory {
         self.0.insert(departed.id, departed);
         self.0.retain(|_, departed| departed.lent.is_fresh());
         while self.0.len() > MAX_NODES || self.models() > MAX_MODELS {
-            let least = self.0.values().min_by_key(|departed| (departed.served, departed.lent.until));
+            let least = self.0.values().min_by_key(|departed| (departed.served(), departed.lent.until));
             let Some(id) = least.map(|departed| departed.id) else { return };
             self.0.remove(&id);
         }
@@ -98,11 +104,15 @@ mod tests {
     fn departed(n: usize, models: usize, served: bool) -> Departed {
         let models = (0..models).map(|m| (format!("m{m}"), ModelInfo::default())).collect();
         let view = Arc::new(View::new(Arc::new(Report { models, ..Report::default() })));
+        let dealings = Arc::new(Dealings::default());
+        if served {
+            dealings.served();
+        }
         Departed {
             id: Id::of_spki(&n.to_be_bytes()),
             label: NodeName::lossy(&n.to_string()),
             lent: Lent { view, until: Instant::now() },
-            served,
+            dealings,
         }
     }
 

@@ -1,9 +1,8 @@
 //! Whom the balancer knows: the endpoints that the `Discover` stream brought, what they report, and how much of ours
 //! they carry. One task writes the set, everybody reads the latest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,18 +13,15 @@ use tokio::time::Instant;
 use tower::discover::Change;
 
 use super::choose::Candidate;
+use super::dealings::Dealings;
 use super::departed::{Departed, Lent, Memory};
-use crate::exchange::{Endpoint, Health, Load as Busy, Report};
+use super::priors::Machine;
+use crate::exchange::{Endpoint, Health, Load, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
 
-/// How long a server that failed comes after all others: longer than one quick failure takes, short enough that a
-/// server which is well again has its share within the 5 s that issue 4 wants.
-const STUMBLE: Duration = Duration::from_secs(1);
-
-/// How long after a change of its models through this node a server may have one that it has not reported: its gate looks
-/// again at once, but not more often than every 300 ms, and then a report crosses.
-const CHANGED: Duration = Duration::from_secs(2);
+/// Of what was sent to one server so much is remembered until its load has it: some thousand a round trip.
+const MAX_SENT: usize = 1024;
 
 /// All members, in the order of their IDs, and what those had that left. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -39,10 +35,15 @@ pub(super) struct Members {
 pub(super) struct Member {
     pub(super) endpoint: Arc<dyn Endpoint>,
     report: watch::Receiver<Arc<Report>>,
-    busy: watch::Receiver<Arc<Busy>>,
+    busy: watch::Receiver<Arc<Load>>,
     health: watch::Receiver<Health>,
     seen: Mutex<Seen>,
-    load: Arc<Load>,
+    pub(super) dealings: Arc<Dealings>,
+    /// What was sent there, or queues there, and may not be in what it says of its load: the number under which it was
+    /// opened ([`Endpoint::opened`]), the model, and what it counts for.
+    sent: Mutex<VecDeque<(u64, ModelName, f64)>>,
+    /// Since when it is one.
+    since: Instant,
 }
 
 /// What its reports said.
@@ -58,27 +59,10 @@ struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct View {
     pub(super) report: Arc<Report>,
-    /// The digest of each model, by its name as Ollama compares names.
+    /// The name under which each model is listed, by that name as Ollama compares names.
     models: HashMap<ModelName, String>,
-}
-
-/// What this node has running at one other. Outlives a connection: a peer that is dialled again still has it.
-#[derive(Debug, Default)]
-struct Load {
-    own: AtomicU32,
-    stumbled: Mutex<Option<Instant>>,
-    /// Whether a request of ours was ever answered there.
-    served: AtomicBool,
-    /// When a request of ours last changed its models.
-    changed: Mutex<Option<Instant>>,
-}
-
-/// One request in flight at a member, counted until this is dropped: at the end of the answer's body.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    load: Arc<Load>,
-    /// Whether it changes models.
-    changes: bool,
+    /// How fast it is, as far as its models tell.
+    pub(super) machine: Machine,
 }
 
 /// Why a member cannot take a request.
@@ -130,14 +114,11 @@ impl Members {
     }
 
     fn insert(&mut self, id: Id, endpoint: Arc<dyn Endpoint>) -> Arc<Member> {
-        let before = self.present.get(&id).map(|member| (member.load.clone(), member.lent()));
+        let before = self.present.get(&id).map(|member| (member.dealings.clone(), member.lent()));
         let departed = Arc::make_mut(&mut self.departed).take(&id);
         let member = Arc::new(match (before, departed) {
-            (Some((load, lent)), _) => Member::new(endpoint, load, lent),
-            (None, Some(departed)) => {
-                let load = Load { served: departed.served.into(), ..Load::default() };
-                Member::new(endpoint, Arc::new(load), Some(departed.lent))
-            }
+            (Some((dealings, lent)), _) => Member::new(endpoint, dealings, lent),
+            (None, Some(departed)) => Member::new(endpoint, departed.dealings, Some(departed.lent)),
             (None, None) => Member::new(endpoint, Arc::default(), None),
         });
         Arc::make_mut(&mut self.present).insert(id, member.clone());
@@ -148,8 +129,8 @@ impl Members {
         let Some(member) = Arc::make_mut(&mut self.present).remove(id) else { return };
         // Whom a person waits to trust, or does not want, leaves nothing behind.
         if let Some(lent) = member.lent().filter(|_| !member.is_local() && member.endpoint.use_() == Use::Yes) {
-            let served = member.load.served.load(Ordering::Relaxed);
-            let departed = Departed { id: *id, label: member.label(), lent, served };
+            let dealings = member.dealings.clone();
+            let departed = Departed { id: *id, label: member.label(), lent, dealings };
             Arc::make_mut(&mut self.departed).add(departed);
         }
     }
@@ -158,10 +139,10 @@ impl Members {
 // === impl Member ===
 
 impl Member {
-    fn new(endpoint: Arc<dyn Endpoint>, load: Arc<Load>, lent: Option<Lent>) -> Self {
+    fn new(endpoint: Arc<dyn Endpoint>, dealings: Arc<Dealings>, lent: Option<Lent>) -> Self {
         let (report, busy, health) = (endpoint.report(), endpoint.load(), endpoint.health());
         let seen = Mutex::new(Seen { lent, ..Seen::default() });
-        Self { endpoint, report, busy, health, seen, load }
+        Self { endpoint, report, busy, health, seen, dealings, sent: Mutex::default(), since: Instant::now() }
     }
 
     pub(super) fn id(&self) -> Id {
@@ -269,35 +250,40 @@ impl Member {
     }
 
     pub(super) fn candidate(&self) -> Candidate {
-        let load = &self.load;
-        let stumbled = *load.stumbled.lock().unwrap_or_else(PoisonError::into_inner);
         Candidate {
-            load: load.own.load(Ordering::Relaxed).max(self.busy.borrow().inflight),
+            load: self.dealings.own().max(self.busy.borrow().inflight),
             local: self.is_local(),
-            stumbled: stumbled.is_some_and(|at| at.elapsed() < STUMBLE),
+            stumbled: self.dealings.has_stumbled(),
         }
     }
 
-    /// Counts one more request, until the guard is dropped. `changes`: whether it changes models.
-    pub(super) fn begin(&self, changes: bool) -> InFlight {
-        self.load.own.fetch_add(1, Ordering::Relaxed);
-        InFlight { load: self.load.clone(), changes }
+    /// How busy it says that it is.
+    pub(super) fn busy(&self) -> Arc<Load> {
+        self.busy.borrow().clone()
     }
 
-    /// Whether it may have models that it has not reported yet, since they were made through this node a moment ago.
-    pub(super) fn has_changed(&self) -> bool {
-        let changed = *self.load.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.is_some_and(|at| at.elapsed() < CHANGED)
+    /// How long it has been there.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
-    /// It answered a request of ours.
-    pub(super) fn served(&self) {
-        self.load.served.store(true, Ordering::Relaxed);
+    /// Something for this model was just sent there, or queues there with so many tickets in all.
+    pub(super) fn sent(&self, model: Option<&ModelName>, copies: u8) {
+        let (Some(model), Some(number)) = (model, self.endpoint.opened()) else { return };
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if sent.len() >= MAX_SENT {
+            sent.pop_front();
+        }
+        sent.push_back((number, model.clone(), 1.0 / f64::from(copies.max(1))));
     }
 
-    /// It failed: for a moment the others come first.
-    pub(super) fn stumbled(&self) {
-        *self.load.stumbled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// What was sent or queued there for this model that a load does not know of.
+    pub(super) fn unreported(&self, model: &ModelName, load: &Load) -> f64 {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        while sent.front().is_some_and(|(number, ..)| *number <= load.counted) {
+            sent.pop_front();
+        }
+        sent.iter().filter(|(_, of, _)| of == model).map(|(.., weight)| weight).sum()
     }
 }
 
@@ -305,8 +291,9 @@ impl Member {
 
 impl View {
     pub(super) fn new(report: Arc<Report>) -> Self {
-        let models = report.models.iter().map(|(name, info)| (ModelName::new(name), info.digest.clone())).collect();
-        Self { models, report }
+        let models = report.models.keys().map(|name| (ModelName::new(name), name.clone())).collect();
+        let machine = Machine::of(report.models.values());
+        Self { models, machine, report }
     }
 
     /// How many models it has.
@@ -314,27 +301,15 @@ impl View {
         self.models.len()
     }
 
+    /// The name under which it lists a model, and what it says of it.
+    pub(super) fn entry(&self, model: &ModelName) -> Option<(&str, &ModelInfo)> {
+        let name = self.models.get(model)?;
+        Some((name, self.report.models.get(name)?))
+    }
+
     /// The digest of a model it has; empty if it did not say.
     pub(super) fn digest(&self, model: &ModelName) -> Option<&str> {
-        self.models.get(model).map(String::as_str)
-    }
-}
-
-// === impl InFlight ===
-
-impl InFlight {
-    /// Its answer's head is there: what it changes may be done.
-    pub(super) fn answered(&self) {
-        if self.changes {
-            *self.load.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        }
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.answered();
-        self.load.own.fetch_sub(1, Ordering::Relaxed);
+        self.entry(model).map(|(_, info)| &*info.digest)
     }
 }
 

@@ -18,6 +18,8 @@ const NAMED: usize = 8;
 const SOON: Duration = Duration::from_secs(1);
 /// Something has to be started, typed or joined first.
 const LATER: Duration = Duration::from_secs(5);
+/// A queue has to become shorter.
+const MUCH_LATER: Duration = Duration::from_secs(120);
 
 /// A node that something is in the way of, as a sentence names it.
 #[derive(Debug)]
@@ -198,6 +200,26 @@ pub(super) fn not_let_in(member: &Member, own: &NodeName) -> Refusal {
 /// The application's own body broke off or could not be read.
 pub(super) fn bad_body(reason: &dyn std::fmt::Display) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, code: "body", message: reason.to_string(), retry_after: None }
+}
+
+/// As many requests of this node wait as may.
+pub(super) fn room_is_full() -> Refusal {
+    let message =
+        "too many requests wait on this node for a server to be free (`balance.waiting` in its configuration)";
+    let (status, retry_after) = (StatusCode::SERVICE_UNAVAILABLE, Some(LATER));
+    Refusal { status, code: "busy", message: message.to_owned(), retry_after }
+}
+
+/// Whoever could take it has a queue that is too long.
+pub(super) fn too_long(model: &ModelName, wait: Duration) -> Refusal {
+    let message = format!(
+        "every server with model '{model}' has so many requests before this one that it would wait for some {} min \
+         (`balance.max_wait` in this node's configuration)",
+        wait.as_secs().div_ceil(60)
+    );
+    // A tenth of it: by then it is known whether the queue shrinks.
+    let retry_after = Some(Duration::from_secs(wait.as_secs().div_ceil(10)).clamp(LATER, MUCH_LATER));
+    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message, retry_after }
 }
 
 fn unavailable(code: &'static str, message: String, members: &Members) -> Refusal {

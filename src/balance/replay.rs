@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,8 @@ struct Kept {
     reserve: Arc<Reserve>,
     keeping: Keeping,
     ended: bool,
+    /// What the body broke off with while it was only looked at.
+    broken: Option<ExchangeError>,
     /// The attempt that may read.
     current: u32,
 }
@@ -93,8 +96,26 @@ impl Replay {
             size: 0,
             reserve,
             ended: false,
+            broken: None,
             current: 0,
         })))
+    }
+
+    /// Shows what of the body is there already, up to some `enough` bytes. It is kept, and read by the attempts. Nothing is
+    /// waited for.
+    pub(super) async fn look(&self, enough: usize, mut see: impl FnMut(&Bytes)) {
+        poll_fn(|cx| {
+            let mut kept = lock(&self.0);
+            let mut seen = 0;
+            while seen < enough
+                && let Some(data) = kept.look(cx)
+            {
+                seen += data.len();
+                see(&data);
+            }
+            Poll::Ready(())
+        })
+        .await;
     }
 
     /// Whether another attempt would send the same body.
@@ -146,7 +167,7 @@ impl http_body::Body for Attempt {
 
     fn is_end_stream(&self) -> bool {
         let kept = lock(&self.kept);
-        kept.position == kept.frames.len() && (kept.ended || kept.origin.is_end_stream())
+        kept.position == kept.frames.len() && kept.broken.is_none() && (kept.ended || kept.origin.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -174,6 +195,11 @@ impl Kept {
             }
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(error) = self.broken.take() {
+            self.keeping = Keeping::Lost;
+            self.let_go();
+            return Poll::Ready(Some(Err(error)));
+        }
         if self.ended {
             return Poll::Ready(None);
         }
@@ -195,12 +221,30 @@ impl Kept {
         }
     }
 
+    /// The next data that is there, if it is to be kept at all.
+    fn look(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
+        while self.keeping == Keeping::Yes && self.size < PER_BODY && !self.ended {
+            let Poll::Ready(frame) = Pin::new(&mut self.origin).poll_frame(cx) else { return None };
+            match frame {
+                Some(Ok(frame)) => {
+                    let Some(piece) = Piece::of(&frame) else { continue };
+                    // It was read, so it is kept though there may be no room for it: one frame.
+                    self.size += piece.cost();
+                    self.reserve.charge(piece.cost());
+                    self.frames.push_back(piece);
+                    if let Ok(data) = frame.into_data() {
+                        return Some(data);
+                    }
+                }
+                Some(Err(error)) => (self.ended, self.broken) = (true, Some(error)),
+                None => self.ended = true,
+            }
+        }
+        None
+    }
+
     fn keep(&mut self, frame: &Frame<Bytes>) {
-        let piece = match (frame.data_ref(), frame.trailers_ref()) {
-            (Some(data), _) => Piece::Data(data.clone()),
-            (_, Some(trailers)) => Piece::Trailers(trailers.clone()),
-            (None, None) => return,
-        };
+        let Some(piece) = Piece::of(frame) else { return };
         let cost = piece.cost();
         if self.keeping == Keeping::Yes && self.size + cost <= PER_BODY && self.reserve.take(cost) {
             self.frames.push_back(piece);
@@ -234,6 +278,14 @@ impl Drop for Kept {
 // === impl Piece ===
 
 impl Piece {
+    fn of(frame: &Frame<Bytes>) -> Option<Self> {
+        match (frame.data_ref(), frame.trailers_ref()) {
+            (Some(data), _) => Some(Self::Data(data.clone())),
+            (_, Some(trailers)) => Some(Self::Trailers(trailers.clone())),
+            (None, None) => None,
+        }
+    }
+
     fn len(&self) -> u64 {
         match self {
             Self::Data(data) => data.len() as u64,
@@ -267,6 +319,11 @@ impl Reserve {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
     }
 
+    /// Takes it, whether there is room or not.
+    fn charge(&self, cost: usize) {
+        self.0.fetch_add(cost, Ordering::Relaxed);
+    }
+
     fn give_back(&self, cost: usize) {
         self.0.fetch_sub(cost, Ordering::Relaxed);
     }
@@ -280,7 +337,7 @@ fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::{FutureExt as _, stream};
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
     use http_body_util::StreamBody;
     use proptest::prelude::*;
 
@@ -326,6 +383,28 @@ mod tests {
             drop(last);
             prop_assert_eq!(reserve.0.load(Ordering::Relaxed), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_takes_nothing_away_and_waits_for_nothing() {
+        let later = stream::iter([Ok(Frame::data(Bytes::from("one"))), Ok(Frame::data(Bytes::from("two")))]);
+        let replay = Replay::new(StreamBody::new(later.chain(stream::pending())).boxed_unsync(), Arc::default());
+        let mut seen = Vec::new();
+        replay.look(4, |data| seen.extend_from_slice(data)).await;
+        replay.look(4, |data| seen.extend_from_slice(data)).await;
+        assert_eq!(seen, b"onetwo");
+        for _ in 0..2 {
+            let mut attempt = replay.body();
+            assert_eq!(read(&mut attempt, 2), b"onetwo");
+            assert!(attempt.frame().now_or_never().is_none(), "the rest is awaited");
+        }
+        let breaks = stream::iter([Ok(Frame::data(Bytes::from("x"))), Err(ExchangeError::Body("gone".into()))]);
+        let replay = Replay::new(StreamBody::new(breaks).boxed_unsync(), Arc::default());
+        replay.look(9, |_| {}).await;
+        let mut attempt = replay.body();
+        assert_eq!(read(&mut attempt, 1), b"x");
+        assert!(attempt.frame().now_or_never().unwrap().unwrap().is_err(), "a break that was only seen is still one");
+        assert!(!replay.is_possible());
     }
 
     #[test]

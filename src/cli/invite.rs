@@ -9,7 +9,7 @@ use crate::control::{InvitationRequest, InviteRequest, InviteView, InvitedView, 
 
 /// Nodes that one invitation may let in: a large fleet. Each use is kept by its ID.
 const MAX_USES: u32 = 1000;
-/// An invitation is a key to this node: a year at most.
+/// An invitation is a key to this node, and a vouch to others' prompts: a year at most.
 const MAX_SPAN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 const EXAMPLES: &str = "\
@@ -105,7 +105,7 @@ fn render(invitations: &[InvitedView], now: u64) -> String {
 }
 
 /// Seconds since 1970 at the end of a span that begins now, or at a date (UTC unless it says otherwise).
-fn end(text: &str, now: Duration) -> Result<u64, &'static str> {
+pub(super) fn end(text: &str, now: Duration) -> Result<u64, &'static str> {
     let end = match text.parse::<toml::value::Datetime>() {
         Ok(at) => seconds(&at).ok_or("that is no date")?,
         Err(_) => {
@@ -114,7 +114,7 @@ fn end(text: &str, now: Duration) -> Result<u64, &'static str> {
     };
     match end {
         past if past <= now.as_secs() => Err("that has passed"),
-        late if late > (now + MAX_SPAN).as_secs() => Err("more than a year is too long for an invitation"),
+        late if late > (now + MAX_SPAN).as_secs() => Err("more than a year is too long"),
         end => Ok(end),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
+use crate::control::trust_text;
 use crate::exchange::ServerKind;
 use crate::peers::PeerView;
 
@@ -26,7 +27,7 @@ fn render(peers: &[PeerView]) -> String {
             // A name that two bear says nothing; with the beginning of the ID it can be typed (`id::means`).
             if twice { peer.name.with_suffix(&peer.id.short()).to_string() } else { peer.name.to_string() },
             peer.state.to_string(),
-            peer.trust.to_string(),
+            trust_text(peer.trust, peer.voucher, &peer.vouched_by),
             peer.use_.to_string(),
             peer.scope.to_string(),
             match peer.api {
@@ -41,12 +42,28 @@ fn render(peers: &[PeerView]) -> String {
         ]);
     }
     let mut text = table.render();
+    text += &numbers(peers);
     for peer in peers {
         if let Some(problem) = &peer.problem {
             text += &format!("! {}: {}\n", peer.name, shown(problem));
         }
     }
     text
+}
+
+/// How busy and how fast the models of each are: what requests are balanced by.
+fn numbers(peers: &[PeerView]) -> String {
+    let mut table = Table::plain();
+    for peer in peers {
+        for (model, numbers) in &peer.numbers {
+            table.row([format!("  {}", peer.name), model.clone(), numbers.to_string()]);
+        }
+        if peer.direct > 0 {
+            let what = format!("{} asked of the Ollama itself by its owner", peer.direct);
+            table.row([format!("  {}", peer.name), String::new(), what]);
+        }
+    }
+    table.render()
 }
 
 #[cfg(test)]
@@ -66,11 +83,15 @@ mod tests {
             trust: Trust::FirstUse,
             use_: Use::Yes,
             scope: Scope::Infer,
+            voucher: false,
+            vouched_by: Vec::new(),
             provider: true,
             api: Default::default(),
             models: vec!["a".to_owned(), "b".to_owned()],
             loaded: Vec::new(),
             inflight: 1,
+            direct: 0,
+            numbers: Default::default(),
             rtt_us: 312,
             problem: None,
             version: String::new(),

@@ -34,8 +34,14 @@ fn render(status: &StatusView) -> String {
     row("applications", info.listen.map_or("no listener".to_owned(), |at| format!("http://{at}")));
     row("mesh", format!("UDP {}", info.mesh));
     row("ollama", format!("{health}{version}{api} ({})", ollama.url));
+    if let Some(why) = ollama.not_lent.as_ref().filter(|_| ollama.healthy) {
+        row("", format!("it {why}"));
+    }
     if let Some(problem) = &ollama.problem {
         row("", problem.clone());
+    }
+    for (model, numbers) in &status.numbers {
+        row("", format!("{model}: {numbers}"));
     }
     row("peers", format!("{} connected, {} known", status.peers, status.peers_known));
     row("status page", info.status_page.map_or("off".to_owned(), |at| format!("http://{at}")));

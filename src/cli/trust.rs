@@ -13,7 +13,7 @@ use super::{Failure, Place, block_on};
 use crate::config::Layer;
 use crate::control::{
     Candidate, Changed, Client, ClientError, PeerRequest, StateDir, TrustRequest, Unresolved, candidates, resolve,
-    revoke_advice,
+    revoke_advice, trust_text,
 };
 use crate::id::{Id, Scope};
 use crate::trust::Book;
@@ -27,6 +27,7 @@ Examples:
   ollana trust gpu1                      use gpu1, and let it use this node's Ollama
   ollana trust gpu1 --scope manage       let it also pull and delete models here
   ollana trust laptop --no-use           let it use this node, and send it nothing
+  ollana trust gpu1 --voucher            also use the servers that gpu1's administrator vouches for
   ollana trust <ID> --yes                from a script, with the whole ID
   ollana trust export > trusted.toml     what was decided here, for other nodes
   ollana trust import trusted.toml       take that over";
@@ -49,6 +50,14 @@ pub(super) struct Args {
     /// Send it no prompts
     #[arg(long)]
     no_use: bool,
+
+    /// Also use the servers that its administrator vouches for (`ollana vouch` there)
+    #[arg(long)]
+    voucher: bool,
+
+    /// No longer use servers because it vouches for them
+    #[arg(long, conflicts_with = "voucher")]
+    no_voucher: bool,
 
     /// Ask nothing; the peer has to be named by its whole ID then
     #[arg(long)]
@@ -89,15 +98,21 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     block_on(async {
         let book = open(place).await?;
         let peer = book.find(&named).await?;
-        let scope = Scope::from(args.scope);
+        let voucher = match (args.voucher, args.no_voucher) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            // It stays as it is.
+            _ => None,
+        };
+        let word = Word { scope: args.scope.into(), use_: !args.no_use, voucher };
         let answer = match args.yes {
             true => None,
-            false => Some(ask::confirm(&book, &peer, scope, !args.no_use).await?),
+            false => Some(ask::confirm(&book, &peer, word).await?),
         };
         if answer.as_ref().is_some_and(|answer| !answer.yes) {
             return Err(Failure::new("nothing was changed"));
         }
-        let changed = book.trust(peer, scope, !args.no_use).await?;
+        let changed = book.trust(peer, word).await?;
         print(&describe(&changed))
     })
 }
@@ -106,7 +121,17 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
 pub(super) fn describe(changed: &Changed) -> String {
     let peer = &changed.peer;
     let advice = changed.advice.as_ref().map(|advice| format!("note: {advice}\n")).unwrap_or_default();
-    format!("{} ({}): trust {}, use {}, scope {}\n{advice}", peer.name, peer.id, peer.trust, peer.use_, peer.scope)
+    let trust = trust_text(peer.trust, peer.voucher, &peer.vouched_by);
+    format!("{} ({}): trust {trust}, use {}, scope {}\n{advice}", peer.name, peer.id, peer.use_, peer.scope)
+}
+
+/// What a person says of a peer.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    scope: Scope,
+    use_: bool,
+    /// Whether it is a voucher; nothing leaves that as it is.
+    voucher: Option<bool>,
 }
 
 /// The book of a node that runs, or the file of one that does not.
@@ -156,15 +181,16 @@ impl Access {
         }
     }
 
-    async fn trust(&self, peer: Candidate, scope: Scope, use_: bool) -> Result<Changed, Failure> {
+    async fn trust(&self, peer: Candidate, Word { scope, use_, voucher }: Word) -> Result<Changed, Failure> {
         match self {
             Self::Node(client) => {
                 // By its ID: who bears the name may have changed while the question stood there.
-                let request = TrustRequest { peer: peer.id.to_string(), scope, use_ };
+                let request = TrustRequest { peer: peer.id.to_string(), scope, use_, voucher };
                 Ok(client.post("/trust", &request).await?)
             }
             Self::File { book, .. } => {
-                let written = book.trust(peer.id, peer.plain_name(), peer.address.clone(), scope, use_).await;
+                let (name, address) = (peer.plain_name(), peer.address.clone());
+                let written = book.trust_voucher(peer.id, name, address, scope, use_, voucher).await;
                 written.map_err(|error| Failure::new(error.to_string()))?;
                 Ok(Changed { peer: standing(book, peer), advice: None })
             }
@@ -184,7 +210,10 @@ impl Access {
 }
 
 /// The peer as the book has it now.
-fn standing(book: &Book, peer: Candidate) -> Candidate {
-    let known = candidates(&[], book.snapshot().pins());
-    known.into_iter().find(|known| known.id == peer.id).unwrap_or(peer)
+fn standing(book: &Book, mut peer: Candidate) -> Candidate {
+    let snapshot = book.snapshot();
+    let known = candidates(&[], snapshot.pins());
+    peer = known.into_iter().find(|known| known.id == peer.id).unwrap_or(peer);
+    peer.stands_in(&snapshot);
+    peer
 }

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use toml_edit::{Array, Document, DocumentMut, Item, TableLike, Value, value};
+use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, TableLike, Value, value};
 
-use super::key::{Shape, split};
+use super::key::Shape;
+use super::layers::split;
 use super::{Key, Raw, Source};
 
 /// The settings of one file.
@@ -79,8 +80,10 @@ impl File {
             *new.decor_mut() = old.decor().clone();
         }
         match table.get_mut(leaf) {
-            Some(item) => *item = Item::Value(new),
-            None => {
+            Some(item) if item.is_value() => *item = Item::Value(new),
+            // Nothing, or a section of its own, whose head is no name of a value.
+            _ => {
+                table.remove(leaf);
                 table.insert(leaf, value(new));
             }
         }
@@ -162,8 +165,28 @@ fn to_value(key: Key, values: &[String]) -> Value {
     match key.shape() {
         Shape::Text => text.into(),
         Shape::Boolean => super::value::boolean(text).map_or_else(|_| text.into(), Value::from),
+        Shape::Number => number(text),
         Shape::List => values.iter().flat_map(|text| split(text)).collect::<Array>().into(),
+        // What makes no table is written as it is, so that who reads it can say what is wrong with it.
+        Shape::Map => map(values).map_or_else(|| values.join(",").into(), Value::from),
     }
+}
+
+/// A text as the number that it is, if it is one.
+fn number(text: &str) -> Value {
+    let whole = text.parse::<i64>().map(Value::from);
+    whole.or_else(|_| text.parse::<f64>().map(Value::from)).unwrap_or_else(|_| text.into())
+}
+
+fn map(values: &[String]) -> Option<InlineTable> {
+    let mut table = InlineTable::new();
+    for entry in values.iter().flat_map(|text| split(text)) {
+        let (name, value) = entry.rsplit_once('=')?;
+        if table.insert(name.trim(), number(value.trim())).is_some() {
+            return None;
+        }
+    }
+    Some(table)
 }
 
 /// Walks a parsed document, and knows the lines.
@@ -216,9 +239,13 @@ fn texts(key: Key, item: &Item) -> Option<Vec<String>> {
     let one = |value: &Value| match value {
         Value::String(text) => Some(text.value().clone()),
         Value::Integer(number) => Some(number.value().to_string()),
+        Value::Float(number) => Some(number.value().to_string()),
         Value::Boolean(boolean) => Some(boolean.value().to_string()),
         _ => None,
     };
+    if let (Shape::Map, Some(table)) = (key.shape(), item.as_table_like()) {
+        return table.iter().map(|(name, item)| Some(format!("{name}={}", one(item.as_value()?)?))).collect();
+    }
     match item.as_value()? {
         Value::Array(array) if key.shape() == Shape::List => array.iter().map(one).collect(),
         value => one(value).map(|text| vec![text]),
@@ -229,7 +256,9 @@ fn wrong_kind(key: Key) -> String {
     let wanted = match key.shape() {
         Shape::Text => "a text in quotes",
         Shape::Boolean => "true or false",
+        Shape::Number => "a number",
         Shape::List => "a list of texts",
+        Shape::Map => "a table of numbers such as { gpu1 = 2 }",
     };
     format!("{} takes {wanted}", key.name())
 }

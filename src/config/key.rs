@@ -1,10 +1,6 @@
-//! The settings by name, and the layers they come from.
+//! The settings by name.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::str::FromStr;
-
-use super::{ConfigError, Environment, File};
 
 /// One setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +21,15 @@ pub enum Key {
     Drain,
     Origins,
     LendPush,
+    LendParallel,
+    LendReserve,
+    LendQueue,
+    LendWeights,
+    LendHours,
+    LendIdle,
+    BalancePreferLocal,
+    BalanceMaxWait,
+    BalanceWaiting,
     TrustInbound,
     TrustOutbound,
     TrustFirstUseWindow,
@@ -38,15 +43,19 @@ pub(super) enum Shape {
     Text,
     /// `true` or `false`.
     Boolean,
+    /// A number, whole or not.
+    Number,
     /// Several texts; in an environment variable and in `config set` separated by commas.
     List,
+    /// A number for each of several names: a table in the file, elsewhere `name=number` separated by commas.
+    Map,
 }
 
 // === impl Key ===
 
 impl Key {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 28] = [
         Self::Name,
         Self::Mode,
         Self::Listen,
@@ -62,6 +71,15 @@ impl Key {
         Self::Drain,
         Self::Origins,
         Self::LendPush,
+        Self::LendParallel,
+        Self::LendReserve,
+        Self::LendQueue,
+        Self::LendWeights,
+        Self::LendHours,
+        Self::LendIdle,
+        Self::BalancePreferLocal,
+        Self::BalanceMaxWait,
+        Self::BalanceWaiting,
         Self::TrustInbound,
         Self::TrustOutbound,
         Self::TrustFirstUseWindow,
@@ -86,6 +104,15 @@ impl Key {
             Self::Drain => "drain",
             Self::Origins => "origins",
             Self::LendPush => "lend.push",
+            Self::LendParallel => "lend.parallel",
+            Self::LendReserve => "lend.reserve",
+            Self::LendQueue => "lend.queue",
+            Self::LendWeights => "lend.weights",
+            Self::LendHours => "lend.hours",
+            Self::LendIdle => "lend.idle",
+            Self::BalancePreferLocal => "balance.prefer_local",
+            Self::BalanceMaxWait => "balance.max_wait",
+            Self::BalanceWaiting => "balance.waiting",
             Self::TrustInbound => "trust.inbound",
             Self::TrustOutbound => "trust.outbound",
             Self::TrustFirstUseWindow => "trust.first_use_window",
@@ -119,6 +146,15 @@ impl Key {
             Self::Drain => "how long running answers may take to end at a stop",
             Self::Origins => "web origins let in beside Ollama's own",
             Self::LendPush => "let peers with scope manage push, signed as you",
+            Self::LendParallel => "requests a model that the Ollama here runs at a time",
+            Self::LendReserve => "slots of each model that only you use",
+            Self::LendQueue => "requests that may wait here for a slot",
+            Self::LendWeights => "a peer's share of the queue beside others: gpu1=2,ID=0.5",
+            Self::LendHours => "when peers are let in: Mon-Fri 18:00-08:00, Sat-Sun",
+            Self::LendIdle => "lend only if nobody has used the machine for so long",
+            Self::BalancePreferLocal => "how many times faster another must be than the Ollama here",
+            Self::BalanceMaxWait => "refuse a request at once that would wait longer for a slot",
+            Self::BalanceWaiting => "requests of yours that may wait for a slot at once",
             Self::TrustInbound => "who may use this Ollama: first-use or paired",
             Self::TrustOutbound => "whose Ollama is used: first-use or paired",
             Self::TrustFirstUseWindow => "how long new providers are used as they are met",
@@ -141,6 +177,15 @@ impl Key {
             Self::StateDir => "(the user's data directory)",
             Self::LogFormat => "text",
             Self::Drain => "30s",
+            Self::LendParallel => "(found out)",
+            Self::LendReserve => "0",
+            Self::LendQueue => "256",
+            Self::LendWeights => "(1 for everyone)",
+            Self::LendHours => "(always)",
+            Self::LendIdle => "(used or not)",
+            Self::BalancePreferLocal => "1.2",
+            Self::BalanceMaxWait => "10m",
+            Self::BalanceWaiting => "64",
             Self::TrustInbound | Self::TrustOutbound => "first-use",
             Self::TrustFirstUseWindow => "24h",
         }
@@ -150,14 +195,20 @@ impl Key {
     pub(super) const fn shape(self) -> Shape {
         match self {
             Self::ListenOpen | Self::Discovery | Self::Daemon | Self::LendPush => Shape::Boolean,
-            Self::Peer | Self::Origins => Shape::List,
+            Self::Peer | Self::Origins | Self::LendHours => Shape::List,
+            Self::LendParallel
+            | Self::LendReserve
+            | Self::LendQueue
+            | Self::BalancePreferLocal
+            | Self::BalanceWaiting => Shape::Number,
+            Self::LendWeights => Shape::Map,
             _ => Shape::Text,
         }
     }
 
     /// Whether it takes several values.
     pub const fn is_list(self) -> bool {
-        matches!(self.shape(), Shape::List)
+        matches!(self.shape(), Shape::List | Shape::Map)
     }
 
     /// The key that a misspelt one was probably meant to be.
@@ -198,127 +249,4 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or(0)
-}
-
-/// What one layer says: the flags of `serve`, before anything is parsed.
-#[derive(Debug, Clone, Default)]
-pub struct Layer(BTreeMap<Key, Vec<String>>);
-
-impl Layer {
-    /// Adds a value, if there is one.
-    pub fn set(&mut self, key: Key, value: Option<impl Into<String>>) {
-        if let Some(value) = value {
-            self.0.insert(key, vec![value.into()]);
-        }
-    }
-
-    /// Adds a switch, if it was given.
-    pub fn switch(&mut self, key: Key, on: bool) {
-        self.set(key, on.then_some("true"));
-    }
-
-    /// Adds a list, if anything is in it.
-    pub fn list(&mut self, key: Key, values: Vec<String>) {
-        if !values.is_empty() {
-            self.0.insert(key, values);
-        }
-    }
-}
-
-/// Where a value comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The command line.
-    Flag,
-    /// The environment variable of this name.
-    Variable(String),
-    /// The file, at a line counted from 1.
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Which line of it.
-        line: usize,
-    },
-}
-
-/// A value as it was given.
-#[derive(Debug, Clone)]
-pub struct Raw {
-    /// One text, or a list's several.
-    pub values: Vec<String>,
-    /// Where it was given.
-    pub source: Source,
-}
-
-impl Raw {
-    /// The one text of a setting that is no list.
-    pub fn text(&self) -> &str {
-        self.values.first().map_or("", String::as_str)
-    }
-
-    pub(super) fn error(&self, key: Key, problem: String) -> ConfigError {
-        let text = self.values.join(",");
-        let place = match &self.source {
-            Source::Flag => format!("--{} {text}", key.name().replace('_', "-")),
-            Source::Variable(name) => format!("{name}={text}"),
-            Source::File { path, line } => format!("{}:{line}: {} = {text:?}", path.display(), key.name()),
-        };
-        ConfigError::Value { key, flag: self.source == Source::Flag, place, problem }
-    }
-}
-
-/// Every setting that somebody made, from the topmost layer that has it.
-#[derive(Debug, Clone, Default)]
-pub struct Settings(BTreeMap<Key, Raw>);
-
-impl Settings {
-    /// Lays flags over variables over the file.
-    ///
-    /// # Errors
-    /// If a variable is not text.
-    pub fn gather(flags: &Layer, environment: &Environment, file: Option<&File>) -> Result<Self, ConfigError> {
-        let mut settings = BTreeMap::new();
-        for key in Key::ALL {
-            let variable = key.variable();
-            let raw = if let Some(values) = flags.0.get(&key) {
-                Some(Raw { values: values.clone(), source: Source::Flag })
-            } else if let Some(text) = environment.text(&variable)? {
-                let values = if key.shape() == Shape::List { split(&text) } else { vec![text] };
-                Some(Raw { values, source: Source::Variable(variable) })
-            } else {
-                file.and_then(|file| file.value(key))
-            };
-            if let Some(raw) = raw {
-                settings.insert(key, raw);
-            }
-        }
-        Ok(Self(settings))
-    }
-
-    /// What was said of a key, if anything.
-    pub fn raw(&self, key: Key) -> Option<&Raw> {
-        self.0.get(&key)
-    }
-
-    pub(super) fn parse<T>(
-        &self,
-        key: Key,
-        parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, ConfigError> {
-        self.raw(key).map(|raw| parse(raw.text()).map_err(|problem| raw.error(key, problem))).transpose()
-    }
-
-    pub(super) fn parse_list<T>(
-        &self,
-        key: Key,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, ConfigError> {
-        let Some(raw) = self.raw(key) else { return Ok(Vec::new()) };
-        raw.values.iter().map(|text| parse(text).map_err(|problem| raw.error(key, problem))).collect()
-    }
-}
-
-/// A list in one text: separated by commas, spaces around an entry do not belong to it.
-pub(super) fn split(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
 }

@@ -60,6 +60,11 @@ fn every_key_can_be_said_in_a_variable_and_in_the_file() {
         Key::Drain | Key::TrustFirstUseWindow => "5m",
         Key::Origins => "https://x.example",
         Key::LendPush => "true",
+        Key::LendParallel | Key::LendReserve | Key::LendQueue | Key::BalanceWaiting => "3",
+        Key::LendWeights => "gpu1=2.5",
+        Key::LendHours => "Mon-Fri 18:00-08:00",
+        Key::LendIdle | Key::BalanceMaxWait => "10m",
+        Key::BalancePreferLocal => "1.5",
         Key::TrustInbound | Key::TrustOutbound => "paired",
     };
     for key in Key::ALL {

@@ -1,6 +1,7 @@
 //! One parser a kind of value. An error says what the value should have been; the caller adds where it stands.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{LogFormat, Mode, STATUS_PORT};
@@ -99,4 +100,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Some(total) if seconds > 0 && total <= 3_153_600_000 => Ok(Duration::from_secs(total)),
         _ => Err("not a length of time such as 30s, 15m, 24h or 7d".to_owned()),
     }
+}
+
+/// A number of things within bounds.
+pub(super) fn whole(text: &str, bounds: RangeInclusive<u32>) -> Result<u32, String> {
+    let found = text.parse().ok().filter(|number| bounds.contains(number));
+    found.ok_or_else(|| format!("not a whole number from {} to {}", bounds.start(), bounds.end()))
+}
+
+/// A number within bounds, whole or not.
+pub(super) fn factor(text: &str, bounds: RangeInclusive<f64>) -> Result<f64, String> {
+    let found = text.parse().ok().filter(|number| bounds.contains(number));
+    found.ok_or_else(|| format!("not a number from {} to {}", bounds.start(), bounds.end()))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Id, MIN_PREFIX, NodeName, ParseIdError, Scope, Use, means};
 use crate::peers::PeerView;
-use crate::trust::{Pin, Trust};
+use crate::trust::{Pin, Snapshot, Trust, Voucher};
 
 /// A peer that a text may mean.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,12 @@ pub struct Candidate {
     pub use_: Use,
     /// What it may do here.
     pub scope: Scope,
+    /// Whether the servers that it vouches for are used too.
+    #[serde(default)]
+    pub voucher: bool,
+    /// Who vouches for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vouched_by: Vec<Voucher>,
 }
 
 impl Candidate {
@@ -40,7 +46,16 @@ impl Candidate {
             trust: Trust::None,
             use_: Use::No,
             scope: Scope::None,
+            voucher: false,
+            vouched_by: Vec::new(),
         }
+    }
+
+    /// Takes over what the book says of it.
+    pub fn stands_in(&mut self, book: &Snapshot) {
+        let standing = book.standing(&self.id);
+        (self.trust, self.use_, self.scope) = (standing.trust, standing.use_, standing.scope);
+        (self.voucher, self.vouched_by) = (book.is_voucher(&self.id), book.vouchers_of(&self.id));
     }
 
     /// The name that its node gives itself, which several may bear.
@@ -60,6 +75,8 @@ pub fn candidates<'a>(views: &[PeerView], pins: impl Iterator<Item = &'a Pin>) -
                 trust: pin.trust,
                 use_: pin.use_,
                 scope: pin.scope,
+                voucher: pin.voucher,
+                vouched_by: Vec::new(),
             };
             (pin.id, candidate)
         })
@@ -76,6 +93,8 @@ pub fn candidates<'a>(views: &[PeerView], pins: impl Iterator<Item = &'a Pin>) -
             trust: view.trust,
             use_: view.use_,
             scope: view.scope,
+            voucher: view.voucher,
+            vouched_by: view.vouched_by.clone(),
         };
         known.insert(view.id, candidate);
     }
@@ -184,6 +203,8 @@ mod tests {
             trust: Trust::FirstUse,
             use_: Use::Yes,
             scope: Scope::Infer,
+            voucher: false,
+            vouched_by: Vec::new(),
         }
     }
 
@@ -268,11 +289,15 @@ mod tests {
             trust: Trust::Trusted,
             use_: Use::Yes,
             scope: Scope::Manage,
+            voucher: false,
+            vouched_by: Vec::new(),
             provider: true,
             api: Default::default(),
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,
+            direct: 0,
+            numbers: Default::default(),
             rtt_us: 0,
             problem: None,
             version: String::new(),

@@ -26,13 +26,13 @@ use tracing::{debug, warn};
 use super::{
     Candidate, Changed, ErrorView, Handles, IdView, ImportRequest, InvitationRequest, InviteRequest, InviteView,
     InvitedView, KeepRequest, Keeping, PeerRequest, StateDir, StatusView, Stopping, TrustRequest, Unresolved,
-    candidates, models, resolve, revoke_advice,
+    VouchRequest, VouchView, candidates, models, no_vouch, resolve, revoke_advice,
 };
 use crate::digests::Holder;
 use crate::pairing::Invitation;
 use crate::pairing::invitation::InvitationError;
 use crate::route::ModelName;
-use crate::trust::{Invited, TrustError};
+use crate::trust::{Invited, TrustError, Vouch};
 
 /// `sun_path` of Linux holds 108 bytes with the zero at its end.
 const MAX_PATH: usize = 107;
@@ -42,10 +42,11 @@ const MAX_CONNECTIONS: usize = 64;
 const MAX_BODY: usize = 64 * 1024;
 /// A list of whom to trust: some 200 bytes for each of tens of thousands.
 const MAX_LIST: usize = 8 * 1024 * 1024;
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 20] = [
     "/status",
     "/peers",
     "/models",
+    "/requests",
     "/id",
     "/resolve",
     "/keep",
@@ -58,6 +59,9 @@ const PATHS: [&str; 16] = [
     "/invite",
     "/invitations",
     "/uninvite",
+    "/vouch",
+    "/vouches",
+    "/unvouch",
     "/stop",
 ];
 /// How long an answer on its way out may take once the server is to end: everything is on this machine.
@@ -184,6 +188,7 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body>
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
         (&Method::GET, "/peers") => json(&handles.mesh.peers()),
         (&Method::GET, "/models") => json(&models(handles.mesh.as_ref())),
+        (&Method::GET, "/requests") => json(&handles.mesh.requests()),
         (&Method::GET, "/id") => {
             let info = handles.mesh.info();
             json(&IdView { id: info.id, name: info.name })
@@ -223,6 +228,17 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body>
             Ok(wanted) => uninvite(handles, wanted).await,
             Err(failure) => Err(failure),
         },
+        (&Method::POST, "/vouch") => match read(body).await {
+            Ok(wanted) => vouch(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
+        (&Method::GET, "/vouches") => {
+            json(&handles.book.snapshot().vouches().iter().map(VouchView::from).collect::<Vec<_>>())
+        }
+        (&Method::POST, "/unvouch") => match read(body).await {
+            Ok(wanted) => unvouch(handles, wanted).await,
+            Err(failure) => Err(failure),
+        },
         (&Method::GET, "/trusted") => json(&handles.book.export()),
         (&Method::POST, "/import") => match read_up_to::<ImportRequest>(body, MAX_LIST).await {
             Ok(wanted) => import(handles, wanted).await,
@@ -252,7 +268,9 @@ async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body>
 
 async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Body>, Failure> {
     let peer = find_or_stranger(handles, &wanted.peer)?;
-    handles.book.trust(peer.id, peer.plain_name(), peer.address.clone(), wanted.scope, wanted.use_).await?;
+    let TrustRequest { scope, use_, voucher, .. } = wanted;
+    let (name, address) = (peer.plain_name(), peer.address.clone());
+    handles.book.trust_voucher(peer.id, name, address, scope, use_, voucher).await?;
     handles.desk.confirm(peer.id);
     json(&Changed { peer: refreshed(handles, peer), advice: None })
 }
@@ -311,9 +329,7 @@ fn find_or_stranger(handles: &Handles, text: &str) -> Result<Candidate, Failure>
 
 /// The peer with what the book says of it now.
 fn refreshed(handles: &Handles, mut peer: Candidate) -> Candidate {
-    if let Some(pin) = handles.book.snapshot().pin(&peer.id) {
-        (peer.trust, peer.use_, peer.scope) = (pin.trust, pin.use_, pin.scope);
-    }
+    peer.stands_in(&handles.book.snapshot());
     peer
 }
 
@@ -371,6 +387,27 @@ async fn uninvite(handles: &Handles, wanted: InvitationRequest) -> Result<Respon
 async fn import(handles: &Handles, wanted: ImportRequest) -> Result<Response<Body>, Failure> {
     let me = handles.mesh.info().id;
     json(&handles.book.import(wanted.list, Some(me), wanted.replace).await?)
+}
+
+/// By its whole ID, which is in the book.
+async fn vouch(handles: &Handles, wanted: VouchRequest) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, &wanted.peer)?;
+    let until = match handles.book.vouch(Vouch { id: peer.id, until: wanted.until }).await {
+        Ok(until) => until,
+        Err(error @ (TrustError::NotTrusted { .. } | TrustError::TooManyVouches)) => {
+            return Err(Failure::new(StatusCode::CONFLICT, error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    json(&VouchView { name: peer.name, id: peer.id, address: peer.address, until })
+}
+
+async fn unvouch(handles: &Handles, wanted: PeerRequest) -> Result<Response<Body>, Failure> {
+    let peer = find_or_stranger(handles, &wanted.peer)?;
+    match handles.book.unvouch(peer.id).await? {
+        true => json(&()),
+        false => Err(Failure::new(StatusCode::NOT_FOUND, no_vouch(&peer))),
+    }
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T, Failure> {

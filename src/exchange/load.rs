@@ -1,8 +1,11 @@
 //! How busy a provider is, as it tells its peers: what the balancer's score is made of.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use super::Report;
 
 /// How busy a provider is at one moment. Small (some hundred bytes), since it is pushed on every change, coalesced, and
 /// with a heartbeat; what changes seldom stands in the [`Report`](super::Report).
@@ -65,6 +68,58 @@ pub struct Pace {
     pub prompt: Option<f32>,
     /// Tokens of an answer, on average.
     pub output: Option<f32>,
+}
+
+/// All that is known of one model on one server, for people and programs that look.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Numbers {
+    /// How busy it is.
+    #[serde(flatten)]
+    pub load: ModelLoad,
+    /// How fast it is.
+    #[serde(flatten)]
+    pub pace: Pace,
+}
+
+// === impl Numbers ===
+
+impl Numbers {
+    /// Of every model of which there is anything to say.
+    pub fn of(report: &Report, load: &Load) -> BTreeMap<String, Self> {
+        let measured = report.models.iter().filter(|(_, info)| info.pace != Pace::default()).map(|(name, _)| name);
+        let names = measured.chain(load.models.keys());
+        let pace = |name| report.models.get(name).map(|info| info.pace).unwrap_or_default();
+        names.map(|name| (name.clone(), Self { load: load.of(name), pace: pace(name) })).collect()
+    }
+}
+
+impl fmt::Display for Numbers {
+    /// A line for people, without what is not known.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { load, pace } = self;
+        f.write_str(match load.residence {
+            Residence::Memory => "in memory",
+            Residence::Loading => "loads",
+            Residence::Disk => "on disk",
+        })?;
+        match pace.slots {
+            Some(slots) => write!(f, ", {} of {slots} run", load.running)?,
+            None => write!(f, ", {} run", load.running)?,
+        }
+        if load.queued > 0.0 {
+            write!(f, ", {} wait", load.queued)?;
+        }
+        if let Some(prefill) = pace.prefill {
+            write!(f, ", reads {prefill:.0} tokens/s")?;
+        }
+        if let Some(decode) = pace.decode {
+            write!(f, ", writes {decode:.1} tokens/s")?;
+        }
+        if let Some(load) = pace.load {
+            write!(f, ", loads in {load:.1} s")?;
+        }
+        Ok(())
+    }
 }
 
 // === impl Load ===
@@ -137,6 +192,14 @@ mod tests {
             output: Some(200.0),
         };
         assert_eq!(usual.plausible(), usual);
+    }
+
+    #[test]
+    fn what_is_known_is_told_and_what_is_not_is_left_out() {
+        let load = ModelLoad { residence: Residence::Memory, running: 1, queued: 0.5 };
+        let pace = Pace { slots: Some(2), decode: Some(31.25), ..Pace::default() };
+        assert_eq!(Numbers { load, pace }.to_string(), "in memory, 1 of 2 run, 0.5 wait, writes 31.2 tokens/s");
+        assert_eq!(Numbers::default().to_string(), "on disk, 0 run");
     }
 
     #[test]

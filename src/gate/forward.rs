@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::admit::{Granted, Permit, Work};
 use super::seats::{Running, Seat};
 use crate::exchange::{Body, ExchangeError, Refusal, full};
-use crate::ollama::{Ollama, State};
+use crate::ollama::{self, Ollama, State};
 use crate::route::{Kind, ModelName, render};
 
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
@@ -31,8 +31,13 @@ pub(super) async fn forward(
     if let Some(seat) = seat.as_ref().filter(|_| work != Work::Unload) {
         seat.sent();
     }
+    let run = seat.as_ref().filter(|seat| work == Work::Run && !seat.model().is_empty());
+    let run = run.and_then(|seat| Some(ollama.run(seat.model(), ollama::Work::of(request.uri().path())?)));
     let answer = match send(request, objection, ollama).await? {
-        Ok(answer) => answer,
+        Ok(answer) => match run {
+            Some(run) => run.watch(answer),
+            None => answer,
+        },
         Err(refusal) => return Ok(render(route.api, &refusal)),
     };
     let changes = route.kind == Kind::Manage;

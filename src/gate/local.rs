@@ -43,7 +43,10 @@ impl Endpoint for Local {
     }
 
     fn report(&self) -> watch::Receiver<Arc<Report>> {
-        self.gate.report()
+        match self.caller {
+            Caller::Owner => self.gate.own_report(),
+            Caller::Guest | Caller::Peer { .. } => self.gate.report(),
+        }
     }
 
     fn load(&self) -> watch::Receiver<Arc<Load>> {

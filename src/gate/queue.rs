@@ -53,14 +53,14 @@ pub(super) struct Limits {
     pub(super) waiting_each: usize,
     /// Slots of a model that only the owner gets. One is lent anyhow.
     pub(super) reserve: u32,
-    /// Shares of peers; 1 for those who are not named.
-    pub(super) weights: BTreeMap<Id, f32>,
 }
 
 /// Who wants to run.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Arrival {
     pub(super) flow: Flow,
+    /// Its share while several wait: twice as much has twice as many turns. Finite and above 0.
+    pub(super) weight: f64,
     pub(super) model: Model,
     /// How many of this model run at a time.
     pub(super) slots: u32,
@@ -158,7 +158,7 @@ impl Queue {
     /// Where all places are taken, whoever has the most of them loses its last one to who has fewer: a peer cannot keep
     /// others out by waiting in great numbers.
     pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) -> Result<EntryId, Why> {
-        let Arrival { flow, model, slots, copies } = arrival;
+        let Arrival { flow, weight, model, slots, copies } = arrival;
         if self.draining && flow != Flow::Owner {
             return Err(Why::Draining);
         }
@@ -166,7 +166,7 @@ impl Queue {
         let line = self.lines.entry(model.clone()).or_default();
         line.set_slots(slots);
         let counts = WHOLE / u32::from(copies.unwrap_or(1).clamp(1, MAX_COPIES));
-        line.join(flow, line::Waiting { id, counts, ticket: copies.is_some() });
+        line.join(flow, weight, line::Waiting { id, counts, ticket: copies.is_some() });
         *self.waiting.entry(flow).or_default() += 1;
         self.grant(now, &model);
         if self.stage(id) == Some(Stage::Waiting) {
@@ -262,6 +262,18 @@ impl Queue {
         }
     }
 
+    /// So many requests of a model run at a time, from now on.
+    pub(super) fn handle_slots(&mut self, now: Instant, slots: impl Fn(&str) -> u32) {
+        let models: Vec<Model> = self.lines.keys().cloned().collect();
+        for model in models {
+            if let Some(line) = self.lines.get_mut(&model) {
+                line.set_slots(slots(&model));
+            }
+            self.grant(now, &model);
+            self.moved(now, &model);
+        }
+    }
+
     /// Nobody but the owner waits any longer. Who comes later is not this one's business.
     pub(super) fn handle_closed(&mut self, now: Instant, why: Why) {
         let others = |(id, entry): (&EntryId, &Entry)| {
@@ -291,7 +303,7 @@ impl Queue {
                 self.changed.insert(model.clone());
             }
             if line.due(now).is_some_and(|due| due <= now) {
-                line.tell(now, &self.limits, &mut self.events);
+                line.tell(now, &mut self.events);
             }
             self.due = [line.due(now), line.memory.until()].into_iter().fold(self.due, earlier);
         }
@@ -321,7 +333,7 @@ impl Queue {
     /// Where an entry stands in its line; nothing if it does not wait.
     pub(super) fn place(&self, id: EntryId) -> Option<Place> {
         let entry = self.entries.get(&id).filter(|entry| entry.stage == Stage::Waiting)?;
-        self.lines.get(&entry.model)?.place(id, &self.limits)
+        self.lines.get(&entry.model)?.place(id)
     }
 
     /// The line's name, shared if there is one by this name already.
@@ -417,20 +429,6 @@ impl Queue {
         if let Some(line) = self.lines.get(model) {
             self.due = [line.due(now), line.memory.until()].into_iter().fold(self.due, earlier);
         }
-    }
-}
-
-// === impl Limits ===
-
-impl Limits {
-    /// The share of a flow, between a hundredth and hundredfold.
-    fn weight(&self, flow: Flow) -> f64 {
-        let weight = match flow {
-            Flow::Peer(id) => self.weights.get(&id).copied(),
-            Flow::Owner | Flow::Guest => None,
-        };
-        // Not a number is not clamped.
-        weight.filter(|weight| weight.is_finite()).map_or(1.0, |weight| f64::from(weight.clamp(0.01, 100.0)))
     }
 }
 

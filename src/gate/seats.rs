@@ -13,6 +13,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use super::admit::{SOON, refusal};
+use super::own::Using;
 use super::queue::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Queue, Why};
 use crate::exchange::{Load, Place, Refusal};
 
@@ -44,7 +45,10 @@ struct Waiter {
 
 /// One request at the gate, whatever it asks for, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Running(Arc<Seats>);
+pub(super) struct Running {
+    seats: Arc<Seats>,
+    _own: Option<Using>,
+}
 
 /// An entry of the queue, until this is dropped.
 #[derive(Debug)]
@@ -69,19 +73,19 @@ impl Seats {
         })
     }
 
-    /// Counts a request.
-    pub(super) fn begin(self: &Arc<Self>) -> Running {
+    /// Counts a request, which is its owner's own use if that is said.
+    pub(super) fn begin(self: &Arc<Self>, own: Option<Using>) -> Running {
         self.load.send_modify(|load| {
             let load = Arc::make_mut(load);
             load.inflight = load.inflight.saturating_add(1);
         });
-        Running(self.clone())
+        Running { seats: self.clone(), _own: own }
     }
 
     /// A place in the line for `model`, of which `slots` run at a time; `copies` if it is a ticket. And where it stands.
     pub(super) fn take(
         self: &Arc<Self>,
-        flow: Flow,
+        (flow, weight): (Flow, f64),
         model: &str,
         slots: u32,
         copies: Option<u8>,
@@ -89,7 +93,7 @@ impl Seats {
         let (turn, resolves) = oneshot::channel();
         self.change(|inner, now| {
             let model = inner.queue.named(model);
-            let arrival = Arrival { flow, model: model.clone(), slots, copies };
+            let arrival = Arrival { flow, weight, model: model.clone(), slots, copies };
             let id = inner.queue.handle_arrival(now, arrival)?;
             let stands = copies.and_then(|_| inner.queue.place(id));
             let (place, mut seen) = watch::channel(stands.unwrap_or_default());
@@ -114,6 +118,23 @@ impl Seats {
     /// What a look at the server has found of its models.
     pub(super) fn look(&self, found: &BTreeMap<&str, Found>) {
         self.change(|inner, now| inner.queue.handle_look(now, found));
+    }
+
+    /// How many requests of a model run at a time, as it is known now.
+    pub(super) fn slots(&self, slots: impl Fn(&str) -> u32) {
+        self.change(|inner, now| inner.queue.handle_slots(now, slots));
+    }
+
+    /// What is found out of the server beside its models.
+    pub(super) fn beside(&self, direct: u32, most_loaded: Option<u32>) {
+        self.load.send_if_modified(|load| {
+            let changed = (load.direct, load.most_loaded) != (direct, most_loaded);
+            if changed {
+                let load = Arc::make_mut(load);
+                (load.direct, load.most_loaded) = (direct, most_loaded);
+            }
+            changed
+        });
     }
 
     /// Nobody but the owner waits any longer.
@@ -241,7 +262,7 @@ fn publish(load: &mut Arc<Load>, changed: Vec<(Model, Option<crate::exchange::Mo
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.load.send_modify(|load| {
+        self.seats.load.send_modify(|load| {
             let load = Arc::make_mut(load);
             load.inflight = load.inflight.saturating_sub(1);
         });

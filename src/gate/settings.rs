@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::Weights;
 use super::queue::{Found, Limits};
 use crate::exchange::ServerKind;
-use crate::id::Id;
-use crate::ollama::State;
+use crate::ollama::{Ollama, Slots, State};
 use crate::route::ModelName;
 
-/// How many requests of a model run at a time where neither the owner has said it nor anything was learned. An Ollama runs
-/// one by default and ran four where memory allowed it before that. One too few leaves a runner idle for as long as nobody
-/// finds out; three too many wait in Ollama's queue instead of ours, and it is they by which it is found out how many run.
-pub const UNKNOWN_SLOTS: u32 = 4;
+/// How many requests for models that the server does not list are with it at a time.
+const UNLISTED_SLOTS: u32 = 4;
 
 /// The same of a vLLM: what it takes into one batch by default (`max_num_seqs`).
 const VLLM_SLOTS: u32 = 256;
@@ -27,7 +25,7 @@ pub struct GateSettings {
     /// is another decision.
     pub reserve: u32,
     /// The shares of peers while several wait; 1 for those who are not named. Between 0.01 and 100.
-    pub weights: BTreeMap<Id, f32>,
+    pub weights: Weights,
     /// Requests and tickets of peers that wait, in all.
     pub queue: usize,
     /// The same of each peer.
@@ -36,7 +34,7 @@ pub struct GateSettings {
 
 impl Default for GateSettings {
     fn default() -> Self {
-        Self { lend_push: false, parallel: None, reserve: 0, weights: BTreeMap::new(), queue: 256, queue_each: 64 }
+        Self { lend_push: false, parallel: None, reserve: 0, weights: Weights::default(), queue: 256, queue_each: 64 }
     }
 }
 
@@ -44,12 +42,7 @@ impl Default for GateSettings {
 
 impl GateSettings {
     pub(super) fn limits(&self) -> Limits {
-        Limits {
-            waiting: self.queue,
-            waiting_each: self.queue_each,
-            reserve: self.reserve,
-            weights: self.weights.clone(),
-        }
+        Limits { waiting: self.queue, waiting_each: self.queue_each, reserve: self.reserve }
     }
 
     /// The line that a request for this model waits in, and how many run of it at a time.
@@ -57,45 +50,53 @@ impl GateSettings {
     /// What the server does not list shares one line without a name. Who makes up names has so no slots of their own with
     /// them, and no lines to fill memory with: an Ollama says at once that it has no such model, others may not look at
     /// the name. One that has a single model runs that, whatever it is asked for.
-    pub(super) fn line<'a>(&self, state: &'a State, model: Option<&ModelName>) -> (&'a str, u32) {
+    pub(super) fn line<'a>(&self, ollama: &Ollama, state: &'a State, model: Option<&ModelName>) -> (&'a str, u32) {
         let only = || match (state.kind, state.models.len()) {
             (ServerKind::OpenAi, 1) => state.models.keys().next().map(String::as_str),
             _ => None,
         };
         let listed = model.and_then(|model| state.listed(model)).or_else(only);
-        (listed.unwrap_or_default(), self.slots(state, listed))
+        (listed.unwrap_or_default(), self.slots(ollama, state, listed).tried())
     }
 
     /// What a look at the server has found.
-    pub(super) fn found<'a>(&self, state: &'a State) -> BTreeMap<&'a str, Found> {
-        let found = |name| Found { loaded: state.loaded.contains(name), slots: self.slots(state, Some(name)) };
+    pub(super) fn found<'a>(&self, ollama: &Ollama, state: &'a State) -> BTreeMap<&'a str, Found> {
+        let slots = |name| self.slots(ollama, state, Some(name)).tried();
+        let found = |name| Found { loaded: state.loaded.contains(name), slots: slots(name) };
         state.models.keys().map(|name| (name.as_str(), found(name))).collect()
     }
 
-    fn slots(&self, state: &State, listed: Option<&str>) -> u32 {
-        let learned = || state.models.get(listed?)?.pace.slots;
-        let unknown = || if state.server.as_deref() == Some("vLLM") { VLLM_SLOTS } else { UNKNOWN_SLOTS };
-        self.parallel.or_else(learned).unwrap_or_else(unknown).max(1)
+    /// How many requests of a model run at a time: what the owner says, else what was learned of the server.
+    pub(super) fn slots(&self, ollama: &Ollama, state: &State, listed: Option<&str>) -> Slots {
+        let said = |slots: u32| Slots { at_once: slots.max(1), probe: false };
+        match (self.parallel, listed) {
+            (Some(slots), _) => said(slots),
+            _ if state.server.as_deref() == Some("vLLM") => said(VLLM_SLOTS),
+            (None, Some(model)) => ollama.slots(model),
+            // Whatever it is, nobody has it: the server says so at once.
+            (None, None) => said(UNLISTED_SLOTS),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::{ModelInfo, Pace};
+    use http::Uri;
 
-    fn state(kind: ServerKind, models: &[(&str, Option<u32>)]) -> State {
-        let info = |slots| ModelInfo { pace: Pace { slots, ..Pace::default() }, ..ModelInfo::default() };
-        let models = models.iter().map(|(name, slots)| ((*name).to_owned(), info(*slots))).collect();
+    fn state(kind: ServerKind, models: &[&str]) -> State {
+        let models = models.iter().map(|name| ((*name).to_owned(), Default::default())).collect();
         State { kind, models, ..State::default() }
     }
 
     #[test]
     fn what_the_owner_says_counts_and_then_what_was_learned() {
-        let state = state(ServerKind::Ollama, &[("m:latest", Some(2)), ("n:latest", None)]);
-        let line = |settings: &GateSettings, model| settings.line(&state, Some(&ModelName::new(model))).1;
-        let learned = GateSettings::default();
-        assert_eq!((line(&learned, "m"), line(&learned, "n"), line(&learned, "x")), (2, UNKNOWN_SLOTS, UNKNOWN_SLOTS));
+        let state = state(ServerKind::Ollama, &["m:latest", "n:latest"]);
+        let ollama = Ollama::absent(&Uri::from_static("http://127.0.0.1:1"));
+        let line = |settings: &GateSettings, model| settings.line(&ollama, &state, Some(&ModelName::new(model))).1;
+        let learned = ollama.slots("m:latest").tried();
+        let default = GateSettings::default();
+        assert_eq!((line(&default, "m"), line(&default, "x")), (learned, UNLISTED_SLOTS));
         let said = GateSettings { parallel: Some(7), ..GateSettings::default() };
         assert_eq!((line(&said, "m"), line(&said, "n")), (7, 7));
         assert_eq!(line(&GateSettings { parallel: Some(0), ..said }, "m"), 1, "none would never end");
@@ -104,14 +105,16 @@ mod tests {
     #[test]
     fn a_model_has_one_line_whatever_its_spelling_and_made_up_ones_share_another() {
         let settings = GateSettings::default();
-        let ollama = state(ServerKind::Ollama, &[("m:latest", None)]);
-        let line = |state: &'static State, model: &str| settings.line(state, Some(&ModelName::new(model))).0;
-        let ollama: &'static State = Box::leak(Box::new(ollama));
+        let ollama = Ollama::absent(&Uri::from_static("http://127.0.0.1:1"));
+        let line = |state: &State, model: Option<&str>| {
+            settings.line(&ollama, state, model.map(ModelName::new).as_ref()).0.to_owned()
+        };
+        let many = state(ServerKind::Ollama, &["m:latest"]);
         for (model, expected) in [("m", "m:latest"), ("M:latest", "m:latest"), ("x", ""), ("y", "")] {
-            assert_eq!(line(ollama, model), expected);
+            assert_eq!(line(&many, Some(model)), expected);
         }
-        let one: &'static State = Box::leak(Box::new(state(ServerKind::OpenAi, &[("qwen", None)])));
-        assert_eq!((line(one, "qwen"), line(one, "gpt-4")), ("qwen", "qwen"));
-        assert_eq!(settings.line(one, None).0, "qwen");
+        let one = state(ServerKind::OpenAi, &["qwen"]);
+        assert_eq!((line(&one, Some("qwen")), line(&one, Some("gpt-4"))), ("qwen".to_owned(), "qwen".to_owned()));
+        assert_eq!(line(&one, None), "qwen");
     }
 }

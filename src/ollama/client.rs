@@ -15,15 +15,15 @@ use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 
 use super::answer::Answer;
-use super::connect::{Connector, connector};
+use super::connect::Connector;
+use super::direct::Ours;
 use super::probe::is_ollana;
 use super::upload::{Upload, upload};
-use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, empty};
+use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, REQUEST_HEADER, empty};
 use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
 use crate::route::is_grpc;
 
@@ -56,7 +56,8 @@ pub(super) const MAX_LISTING: usize = 32 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Client {
     http1: legacy::Client<Connector, Upload>,
-    http2: legacy::Client<HttpConnector, Upload>,
+    http2: legacy::Client<Connector, Upload>,
+    ours: Ours,
     spoken: Arc<AtomicU8>,
     target: Uri,
     authority: Option<Arc<Authority>>,
@@ -101,15 +102,22 @@ impl Client {
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_send_buf_size(MAX_BUFFER)
             .http2_max_header_list_size(STREAM_WINDOW);
-        let http1 = builder.build(Connector::new());
-        let http2 = builder.http2_only(true).build(connector());
+        let ours = Ours::default();
+        let connector = Connector::new(ours.clone());
+        let http1 = builder.build(connector.clone());
+        let http2 = builder.http2_only(true).build(connector.unforgiving());
         let plain = target.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP);
         let authority = target.authority().filter(|_| plain).cloned().map(Arc::new);
-        Self { http1, http2, spoken: Arc::default(), target: target.clone(), authority }
+        Self { http1, http2, ours, spoken: Arc::default(), target: target.clone(), authority }
     }
 
     pub(super) fn target(&self) -> &Uri {
         &self.target
+    }
+
+    /// The ports of its connections.
+    pub(super) fn ours(&self) -> &Ours {
+        &self.ours
     }
 
     /// What was found out of the server that is there now.
@@ -143,6 +151,7 @@ impl Client {
         // The body is on its way already; whoever waited for a 100 had it from our side.
         parts.headers.remove(EXPECT);
         parts.headers.remove(PEER_HEADER);
+        parts.headers.remove(REQUEST_HEADER);
         parts.headers.remove(HOST);
         parts.headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
         promise_no_more(&mut parts.headers, &body);

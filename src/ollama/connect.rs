@@ -17,35 +17,44 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower::Service;
 
+use super::direct::{Ours, Port};
+
 /// Longest wait for a TCP handshake. The Ollama is on this machine, or on a LAN if its owner says so; a SYN that is
 /// lost is sent again after 1 s and 3 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Opens TCP connections that forgive failed writes.
+/// Opens TCP connections, which are known as ours while they are open.
 #[derive(Debug, Clone)]
-pub(super) struct Connector(HttpConnector);
+pub(super) struct Connector {
+    tcp: HttpConnector,
+    ours: Ours,
+    forgives: bool,
+}
 
 /// A connection whose failed writes wait for what there is to read.
 #[derive(Debug)]
 pub(super) struct Forgiving {
     io: TokioIo<TcpStream>,
+    forgives: bool,
     deaf: bool,
-}
-
-/// Opens TCP connections as they are: for HTTP/2, where an early answer closes a stream and not the connection.
-pub(super) fn connector() -> HttpConnector {
-    let mut connector = HttpConnector::new();
-    // Tokens are small and each is waited for.
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    connector
+    _port: Option<Port>,
 }
 
 // === impl Connector ===
 
 impl Connector {
-    pub(super) fn new() -> Self {
-        Self(connector())
+    /// Opens connections that forgive failed writes.
+    pub(super) fn new(ours: Ours) -> Self {
+        let mut tcp = HttpConnector::new();
+        // Tokens are small and each is waited for.
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Self { tcp, ours, forgives: true }
+    }
+
+    /// Opens connections as they are: for HTTP/2, where an early answer closes a stream and not the connection.
+    pub(super) fn unforgiving(self) -> Self {
+        Self { forgives: false, ..self }
     }
 }
 
@@ -55,12 +64,17 @@ impl Service<Uri> for Connector {
     type Future = Pin<Box<dyn Future<Output = Result<Forgiving, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        self.tcp.poll_ready(cx)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.0.call(uri);
-        Box::pin(async move { Ok(Forgiving { io: connecting.await?, deaf: false }) })
+        let connecting = self.tcp.call(uri);
+        let (ours, forgives) = (self.ours.clone(), self.forgives);
+        Box::pin(async move {
+            let io = connecting.await?;
+            let port = io.inner().local_addr().ok().map(|addr| ours.add(addr.port()));
+            Ok(Forgiving { io, forgives, deaf: false, _port: port })
+        })
     }
 }
 
@@ -69,7 +83,7 @@ impl Service<Uri> for Connector {
 impl Forgiving {
     fn forgive<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match written {
-            Poll::Ready(Err(error)) if is_closed(&error) => {
+            Poll::Ready(Err(error)) if self.forgives && is_closed(&error) => {
                 self.deaf = true;
                 Poll::Pending
             }

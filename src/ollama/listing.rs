@@ -6,9 +6,9 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::State;
 use super::client::Client;
 use super::meet::ask;
+use super::{Resident, State};
 use crate::exchange::{ExchangeError, ModelInfo};
 use crate::route::ModelName;
 
@@ -29,6 +29,10 @@ struct Entry {
     remote_host: String,
     #[serde(default)]
     remote_model: String,
+    #[serde(default)]
+    size_vram: u64,
+    #[serde(default)]
+    expires_at: String,
 }
 
 /// What of OpenAI's `GET /v1/models` is looked at. `object` and `data` are what every server of that API has.
@@ -59,8 +63,8 @@ struct OpenAiStatus {
     value: String,
 }
 
-/// Asks an Ollama for all that may have changed.
-pub(super) async fn refresh(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
+/// Asks an Ollama for all that may have changed; what it has in memory is returned as it says it.
+pub(super) async fn refresh(client: &Client, state: &mut State) -> Result<BTreeMap<String, Resident>, ExchangeError> {
     tags(client, state).await?;
     loaded(client, state).await
 }
@@ -85,12 +89,15 @@ pub(super) async fn tags(client: &Client, state: &mut State) -> Result<(), Excha
 }
 
 /// Asks an Ollama which models are in memory.
-async fn loaded(client: &Client, state: &mut State) -> Result<(), ExchangeError> {
+async fn loaded(client: &Client, state: &mut State) -> Result<BTreeMap<String, Resident>, ExchangeError> {
     let listing: Listing = list(client, "/api/ps").await?;
-    let loaded: BTreeSet<ModelName> =
-        listing.models.unwrap_or_default().iter().map(|entry| ModelName::new(&entry.name)).collect();
-    state.loaded = state.models.keys().filter(|name| loaded.contains(&ModelName::new(name))).cloned().collect();
-    Ok(())
+    let entries = listing.models.unwrap_or_default();
+    let loaded: BTreeMap<ModelName, Resident> =
+        entries.iter().map(|entry| (ModelName::new(&entry.name), entry.resident())).collect();
+    let resident = |name: &String| Some((name.clone(), *loaded.get(&ModelName::new(name))?));
+    let residents: BTreeMap<String, Resident> = state.models.keys().filter_map(resident).collect();
+    state.loaded = residents.keys().cloned().collect();
+    Ok(residents)
 }
 
 /// Asks a server of the OpenAI API which models there are. What it serves it has in memory, unless it says otherwise.
@@ -112,6 +119,14 @@ fn known_server(owner: &str) -> Option<&'static str> {
         "vllm" => Some("vLLM"),
         "organization_owner" | "organization-owner" => Some("LM Studio"),
         _ => None,
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn resident(&self) -> Resident {
+        Resident { size: self.size, size_vram: self.size_vram, expires_at: Resident::until(&self.expires_at) }
     }
 }
 

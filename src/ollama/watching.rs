@@ -9,9 +9,10 @@
 //! or one thread in all, and a canary would sit on it. There a **knock**, a connection that is closed as soon as it is
 //! open, says that the server is still there.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use tokio::io::AsyncReadExt as _;
@@ -20,18 +21,16 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
-use super::{State, listing, meet};
+use super::memory::Fits;
+use super::speeds::Speeds;
+use super::{Memory, Resident, State, listing, meet};
 use crate::exchange::{ExchangeError, ServerKind};
 
 /// Between two attempts to connect while there is none: well below the 3 s in which a start must show.
 const WHILE_DOWN: Duration = Duration::from_millis(500);
 /// Between two attempts where something answers that is no healthy Ollama: each of them is in somebody's log.
 const WHILE_ODD: Duration = Duration::from_secs(2);
-/// Between two looks at the models. Whoever pulls one by another way than ours waits so long until the mesh sees it.
-const LOOK: Duration = Duration::from_secs(5);
-/// Between two looks however many reasons there are.
-const SOONEST: Duration = Duration::from_millis(300);
-/// How long a question may take. Twice this after [`LOOK`] a hanging Ollama is withdrawn: long enough for one whose
+/// How long a question may take. Twice this after [`Cadence::look`] a hanging Ollama is withdrawn: long enough for one whose
 /// machine reads a model of many GB from the same disk, short enough that nobody waits for it all day.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a handshake may take before nobody counts as being there.
@@ -41,19 +40,36 @@ const SHORT_LIFE: Duration = Duration::from_secs(2);
 /// Between two knocks: within this a server that is gone is withdrawn.
 const KNOCK: Duration = Duration::from_millis(500);
 
-/// Follows the server until the task is dropped.
-pub(super) async fn watch(client: Client, named: bool, publish: watch::Sender<Arc<State>>, nudge: Arc<Notify>) {
-    let mut watch = Watch { client, named, publish, nudge };
-    if let Err(error) = watch.client.authority() {
-        watch.gone(&Gone::Odd(error));
-        // It will not change.
-        return watch.publish.closed().await;
-    }
-    loop {
-        watch.until_it_is_there().await;
-        let problem = watch.while_it_is_there().await;
-        watch.gone(&problem);
-    }
+/// The rhythm in which a server is looked at. The default is that for a real one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cadence {
+    /// Between two looks at the models: 5 s. Whoever pulls one by another way than ours waits so long until the mesh
+    /// sees it.
+    pub look: Duration,
+    /// Between two looks however many reasons there are: 300 ms.
+    pub soonest: Duration,
+    /// Between two looks at the answers that run: 1 s. What is shorter than a tenth of it counts as nothing when it is
+    /// learned how many run at once.
+    pub beat: Duration,
+}
+
+/// What is followed, and who is told.
+pub(super) struct Watch {
+    pub(super) client: Client,
+    /// Whether somebody named the server, and not only the place where an Ollama would be.
+    pub(super) named: bool,
+    pub(super) cadence: Cadence,
+    pub(super) publish: watch::Sender<Arc<State>>,
+    pub(super) memory: watch::Sender<Arc<Memory>>,
+    pub(super) speeds: Speeds,
+    pub(super) nudge: Arc<Notify>,
+}
+
+/// What a look has seen.
+struct Seen {
+    state: State,
+    /// What an Ollama says of its memory; nothing if it was not asked.
+    memory: Option<BTreeMap<String, Resident>>,
 }
 
 /// A connection to the server at `url`, which says nothing.
@@ -61,14 +77,6 @@ pub(super) async fn connect(url: &Uri) -> io::Result<TcpStream> {
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = url.port_u16().unwrap_or(80);
     timeout(HANDSHAKE, TcpStream::connect((host, port))).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
-}
-
-struct Watch {
-    client: Client,
-    /// Whether somebody named the server, and not only the place where an Ollama would be.
-    named: bool,
-    publish: watch::Sender<Arc<State>>,
-    nudge: Arc<Notify>,
 }
 
 /// Why a server that was there no longer is.
@@ -82,9 +90,40 @@ enum Gone {
     Odd(#[from] ExchangeError),
 }
 
+// === impl Cadence ===
+
+impl Cadence {
+    /// That for a server whose time goes so many times faster.
+    #[must_use]
+    pub fn faster(self, times: u32) -> Self {
+        let faster = |time: Duration| time / times.max(1);
+        Self { look: faster(self.look), soonest: faster(self.soonest), beat: faster(self.beat) }
+    }
+}
+
+impl Default for Cadence {
+    fn default() -> Self {
+        Self { look: Duration::from_secs(5), soonest: Duration::from_millis(300), beat: Duration::from_secs(1) }
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
+    /// Follows the server until the task is dropped.
+    pub(super) async fn run(mut self) {
+        if let Err(error) = self.client.authority() {
+            self.gone(&Gone::Odd(error));
+            // It will not change.
+            return self.publish.closed().await;
+        }
+        loop {
+            self.until_it_is_there().await;
+            let problem = self.while_it_is_there().await;
+            self.gone(&problem);
+        }
+    }
+
     /// Waits until a server answers, and publishes it.
     async fn until_it_is_there(&mut self) {
         loop {
@@ -95,12 +134,13 @@ impl Watch {
                     WHILE_DOWN
                 }
                 Ok(()) => match self.ask(self.meet()).await {
-                    Ok(state) => {
+                    Ok(seen) => {
+                        let state = &seen.state;
                         tracing::info!(
                             url = %self.client.target(), api = %state.kind, version = %state.version,
                             server = state.server, models = state.models.len(), "the local server is there"
                         );
-                        return self.publish(state);
+                        return self.publish(seen, &mut Fits::default());
                     }
                     Err(problem) => {
                         self.gone(&problem);
@@ -118,27 +158,28 @@ impl Watch {
             Ok(canary) => canary,
             Err(gone) => return gone,
         };
+        let mut fits = Fits::default();
         loop {
             let looked = Instant::now();
             tokio::select! {
-                () = canary.sings_no_more() => match self.check(canary).await {
+                () = canary.sings_no_more() => match self.check(canary, &mut fits).await {
                     Ok(next) => {
                         canary = next;
                         continue;
                     }
                     Err(gone) => return gone,
                 },
-                () = sleep(LOOK) => {}
-                () = self.nudge.notified() => sleep(SOONEST.saturating_sub(looked.elapsed())).await,
+                () = sleep(self.cadence.look) => {}
+                () = self.nudge.notified() => sleep(self.cadence.soonest.saturating_sub(looked.elapsed())).await,
             }
             let kind = self.publish.borrow().kind;
             match self.ask(self.look()).await {
-                Ok(state) => self.publish(state),
+                Ok(seen) => self.publish(seen, &mut fits),
                 // Once more before it is withdrawn from everybody.
                 Err(problem) => {
                     tracing::debug!(%problem, "the local server did not list its models");
                     match self.ask(self.still_there()).await {
-                        Ok(state) => self.publish(state),
+                        Ok(seen) => self.publish(seen, &mut fits),
                         Err(problem) => return problem,
                     }
                 }
@@ -167,42 +208,46 @@ impl Watch {
     }
 
     /// The canary's connection was closed: by the end of the process, or only by a server that tidies up?
-    async fn check(&mut self, canary: Canary) -> Result<Canary, Gone> {
+    async fn check(&mut self, canary: Canary, fits: &mut Fits) -> Result<Canary, Gone> {
         // Opened before it is asked who is there, so that it is the same process, or an older one and closed again.
         let next = self.canary().await?;
         // A new process may have taken the port already: what it is and what it has is asked afresh.
-        let state = self.ask(self.meet()).await?;
-        let another = state.kind != self.publish.borrow().kind;
-        self.publish(state);
+        let seen = self.ask(self.meet()).await?;
+        let another = seen.state.kind != self.publish.borrow().kind;
+        self.publish(seen, fits);
         if another { self.canary().await } else { Ok(next.after(&canary)) }
     }
 
     /// All there is to know.
-    async fn meet(&self) -> Result<State, ExchangeError> {
-        let mut state = meet::meet(&self.client, self.named).await?;
-        if state.kind == ServerKind::Ollama {
-            listing::refresh(&self.client, &mut state).await?;
+    async fn meet(&self) -> Result<Seen, ExchangeError> {
+        let state = meet::meet(&self.client, self.named).await?;
+        if state.kind != ServerKind::Ollama {
+            return Ok(Seen { state, memory: None });
         }
-        Ok(state)
+        self.list(state).await
     }
 
     /// What may have changed. Without a canary, a server may have become another since the last look; and an Ollama has
     /// what the others are asked for.
-    async fn look(&self) -> Result<State, ExchangeError> {
-        let mut state = State::clone(&self.publish.borrow());
+    async fn look(&self) -> Result<Seen, ExchangeError> {
+        let state = State::clone(&self.publish.borrow());
         if state.kind != ServerKind::Ollama {
             return self.meet().await;
         }
-        listing::refresh(&self.client, &mut state).await?;
-        Ok(state)
+        self.list(state).await
+    }
+
+    async fn list(&self, mut state: State) -> Result<Seen, ExchangeError> {
+        let memory = listing::refresh(&self.client, &mut state).await?;
+        Ok(Seen { state, memory: Some(memory) })
     }
 
     /// What is known of it already, if it answers a question that needs no disk; another server is met anew.
-    async fn still_there(&self) -> Result<State, ExchangeError> {
-        let known = State::clone(&self.publish.borrow());
-        match known.kind {
+    async fn still_there(&self) -> Result<Seen, ExchangeError> {
+        let state = State::clone(&self.publish.borrow());
+        match state.kind {
             ServerKind::Ollama => match meet::ollama_version(&meet::greet(&self.client).await?.1) {
-                Some(_) => Ok(known),
+                Some(_) => Ok(Seen { state, memory: None }),
                 None => self.meet().await,
             },
             ServerKind::OpenAi | ServerKind::Grpc => self.meet().await,
@@ -216,8 +261,13 @@ impl Watch {
         }
     }
 
-    fn publish(&self, state: State) {
-        let state = State { healthy: true, problem: None, ..state };
+    fn publish(&self, seen: Seen, fits: &mut Fits) {
+        if let Some(models) = seen.memory {
+            let fit = fits.look(&models, SystemTime::now());
+            self.remember(|memory| Memory { models, seen: fit, told: memory.told });
+        }
+        let state = State { healthy: true, problem: None, ..seen.state };
+        self.speeds.loaded(state.loaded_since(&self.publish.borrow()));
         self.publish.send_if_modified(|known| {
             let changed = **known != state;
             if changed {
@@ -227,7 +277,19 @@ impl Watch {
         });
     }
 
+    fn remember(&self, change: impl FnOnce(&Memory) -> Memory) {
+        self.memory.send_if_modified(|known| {
+            let memory = change(known);
+            let changed = memory != **known;
+            if changed {
+                *known = Arc::new(memory);
+            }
+            changed
+        });
+    }
+
     fn gone(&self, problem: &Gone) {
+        self.remember(|_| Memory::default());
         let problem = problem.to_string();
         self.publish.send_if_modified(|known| {
             if !known.healthy && known.problem.as_ref() == Some(&problem) {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use data_encoding::HEXLOWER;
 
 use super::invitation::{Invitation, answer, is_proved};
+use super::vouching::Part;
 use super::{Desk, Line, Session};
 use crate::id::{NodeName, Scope};
 use crate::trust::{Book, Direction, Met, Trust};
@@ -24,6 +25,7 @@ pub struct Dealer {
     first: VecDeque<Message>,
     /// Whether an invitation has been redeemed, or refused, on this connection. Who guesses has to shake hands for each guess.
     redeemed: bool,
+    vouching: Part,
 }
 
 /// The other end has said what does not belong there.
@@ -44,14 +46,21 @@ impl Dealer {
                 Err(error) => tracing::error!(%error, "cannot redeem the invitation"),
             }
         }
-        Self { line, book: book.clone(), session, name, address, first, redeemed: false }
+        let vouching = Part::new(&session, book, address);
+        Self { line, book: book.clone(), session, name, address, first, redeemed: false, vouching }
     }
 
     /// The next message to send. Cancel-safe.
     pub async fn next(&mut self) -> Message {
-        match self.first.pop_front() {
-            Some(message) => message,
-            None => Message::Trust(Dealing::Pair(self.line.next().await)),
+        loop {
+            if let Some(message) = self.first.pop_front().or_else(|| self.vouching.due()) {
+                return message;
+            }
+            self.vouching.tell(&self.book, &self.name).await;
+            tokio::select! {
+                step = self.line.next() => return Message::Trust(Dealing::Pair(step)),
+                () = self.vouching.changed() => {}
+            }
         }
     }
 
@@ -79,6 +88,7 @@ impl Dealer {
                 }
                 _ => Err(OutOfPlace),
             },
+            Message::Vouching(message) => self.vouching.heard(message),
             _ => Err(OutOfPlace),
         }
     }

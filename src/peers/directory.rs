@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tower::discover::Change;
 
-use crate::exchange::{Endpoint, Health, Load, Report, ServerKind};
+use crate::exchange::{Endpoint, Health, Load, Numbers, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
-use crate::trust::{Snapshot, Standing, Trust};
+use crate::trust::{Snapshot, Standing, Trust, Voucher};
 
 use super::machine::Peer;
 
 /// One peer as `ollana peers --json` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
     /// The name it gives itself, with a piece of its ID where another node bears the same.
     pub name: NodeName,
@@ -36,6 +36,12 @@ pub struct PeerView {
     pub use_: Use,
     /// What it may do at our gate.
     pub scope: Scope,
+    /// Whether the servers that it vouches for are used too.
+    #[serde(default)]
+    pub voucher: bool,
+    /// By whose word it is used, where that is so.
+    #[serde(default)]
+    pub vouched_by: Vec<Voucher>,
     /// Whether it lends an Ollama.
     pub provider: bool,
     /// What the server speaks that it lends.
@@ -47,6 +53,12 @@ pub struct PeerView {
     pub loaded: Vec<String>,
     /// Requests at its gate, everyone's.
     pub inflight: u32,
+    /// Requests that its Ollama works on and that did not come by the gate.
+    #[serde(default)]
+    pub direct: u32,
+    /// How busy and how fast its models are, as far as anything is known: what requests are balanced by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub numbers: BTreeMap<String, Numbers>,
     /// Round-trip time in microseconds, 0 while not connected.
     pub rtt_us: u64,
     /// What is wrong, if something is: a refusal's reason, a conflict of names or keys, the last error.
@@ -128,11 +140,15 @@ impl Directory {
             trust: pin.trust,
             use_: pin.use_,
             scope: pin.scope,
+            voucher: pin.voucher,
+            vouched_by: trust.vouchers_of(&pin.id),
             provider: false,
             api: ServerKind::default(),
             models: Vec::new(),
             loaded: Vec::new(),
             inflight: 0,
+            direct: 0,
+            numbers: BTreeMap::new(),
             rtt_us: 0,
             problem: None,
             version: String::new(),
@@ -226,11 +242,15 @@ impl Entry {
             trust: standing.trust,
             use_: standing.use_,
             scope: standing.scope,
+            voucher: trust.is_voucher(&id),
+            vouched_by: trust.vouchers_of(&id),
             provider: report.provider,
             api: report.api,
             models: report.models.keys().cloned().collect(),
             loaded: load.loaded().map(str::to_owned).collect(),
             inflight: load.inflight,
+            direct: load.direct,
+            numbers: Numbers::of(&report, &load),
             rtt_us: match (&self.live, connected) {
                 (Some(live), true) => u64::try_from(live.connection.rtt().as_micros()).unwrap_or(u64::MAX),
                 _ => 0,

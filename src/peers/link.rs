@@ -109,7 +109,7 @@ async fn greet(connection: &Connection, ours: Hello) -> Result<(Control, Result<
     match control.receive().await? {
         Message::Hello(hello) => Ok((control, Ok(hello))),
         Message::Refused(refused) => Ok((control, Err(refused))),
-        Message::Report(_) | Message::Load(_) | Message::Trust(_) => Err(ControlError::Ended),
+        Message::Report(_) | Message::Load(_) | Message::Trust(_) | Message::Vouching(_) => Err(ControlError::Ended),
     }
 }
 
@@ -213,7 +213,7 @@ impl Follow {
                     self.load.send_replace(Arc::new(load));
                     tokio::time::sleep(REPORT_PAUSE).await;
                 }
-                Ok(Ok(message @ Message::Trust(_))) => {
+                Ok(Ok(message @ (Message::Trust(_) | Message::Vouching(_)))) => {
                     if let Err(error) = dealer.heard(message).await {
                         self.connection.close(CloseCode::Protocol, "out of place");
                         return Closed::Failed(error.to_string());

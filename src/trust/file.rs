@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::ledger::{Ledger, bury};
-use super::{Invited, Pin, Trust, TrustError};
+use super::{Invited, Pin, Statement, Trust, TrustError, Vouch};
 use crate::id::Scope;
 
 /// Bound of the file in bytes. First use can fill some 400 KB of it; the rest, tens of thousands of pins, a person would
@@ -33,6 +33,10 @@ struct BookFile {
     peers: Vec<Pin>,
     #[serde(default, rename = "invitation", skip_serializing_if = "Vec::is_empty")]
     invitations: Vec<Invited>,
+    #[serde(default, rename = "vouch", skip_serializing_if = "Vec::is_empty")]
+    vouches: Vec<Vouch>,
+    #[serde(default, rename = "statement", skip_serializing_if = "Vec::is_empty")]
+    statements: Vec<Statement>,
 }
 
 /// Only what says how to read the rest.
@@ -54,25 +58,35 @@ pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Ledger, TrustError> {
         return Err(TrustError::Newer { path: path.to_owned(), version });
     }
     let file: BookFile = toml::from_str(text).map_err(in_toml)?;
-    let mut ledger =
-        Ledger { first_provider_met: file.first_provider_met, invitations: file.invitations, ..Ledger::default() };
+    let mut ledger = Ledger {
+        first_provider_met: file.first_provider_met,
+        invitations: file.invitations,
+        vouches: file.vouches,
+        statements: file.statements,
+        ..Ledger::default()
+    };
     for mut pin in file.peers {
         let who = format!("{}, {}", pin.name, pin.id);
         let wrong = |what| Err(damaged(None, format!("{what} ({who})")));
         match pin.trust {
-            Trust::None => return wrong("a peer's trust is first-use, trusted or revoked"),
+            // A voucher's word makes no pin: else it could stand here for ever, and with any scope.
+            Trust::None | Trust::Vouched => return wrong("a peer's trust is first-use, trusted or revoked"),
             Trust::FirstUse if pin.scope > Scope::Infer => {
                 return wrong("first use never gives manage; with trust = \"trusted\" a person does");
             }
+            Trust::FirstUse if pin.voucher => {
+                return wrong("first use makes nobody a voucher; with trust = \"trusted\" a person does");
+            }
             // Whatever else stands there: someone meant to keep it out.
             Trust::Revoked => bury(&mut pin),
-            _ => {}
+            Trust::FirstUse | Trust::Trusted => {}
         }
         match ledger.pins.entry(pin.id) {
             Entry::Vacant(place) => place.insert(pin),
             Entry::Occupied(_) => return wrong("one ID stands there twice"),
         };
     }
+    ledger.tidy();
     Ok(ledger)
 }
 
@@ -83,6 +97,8 @@ pub(super) fn write(path: &Path, ledger: &Ledger) -> Result<String, TrustError> 
         first_provider_met: ledger.first_provider_met,
         peers: ledger.pins.values().cloned().collect(),
         invitations: ledger.invitations.clone(),
+        vouches: ledger.vouches.clone(),
+        statements: ledger.statements.clone(),
     };
     // A time beyond TOML's integers, out of a broken clock, is all that can be wrong here.
     let body = toml::to_string(&file).map_err(|error| TrustError::Damaged {

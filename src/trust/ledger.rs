@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Direction, Invited, Met, News, Pin, Policy, Snapshot, Standing, Trust, TrustPolicy};
+use super::vouching::vouched;
+use super::{Direction, Invited, Met, News, Pin, Policy, Snapshot, Standing, Statement, Trust, TrustPolicy, Vouch};
 use crate::id::{Id, NodeName, Scope, Use};
 
 /// The time of the last meeting is kept to the hour: it only orders idle pins by days.
@@ -19,6 +20,10 @@ pub(super) struct Ledger {
     pub(super) first_provider_met: Option<u64>,
     /// What was given out and may be redeemed.
     pub(super) invitations: Vec<Invited>,
+    /// Whom this node vouches for.
+    pub(super) vouches: Vec<Vouch>,
+    /// What vouchers have said.
+    pub(super) statements: Vec<Statement>,
 }
 
 /// What a meeting is judged by.
@@ -58,6 +63,23 @@ pub(super) enum Change {
 impl Ledger {
     /// A proved key was met.
     pub(super) fn meet(&mut self, met: &Met, rules: &Rules<'_>) -> Outcome {
+        let outcome = self.meet_by_itself(met, rules);
+        if self.vouchers_of(&met.id, rules.now).next().is_none() {
+            return outcome;
+        }
+        // Who vouches for it has said all that a person would be asked.
+        let news = match outcome.news {
+            Some(News::Waiting) => outcome.pinned.then_some(News::FirstMet),
+            news => news,
+        };
+        let standing = vouched(outcome.standing);
+        let opened = self.open_window(met, standing, rules.now);
+        let change = if opened { Change::Matters } else { outcome.change };
+        Outcome { standing, news, change, ..outcome }
+    }
+
+    /// What comes of a meeting where nobody vouches.
+    fn meet_by_itself(&mut self, met: &Met, rules: &Rules<'_>) -> Outcome {
         let holder = self.holder_of(&met.name, &met.id);
         match self.pins.get(&met.id) {
             // A tombstone beats first use, and nothing that a refused peer does is worth a write.
@@ -87,35 +109,45 @@ impl Ledger {
         let standing = former.map(Pin::standing).unwrap_or_default();
         let first_met = former.map_or(now, |pin| pin.first_met);
         let address = address.as_deref().and_then(clean).or_else(|| former.and_then(|pin| pin.address.clone()));
-        let pin = Pin { id, name, address, trust: Trust::Trusted, use_, scope, first_met, last_met: now };
+        // Said apart, and so kept: a new scope is no word on whom it vouches for.
+        let voucher = former.is_some_and(Pin::is_voucher);
+        let pin = Pin { id, name, address, trust: Trust::Trusted, use_, scope, voucher, first_met, last_met: now };
         self.pins.insert(id, pin);
         standing
     }
 
     /// A person's word against: a tombstone, for keys never met too.
     pub(super) fn revoke(&mut self, id: Id, now: u64) -> Standing {
+        let said = self.statements.iter().find(|statement| statement.id == id);
+        let name = said.map_or_else(|| NodeName::lossy(&id.short()), |statement| statement.name.clone());
         let pin = self.pins.entry(id).or_insert_with(|| Pin {
             id,
-            name: NodeName::lossy(&id.short()),
+            name,
             address: None,
             trust: Trust::None,
             use_: Use::No,
             scope: Scope::None,
+            voucher: false,
             first_met: now,
             last_met: now,
         });
         let former = pin.standing();
         bury(pin);
+        self.tidy();
         former
     }
 
-    /// The book as it is in effect: under `paired` what first use pinned at other times does not count.
-    pub(super) fn snapshot(&self, policy: &TrustPolicy) -> Snapshot {
+    /// The book as it is in effect at `now`: under `paired` what first use pinned at other times does not count, and what
+    /// vouchers say does.
+    pub(super) fn snapshot(&self, policy: &TrustPolicy, now: u64) -> Snapshot {
         let in_effect = |pin: &Pin| {
             let Standing { trust, use_, scope } = in_effect(pin.standing(), policy);
             Pin { trust, use_, scope, ..pin.clone() }
         };
-        Snapshot { pins: self.pins.iter().map(|(id, pin)| (*id, in_effect(pin))).collect() }
+        let pins = self.pins.iter().map(|(id, pin)| (*id, in_effect(pin))).collect();
+        let mut snapshot = Snapshot { pins, ..Snapshot::default() };
+        self.lay_over(&mut snapshot, now);
+        snapshot
     }
 
     fn meet_known(&mut self, mut pin: Pin, met: &Met, holder: Option<Id>, rules: &Rules<'_>) -> Outcome {
@@ -191,6 +223,7 @@ impl Ledger {
             trust: Trust::FirstUse,
             use_,
             scope,
+            voucher: false,
             first_met: rules.now,
             last_met: rules.now,
         };
@@ -249,6 +282,7 @@ pub(super) fn bury(pin: &mut Pin) {
     pin.trust = Trust::Revoked;
     pin.use_ = Use::No;
     pin.scope = Scope::None;
+    pin.voucher = false;
 }
 
 fn in_effect(mut standing: Standing, policy: &TrustPolicy) -> Standing {
@@ -264,7 +298,7 @@ fn in_effect(mut standing: Standing, policy: &TrustPolicy) -> Standing {
 }
 
 /// Addresses are shown to people and stand in a file: printable ASCII without a blank, or nothing.
-fn clean(address: &str) -> Option<String> {
+pub(super) fn clean(address: &str) -> Option<String> {
     let fits = !address.is_empty() && address.len() <= MAX_ADDRESS && address.bytes().all(|b| b.is_ascii_graphic());
     fits.then(|| address.to_owned())
 }

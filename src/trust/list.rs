@@ -10,6 +10,7 @@
 //! trust = "trusted"               # or "revoked", which needs no more than the ID
 //! use = true
 //! scope = "infer"                 # none, infer or manage
+//! voucher = true                  # whom it vouches for is used too; left out where that is not so
 //! ```
 //!
 //! It holds no times and stands in the order of the IDs: the same decisions give the same text, and two lists are merged
@@ -59,6 +60,9 @@ pub struct Listed {
     /// What it may do.
     #[serde(default, skip_serializing_if = "is_none")]
     pub scope: Scope,
+    /// Whether the servers that it vouches for are used too. As with the scope, what the list says counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub voucher: bool,
 }
 
 /// What a person can decide.
@@ -114,6 +118,7 @@ impl List {
                 trust,
                 use_: pin.use_ == Use::Yes,
                 scope: pin.scope,
+                voucher: pin.is_voucher(),
             })
         };
         Self { version: VERSION, peers: snapshot.pins().filter_map(listed).collect() }
@@ -200,8 +205,9 @@ impl Ledger {
                     let name = listed.name.clone().or_else(|| before.as_ref().map(|pin| pin.name.clone()));
                     let name = name.unwrap_or_else(|| NodeName::lossy(&listed.id.short()));
                     self.trust(listed.id, name, listed.address.clone(), listed.scope, listed.use_, now);
-                    let after = self.pins.get(&listed.id).map(super::Pin::standing);
-                    match before.map(|pin| pin.standing()) == after {
+                    self.set_voucher(&listed.id, listed.voucher);
+                    let says = |pin: &super::Pin| (pin.standing(), pin.is_voucher());
+                    match before.as_ref().map(says) == self.pins.get(&listed.id).map(says) {
                         true => imported.unchanged += 1,
                         false => imported.trusted += 1,
                     }
@@ -213,6 +219,7 @@ impl Ledger {
             self.pins.retain(|id, pin| pin.trust != Trust::Trusted || decisions.contains_key(id));
             imported.dropped = before - self.pins.len();
         }
+        self.tidy();
         imported
     }
 }
@@ -239,7 +246,7 @@ mod tests {
     }
 
     fn list(ledger: &Ledger) -> List {
-        List::of(&ledger.snapshot(&TrustPolicy::default()))
+        List::of(&ledger.snapshot(&TrustPolicy::default(), 0))
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::ledger::{Change, Ledger, Outcome, Rules};
-use super::{Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, TrustError, TrustPolicy, file};
-use crate::id::{Id, NodeName, Scope};
+use super::{Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, Trust, TrustError, TrustPolicy, file};
+use crate::id::Id;
 use crate::private_file::{self, FileError};
 
 /// New keys cost their maker nothing, and us a write and a place in the book. So this many may come at once, a /24
@@ -58,7 +58,7 @@ impl Writer {
             Some(content) => file::parse(path, content)?,
             None => Ledger::default(),
         };
-        let (snapshots, receiver) = watch::channel(Arc::new(ledger.snapshot(&policy)));
+        let (snapshots, receiver) = watch::channel(Arc::new(ledger.snapshot(&policy, unix_now())));
         let writer = Self {
             path: path.to_owned(),
             policy,
@@ -117,19 +117,6 @@ impl Writer {
             self.adopt(next)?;
         }
         Ok(told)
-    }
-
-    pub(super) fn trust(
-        &mut self,
-        id: Id,
-        name: NodeName,
-        address: Option<String>,
-        scope: Scope,
-        use_: bool,
-    ) -> Result<Standing, TrustError> {
-        let former = self.decide(|ledger, now| ledger.trust(id, name, address, scope, use_, now))?;
-        tracing::info!(%id, %scope, use_, "trusted by hand");
-        Ok(former)
     }
 
     pub(super) fn revoke(&mut self, id: Id) -> Result<Standing, TrustError> {
@@ -196,14 +183,24 @@ impl Writer {
         self.publish(next);
     }
 
-    fn publish(&mut self, next: Ledger) {
-        let snapshot = Arc::new(next.snapshot(&self.policy));
+    pub(super) fn publish(&mut self, next: Ledger) {
+        let snapshot = Arc::new(next.snapshot(&self.policy, unix_now()));
         self.ledger = next;
         self.snapshots.send_if_modified(|current| {
             let changed = *current != snapshot;
             *current = snapshot;
             changed
         });
+    }
+
+    /// The book as it is in effect.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Whether one more line that others can cause is for people to see.
+    pub(super) fn may_be_loud(&mut self) -> bool {
+        self.loud_left.take(Instant::now())
     }
 
     fn presence(&mut self, id: Id) -> Presence {
@@ -231,11 +228,17 @@ impl Writer {
             match news {
                 News::FirstMet => {}
                 News::Waiting => tracing::warn!(%id, "{name} waits to be trusted: ollana trust {name}"),
-                News::NameTaken { by } => tracing::error!(
-                    %id, %by,
-                    "{name} is the name of a peer with another key. Either that machine was set up anew (then: ollana \
-                     revoke the old key and trust the new one), or someone pretends to be it. The new key gets nothing"
-                ),
+                News::NameTaken { by } => {
+                    let gets = match standing.trust {
+                        Trust::Vouched => "It is used all the same, since somebody vouches for its key",
+                        _ => "The new key gets nothing",
+                    };
+                    tracing::error!(
+                        %id, %by,
+                        "{name} is the name of a peer with another key. Either that machine was set up anew (then: ollana \
+                         revoke the old key and trust the new one), or someone pretends to be it. {gets}"
+                    );
+                }
                 News::Renamed { from } => tracing::info!(%id, "{from} is now called {name}"),
                 News::Crowded => {
                     tracing::warn!(%id, "{name} is not pinned, too many keys are new: will try again later")

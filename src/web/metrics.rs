@@ -4,7 +4,22 @@
 use std::fmt::{self, Display, Write as _};
 
 use crate::control::{Mesh, StatusView};
+use crate::exchange::Numbers;
 use crate::peers::PeerState;
+
+/// A number of one model on one peer: its metric, what that is, and where it stands.
+type Number = (&'static str, &'static str, fn(&Numbers) -> Option<f32>);
+
+/// What requests are balanced by.
+const NUMBERS: [Number; 5] = [
+    ("ollana_peer_model_running", "Requests for the model that run there.", |of| Some(of.load.running as f32)),
+    ("ollana_peer_model_queued", "Requests for the model that wait there.", |of| Some(of.load.queued)),
+    ("ollana_peer_model_slots", "Requests that the model's runner works on at a time.", |of| {
+        Some(of.pace.slots? as f32)
+    }),
+    ("ollana_peer_model_prefill", "Prompt tokens a second, of one request alone.", |of| of.pace.prefill),
+    ("ollana_peer_model_decode", "Generated tokens a second, of one request alone.", |of| of.pace.decode),
+];
 
 /// All metrics as they are now.
 pub(super) fn render(mesh: &dyn Mesh) -> String {
@@ -35,6 +50,18 @@ fn write_metrics(text: &mut String, mesh: &dyn Mesh) -> fmt::Result {
     for peer in &peers {
         let id = peer.id.to_string();
         line(text, "ollana_peer_inflight", &[("peer", peer.name.as_str()), ("id", &id)], peer.inflight)?;
+    }
+    for (name, help, of) in NUMBERS {
+        head(text, name, help)?;
+        for peer in &peers {
+            let id = peer.id.to_string();
+            for (model, numbers) in &peer.numbers {
+                let labels = [("peer", peer.name.as_str()), ("id", &id), ("model", model)];
+                if let Some(value) = of(numbers) {
+                    line(text, name, &labels, value)?;
+                }
+            }
+        }
     }
     head(text, "ollana_peer_models", "Models on the peer's disk.")?;
     for peer in &peers {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::control::{Mesh, ModelView, StatusView, models};
+use crate::control::{Mesh, ModelView, StatusView, models, trust_text};
 use crate::peers::{PeerState, PeerView};
 
 const STYLE: &str = include_str!("page.css");
@@ -48,11 +48,13 @@ fn write_facts(html: &mut String, status: &StatusView) -> fmt::Result {
         (true, false) => ("good", "not lent"),
         (false, _) => ("idle", "none"),
     };
+    let not_lent = ollama.not_lent.as_ref().filter(|_| ollama.healthy);
+    let not_lent = not_lent.map(|why| format!("<br>it {}", Escaped(why))).unwrap_or_default();
     let listen = status.info.listen.map_or("off".to_owned(), |addr| addr.to_string());
     write!(
         html,
         "<dl><dt>Applications</dt><dd><code>{}</code></dd><dt>Mesh</dt><dd><code>{}</code></dd>\
-         <dt>Ollama here</dt><dd><b class={class}>{health}</b> {} <code>{}</code></dd>\
+         <dt>Ollama here</dt><dd><b class={class}>{health}</b> {} <code>{}</code>{not_lent}</dd>\
          <dt>ID</dt><dd><code>{}</code></dd></dl>",
         Escaped(&listen),
         Escaped(&status.info.mesh.to_string()),
@@ -85,7 +87,7 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
             id = peer.id,
             name = Escaped(peer.name.as_str()),
             state = peer.state,
-            trust = peer.trust,
+            trust = Escaped(&trust_text(peer.trust, peer.voucher, &peer.vouched_by)),
             use_ = peer.use_,
             scope = peer.scope,
             list = Escaped(&peer.models.join(", ")),

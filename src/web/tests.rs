@@ -26,11 +26,12 @@ impl Mesh for Fake {
     fn ollama(&self) -> OllamaView {
         OllamaView {
             url: "http://x/".to_owned(),
-            healthy: false,
+            healthy: true,
             version: None,
             api: None,
             server: None,
             lent: false,
+            not_lent: Some("lends from <b>18:00".to_owned()),
             problem: None,
         }
     }
@@ -41,14 +42,18 @@ impl Mesh for Fake {
             id: Id::of_spki(b"gpu1"),
             address: Some("10.0.0.2:11435".parse().unwrap()),
             state: PeerState::Connected,
-            trust: Trust::FirstUse,
+            trust: Trust::Vouched,
             use_: Use::Yes,
             scope: Scope::Infer,
+            voucher: false,
+            vouched_by: vec![crate::trust::Voucher { name: NodeName::lossy("desk9"), id: Id::of_spki(b"9") }],
             provider: true,
             api: Default::default(),
             models: vec!["\"><script>alert(1)</script>".to_owned()],
             loaded: Vec::new(),
             inflight: 3,
+            direct: 0,
+            numbers: Default::default(),
             rtt_us: 1_250,
             problem: Some("<img src=x onerror=alert(1)>".to_owned()),
             version: String::new(),
@@ -93,7 +98,16 @@ async fn what_strangers_chose_is_text_on_the_page() {
     for tag in ["<script", "<img", "<b>&'", "<i>", "<u>"] {
         assert!(!html.contains(tag), "{tag}");
     }
-    for shown in ["&lt;script&gt;", "gpu1", "connected", "10.0.0.2:11435", "1.25 ms", "&lt;u&gt;two nodes"] {
+    for shown in [
+        "&lt;script&gt;",
+        "gpu1",
+        "connected",
+        "vouched by desk9",
+        "10.0.0.2:11435",
+        "1.25 ms",
+        "&lt;u&gt;two nodes",
+        "lends from &lt;b&gt;18:00",
+    ] {
         assert!(html.contains(shown), "{shown}");
     }
 }

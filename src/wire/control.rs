@@ -2,13 +2,14 @@
 //!
 //! The node that dialled says [`Hello`]; the other answers with its own, or with [`Refused`] and the reason. After that
 //! the answering side sends a [`Report`] at once and on each change, and its [`Load`] on each change and as a heartbeat.
-//! Beside that both may deal with trust ([`Dealing`]).
+//! Beside that both may deal with trust ([`Dealing`]), and the dialler may ask for whom the other vouches ([`Vouching`]).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::dealing::Dealing;
 use super::frame::{self, FrameError, Kind};
+use super::vouching::Vouching;
 use crate::exchange::{Load, Report};
 use crate::id::{Instance, NodeName};
 
@@ -107,6 +108,8 @@ pub enum Message {
     Load(Load),
     /// A step towards trust.
     Trust(Dealing),
+    /// Whom a node vouches for.
+    Vouching(Vouching),
 }
 
 /// Why a frame is not a message.
@@ -135,6 +138,7 @@ impl Message {
             Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
             Self::Load(load) => (Kind::Load, serde_json::to_vec(load)),
             Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
+            Self::Vouching(vouching) => (Kind::Vouching, serde_json::to_vec(vouching)),
         };
         Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e))?)?)
     }
@@ -157,6 +161,10 @@ impl Message {
             Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Load => Self::Load(sensible(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Trust => Self::Trust(serde_json::from_slice(payload).map_err(json)?),
+            Kind::Vouching => {
+                let vouching: Vouching = serde_json::from_slice(payload).map_err(json)?;
+                Self::Vouching(vouching.bounded())
+            }
             other => return Err(MessageError::Kind(other)),
         })
     }

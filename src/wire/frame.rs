@@ -18,6 +18,7 @@
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
 //! | 0x23 | trust | control, both ways | JSON: [`Dealing`](super::dealing::Dealing) |
 //! | 0x24 | load | control, from the gate | JSON: [`Load`](crate::exchange::Load) |
+//! | 0x25 | vouching | control, both ways | JSON: [`Vouching`](super::vouching::Vouching) |
 //!
 //! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
 //! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
@@ -46,6 +47,8 @@ pub const MAX_TICKET: usize = 4 * 1024;
 pub const MAX_PLACE: usize = 128;
 /// Longest load: some 100 bytes for each of 600 models that are in memory or waited for.
 pub const MAX_LOAD: usize = 64 * 1024;
+/// Longest message about vouching: [`MAX_VOUCHED`](super::vouching::MAX_VOUCHED) servers of some 250 bytes.
+pub const MAX_VOUCHING: usize = 96 * 1024;
 /// Longest report: some 120 bytes a model leave room for 8,000 models.
 pub const MAX_REPORT: usize = 1024 * 1024;
 
@@ -81,6 +84,8 @@ pub enum Kind {
     Trust = 0x23,
     /// How busy a provider is.
     Load = 0x24,
+    /// Whom a node vouches for.
+    Vouching = 0x25,
 }
 
 impl Kind {
@@ -100,6 +105,7 @@ impl Kind {
             0x22 => Self::Report,
             0x23 => Self::Trust,
             0x24 => Self::Load,
+            0x25 => Self::Vouching,
             _ => return None,
         })
     }
@@ -117,6 +123,7 @@ impl Kind {
             Self::Report => MAX_REPORT,
             Self::Trust => MAX_TRUST,
             Self::Load => MAX_LOAD,
+            Self::Vouching => MAX_VOUCHING,
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::home::Home;
 fn help_names_every_command_and_every_flag_of_serve() {
     let home = Home::new();
     let help = home.ok(&["--help"]);
-    let commands = ["serve", "stop", "status", "peers", "models", "id", "trust", "revoke", "config", "doctor"];
+    let commands = ["serve", "stop", "status", "peers", "models", "id", "trust", "vouch", "revoke", "config", "doctor"];
     for command in commands {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         assert!(home.ok(&[command, "--help"]).contains("Usage:"), "{command}");

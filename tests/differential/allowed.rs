@@ -14,11 +14,16 @@ pub struct Allowed {
 }
 
 /// The list.
-pub const ALLOWED: [Allowed; 7] = [
+pub const ALLOWED: [Allowed; 8] = [
     Allowed {
         what: "the field `Ollana-Peer`",
-        why: "says which node answered: the one thing that DESIGN §3 adds",
+        why: "says which node answered: what DESIGN §3 adds",
         erase: |answer| drop_field(answer, "Ollana-Peer"),
+    },
+    Allowed {
+        what: "the field `Ollana-Request`",
+        why: "the request's ID, by which `ollana explain` tells why it went where it went",
+        erase: |answer| drop_field(answer, "Ollana-Request"),
     },
     Allowed { what: "the value of `Date`", why: "two moments are not one", erase: |answer| mask_field(answer, "Date") },
     Allowed {

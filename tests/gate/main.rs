@@ -55,7 +55,8 @@ impl Provider {
     }
 
     async fn start_with(models: &[&str], settings: Settings) -> Self {
-        Self::start_as(models, settings, GateSettings::default()).await
+        // More than any test here has running: what is learned of slots has tests of its own.
+        Self::start_as(models, settings, GateSettings { parallel: Some(64), ..GateSettings::default() }).await
     }
 
     async fn start_as(models: &[&str], settings: Settings, lends: GateSettings) -> Self {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use ollana::exchange::{Answer, Ask, Body, Load, ModelLoad, REFUSAL_HEADER, Residence, Slot, Ticket, Turn};
-use ollana::gate::{Caller, GateSettings, UNKNOWN_SLOTS};
+use ollana::gate::{Caller, GateSettings, Weights};
 use ollana::id::{Id, NodeName, Scope};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -80,10 +80,12 @@ impl Provider {
 
 #[tokio::test]
 async fn no_more_reach_an_ollama_than_it_works_on_at_a_time() {
-    for (lends, slots) in [(parallel(2), 2), (GateSettings::default(), UNKNOWN_SLOTS as usize)] {
+    for slots in [1, 2, 4] {
         let settings = Settings { pace: Duration::from_millis(2), parallel: 64, ..Settings::default() };
         let provider =
-            Provider::start_as(&["m"], Settings { load: Duration::from_millis(300), ..settings }, lends).await;
+            Provider::start_as(&["m"], Settings { load: Duration::from_millis(300), ..settings }, parallel(slots))
+                .await;
+        let slots = slots as usize;
         let mut answers = JoinSet::new();
         for n in 0..24 {
             let caller = if n % 5 == 4 { Caller::Owner } else { peer(n % 5) };
@@ -238,7 +240,8 @@ async fn two_peers_that_flood_have_turn_and_turn_about() {
 
 #[tokio::test]
 async fn a_peer_with_twice_the_share_has_twice_as_many_turns() {
-    let weights = [(Id::from_bytes([1; 32]), 2.0)].into();
+    let mut weights = Weights::default();
+    weights.set(Id::from_bytes([1; 32]), 2.0);
     let lends = GateSettings { weights, ..parallel(1) };
     let provider = Provider::start_as(&["m"], Settings::default(), lends).await;
     let _held = slot(place(&provider, &Caller::Guest, "m", 1)).await;

@@ -61,6 +61,7 @@ impl Node {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let settings = RouterSettings {
+            preferences: Default::default(),
             name: "me".parse().unwrap(),
             id: Id::of_spki(b"me"),
             listen: Some(address),

@@ -34,7 +34,7 @@ async fn the_node_with_the_fewest_requests_in_flight_is_next_until_their_bodies_
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
     // Others keep b a little busier.
-    _b.is_busy(|load| load.inflight = 1);
+    _b.runs(1);
     let node = Node::over(&[&_a, &_b]).await;
     let mut first = node.client().await;
     first.send(&crate::request("POST /api/chat", CHAT_M)).await;
@@ -453,13 +453,13 @@ async fn what_acts_on_the_owners_account_never_crosses() {
 async fn one_name_with_two_digests_keeps_to_the_first_that_answered() {
     let (a, mut a_calls) = FakeEndpoint::new("a", &["m@one"]);
     let (b, mut b_calls) = FakeEndpoint::new("b", &["m@two"]);
-    b.is_busy(|load| load.inflight = 9);
+    b.runs(9);
     let node = Node::over(&[&a, &b]).await;
     let mut client = node.client().await;
     client.send(&crate::request("POST /api/embed", CHAT_M)).await;
     soon(a_calls.next()).await.answer(StatusCode::OK, "one");
     assert_eq!(client.reply().await.body, "one");
-    a.is_busy(|load| load.inflight = 99);
+    a.runs(99);
     client.send(&crate::request("POST /api/embed", CHAT_M)).await;
     soon(a_calls.next()).await.answer(StatusCode::OK, "one");
     client.reply().await;

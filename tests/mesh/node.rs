@@ -80,9 +80,21 @@ impl Setup {
         self
     }
 
+    /// Its Ollama runs so many requests of a model at a time.
+    pub fn runs(mut self, slots: u32) -> Self {
+        self.config.lend.parallel = Some(slots);
+        self
+    }
+
     /// At any port, also when it is started again.
     pub fn anywhere(mut self) -> Self {
         self.config.mesh.addr.set_port(0);
+        self
+    }
+
+    /// Lends only then.
+    pub fn lends_at_hours(mut self, hours: &str) -> Self {
+        self.config.lend.hours = Some(hours.parse().unwrap());
         self
     }
 
@@ -190,7 +202,11 @@ impl Node {
     }
 
     pub async fn trust(&self, id: Id, scope: Scope) -> Changed {
-        self.control().await.post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true }).await.unwrap()
+        self.control()
+            .await
+            .post("/trust", &TrustRequest { peer: id.to_string(), scope, use_: true, voucher: None })
+            .await
+            .unwrap()
     }
 
     /// `ollana models --keep MODEL@PEER`

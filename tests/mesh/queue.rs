@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
 use ollana::exchange::{self, Ask, Body, Endpoint as _, ExchangeError, Load, Residence, Ticket, Turn};
-use ollana::gate::UNKNOWN_SLOTS;
 use ollana::id::{NodeName, Use};
 use ollana::transport::Remote;
 use ollana::transport::remote::Face;
@@ -19,6 +18,9 @@ use super::node::{Node, PATIENCE, node, until, within};
 use super::stranger::Stranger;
 
 /// A peer that knows how to queue, and what it is told of the load.
+/// What the server is set to run at a time.
+const SLOTS: u32 = 4;
+
 struct Peer {
     remote: Remote,
     load: watch::Receiver<Arc<Load>>,
@@ -80,7 +82,7 @@ fn ask(tokens: usize) -> Request<Body> {
 async fn provider() -> (FakeOllama, Node) {
     let settings = Settings { pace: std::time::Duration::from_millis(5), parallel: 64, ..Settings::default() };
     let ollama = FakeOllama::start_with(&["m"], settings).await;
-    let provider = node("gpu1").lends(&ollama).start().await;
+    let provider = node("gpu1").lends(&ollama).runs(SLOTS).start().await;
     until("an Ollama that is lent", || provider.view().ollama().lent.then_some(())).await;
     (ollama, provider)
 }
@@ -90,14 +92,14 @@ async fn a_ticket_waits_has_its_turn_and_the_request_runs() {
     let (ollama, provider) = provider().await;
     let (busy, peer) = (Peer::of(&provider, "busy").await, Peer::of(&provider, "laptop").await);
     let mut holds = Vec::new();
-    for _ in 0..UNKNOWN_SLOTS {
+    for _ in 0..SLOTS {
         holds.push(busy.hold().await);
     }
     let _before = busy.place().await;
     let (turn, mut place) = peer.place().await;
     let queued = |load: &Load| {
         let of = load.of("m:latest");
-        (of.residence, of.running, of.queued) == (Residence::Memory, UNKNOWN_SLOTS, 1.0)
+        (of.residence, of.running, of.queued) == (Residence::Memory, SLOTS, 1.0)
     };
     peer.until(queued).await;
     within(place.wait_for(|place| place.ahead == 0.5)).await.unwrap();
@@ -108,9 +110,9 @@ async fn a_ticket_waits_has_its_turn_and_the_request_runs() {
     let answer = within(slot.exchange(ask(3))).await.unwrap();
     let body = within(answer.into_body().collect()).await.unwrap().to_bytes();
     assert_eq!(String::from_utf8_lossy(&body).lines().count(), 4);
-    peer.until(|load| load.of("m:latest").running == UNKNOWN_SLOTS - 1).await;
+    peer.until(|load| load.of("m:latest").running == SLOTS - 1).await;
     let counts = ollama.counts();
-    assert_eq!((counts.of("/api/generate"), counts.most_at_a_model), (5, UNKNOWN_SLOTS as usize));
+    assert_eq!((counts.of("/api/generate"), counts.most_at_a_model), (5, SLOTS as usize));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +120,7 @@ async fn a_withdrawn_ticket_and_one_that_is_not_used_leave_their_places_and_reac
     let (ollama, provider) = provider().await;
     let (busy, peer) = (Peer::of(&provider, "busy").await, Peer::of(&provider, "laptop").await);
     let mut holds = Vec::new();
-    for _ in 0..UNKNOWN_SLOTS {
+    for _ in 0..SLOTS {
         holds.push(busy.hold().await);
     }
     let (turn, _) = peer.place().await;
@@ -132,10 +134,10 @@ async fn a_withdrawn_ticket_and_one_that_is_not_used_leave_their_places_and_reac
     let Turn::Slot(slot) = within(dropped).await.unwrap().unwrap() else { panic!("no slot") };
     drop(slot);
     let Turn::Slot(slot) = within(kept).await.unwrap().unwrap() else { panic!("no slot") };
-    peer.until(|load| load.of("m:latest").running == UNKNOWN_SLOTS - 1).await;
+    peer.until(|load| load.of("m:latest").running == SLOTS - 1).await;
     assert!(within(slot.exchange(ask(3))).await.is_err(), "it came too late");
     holds.push(peer.hold().await);
-    assert_eq!(ollama.counts().of("/api/generate"), u64::from(UNKNOWN_SLOTS) + 1);
+    assert_eq!(ollama.counts().of("/api/generate"), u64::from(SLOTS) + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +145,7 @@ async fn a_peer_that_dies_leaves_its_slots_and_its_places() {
     let (_ollama, provider) = provider().await;
     let (dying, peer) = (Peer::of(&provider, "dying").await, Peer::of(&provider, "laptop").await);
     let mut holds = Vec::new();
-    for _ in 1..UNKNOWN_SLOTS {
+    for _ in 1..SLOTS {
         holds.push(dying.hold().await);
     }
     // Holds the last with a turn that it does nothing with, and waits for more.
@@ -163,7 +165,7 @@ async fn who_waits_at_a_node_that_stops_is_told_so() {
     let (_ollama, provider) = provider().await;
     let peer = Peer::of(&provider, "laptop").await;
     let mut holds = Vec::new();
-    for _ in 0..UNKNOWN_SLOTS {
+    for _ in 0..SLOTS {
         holds.push(peer.hold().await);
     }
     let (turn, _) = peer.place().await;

@@ -78,9 +78,12 @@ impl Stranger {
 impl Met {
     /// The next report.
     pub async fn report(&mut self) -> Report {
-        match self.control.receive().await.unwrap() {
-            Message::Report(report) => report,
-            other => panic!("{other:?}"),
+        loop {
+            match self.control.receive().await.unwrap() {
+                Message::Report(report) => return report,
+                Message::Load(_) => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -7,5 +7,6 @@
 mod fake_ollama;
 
 mod client;
+mod learned;
 mod recorded;
 mod watch;

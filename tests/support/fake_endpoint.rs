@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use ollana::exchange::{
-    self, Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, ModelInfo, Place, Report, Slot, Ticket, Turn,
+    self, Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, ModelInfo, ModelLoad, Place, Report, Residence,
+    Slot, Ticket, Turn,
 };
 use ollana::id::{Id, NodeName, Scope, Use};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -65,6 +66,10 @@ impl FakeEndpoint {
             models: models.collect(),
             ..Report::default()
         };
+        // All of it is in memory.
+        let in_memory = ModelLoad { residence: Residence::Memory, ..ModelLoad::default() };
+        let models = report.models.keys().map(|name| (name.clone(), in_memory)).collect();
+        let load = Load { models, ..Load::default() };
         let (calls, receiver) = mpsc::unbounded_channel();
         let endpoint = Self {
             id: Id::of_spki(key.as_bytes()),
@@ -72,7 +77,7 @@ impl FakeEndpoint {
             local,
             use_: Mutex::new(Use::Yes),
             report: watch::Sender::new(Arc::new(report)),
-            load: watch::Sender::default(),
+            load: watch::Sender::new(Arc::new(load)),
             health: watch::Sender::new(Health::Healthy),
             calls,
         };
@@ -84,9 +89,13 @@ impl FakeEndpoint {
         self.report.send_modify(|report| change(Arc::make_mut(report)));
     }
 
-    /// Changes how busy it says that it is.
-    pub fn is_busy(&self, change: impl FnOnce(&mut Load)) {
-        self.load.send_modify(|load| change(Arc::make_mut(load)));
+    /// So many requests run there, it says, for each of its models.
+    pub fn runs(&self, requests: u32) {
+        self.load.send_modify(|load| {
+            let load = Arc::make_mut(load);
+            load.inflight = requests;
+            load.models.values_mut().for_each(|model| model.running = requests);
+        });
     }
 
     /// Changes whether it can be reached.

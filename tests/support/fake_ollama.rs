@@ -71,6 +71,8 @@ pub struct Settings {
     pub error_after: Option<usize>,
     /// Whether requests are kept in [`Counts::seen`].
     pub record: bool,
+    /// Whether answers say how long they really took, and how many words their prompts had; else they always say the same.
+    pub measured: bool,
 }
 
 /// A model on its disk.
@@ -86,6 +88,8 @@ pub struct Model {
     pub remote_host: Option<String>,
     /// Whether it is in memory.
     pub loaded: bool,
+    /// When it is to leave memory, as `/api/ps` says it.
+    pub expires_at: Option<String>,
 }
 
 /// All that reached it.
@@ -320,6 +324,7 @@ impl Default for Settings {
             break_after: None,
             error_after: None,
             record: true,
+            measured: false,
         }
     }
 }
@@ -331,7 +336,7 @@ impl Model {
     pub fn new(name: &str) -> Self {
         let name = if name.contains(':') { name.to_owned() } else { format!("{name}:latest") };
         let digest = shapes::sha256(name.as_bytes());
-        Self { name, digest, size: 98_363_007, remote_host: None, loaded: false }
+        Self { name, digest, size: 98_363_007, remote_host: None, loaded: false, expires_at: None }
     }
 }
 

@@ -155,6 +155,8 @@ impl Node {
         }
         command
             .env("HOME", dir)
+            // What a simulated Ollama runs at a time: no test that is not about slots shall wait for one.
+            .env("OLLANA_LEND_PARALLEL", "256")
             .env("RUST_LOG", std::env::var("OLLANA_TEST_LOG").unwrap_or_else(|_| "debug".to_owned()));
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let running = Running::spawn(&mut command);

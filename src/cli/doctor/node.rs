@@ -49,15 +49,17 @@ fn node(status: &StatusView) -> Finding {
 fn ollama_of(status: &StatusView) -> Finding {
     let ollama = &status.ollama;
     let version = ollama.version.as_deref().unwrap_or_default();
+    let server = match ollama.api {
+        None | Some(ServerKind::Ollama) => format!("Ollama {version}"),
+        Some(ServerKind::OpenAi) => openai(ollama.server.as_deref()),
+        Some(ServerKind::Grpc) => "a gRPC server".to_owned(),
+    };
+    if let Some(why) = ollama.not_lent.as_ref().filter(|_| ollama.healthy && !ollama.lent) {
+        // As its owner wants it.
+        return Finding::ok("ollama", format!("{server} at {} is not lent at the moment: it {why}", ollama.url));
+    }
     match (ollama.healthy && ollama.lent, &ollama.problem) {
-        (true, _) => {
-            let server = match ollama.api {
-                None | Some(ServerKind::Ollama) => format!("Ollama {version}"),
-                Some(ServerKind::OpenAi) => openai(ollama.server.as_deref()),
-                Some(ServerKind::Grpc) => "a gRPC server".to_owned(),
-            };
-            Finding::ok("ollama", format!("{server} at {} is lent", ollama.url))
-        }
+        (true, _) => Finding::ok("ollama", format!("{server} at {} is lent", ollama.url)),
         (false, Some(problem)) => Finding::hint(
             "ollama",
             format!("no Ollama is lent: {problem}"),

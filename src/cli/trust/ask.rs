@@ -5,7 +5,7 @@ use std::io::{self, BufRead as _, Write as _};
 use tokio::sync::mpsc;
 
 use super::super::output::shown;
-use super::{Access, Failure};
+use super::{Access, Failure, Word};
 use crate::control::{Candidate, Client, ClientError, IdView, Lines, PeerRequest};
 use crate::id::Scope;
 use crate::pairing::{Code, News, WINDOW};
@@ -20,8 +20,8 @@ pub(super) struct Answer {
 
 /// Shows who is meant and asks until there is an answer. A yes that was typed before a code came is one to the ID, which
 /// stands there too and says as much: so neither answer can be taken for more than it was.
-pub(super) async fn confirm(access: &Access, peer: &Candidate, scope: Scope, use_: bool) -> Result<Answer, Failure> {
-    say(&describe(peer, scope, use_))?;
+pub(super) async fn confirm(access: &Access, peer: &Candidate, word: Word) -> Result<Answer, Failure> {
+    say(&describe(peer, word))?;
     let node = if let Access::Node(client) = access { Some(client) } else { None };
     let mut pairing = match node {
         Some(client) => pair(client, peer).await?,
@@ -69,7 +69,7 @@ pub(super) async fn confirm(access: &Access, peer: &Candidate, scope: Scope, use
     }
 }
 
-fn describe(peer: &Candidate, scope: Scope, use_: bool) -> String {
+fn describe(peer: &Candidate, Word { scope, use_, voucher }: Word) -> String {
     let may = match scope {
         Scope::None => "may do nothing here",
         Scope::Infer => "may run the models of this node",
@@ -77,8 +77,12 @@ fn describe(peer: &Candidate, scope: Scope, use_: bool) -> String {
     };
     let gets = if use_ { "is sent prompts" } else { "is sent nothing" };
     let revoked = if peer.trust == Trust::Revoked { "\n  This key was revoked." } else { "" };
+    let others = match voucher.unwrap_or(peer.voucher) {
+        true => "\n  The servers that its administrator vouches for are sent prompts too, without asking you.",
+        false => "",
+    };
     format!(
-        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}, and {gets}.\n",
+        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}, and {gets}.{others}\n",
         peer.name,
         peer.id,
         peer.address.as_deref().map_or("never seen".to_owned(), shown),

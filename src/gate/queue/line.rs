@@ -86,6 +86,8 @@ struct Turns {
 #[derive(Debug, Clone, Default)]
 struct Share {
     waiting: VecDeque<Waiting>,
+    /// As of the latest arrival.
+    weight: f64,
     /// When the first of them may start.
     start: f64,
 }
@@ -97,11 +99,11 @@ impl Line {
         self.slots = slots.max(1);
     }
 
-    pub(super) fn join(&mut self, flow: Flow, waiting: Waiting) {
+    pub(super) fn join(&mut self, flow: Flow, weight: f64, waiting: Waiting) {
         self.queued += u64::from(waiting.counts);
         self.tickets += usize::from(waiting.ticket);
         self.moved = true;
-        self.turns.join(flow, waiting);
+        self.turns.join(flow, weight, waiting);
     }
 
     /// Takes one out who waits.
@@ -117,7 +119,7 @@ impl Line {
             return None;
         }
         let others_may = self.lent < self.slots.saturating_sub(limits.reserve).max(1);
-        let Some((flow, waiting)) = self.turns.take(limits, others_may) else {
+        let Some((flow, waiting)) = self.turns.take(others_may) else {
             if self.turns.is_empty() {
                 // Nobody wanted what is free: whoever had more than others has taken nothing from them.
                 self.turns = Turns::default();
@@ -159,9 +161,9 @@ impl Line {
     }
 
     /// What comes before this one.
-    pub(super) fn place(&self, id: EntryId, limits: &Limits) -> Option<Place> {
+    pub(super) fn place(&self, id: EntryId) -> Option<Place> {
         let mut ahead = 0;
-        for waiting in self.turns.in_order(limits) {
+        for waiting in self.turns.in_order() {
             if waiting.id == id {
                 return Some(Place { ahead: requests(ahead) });
             }
@@ -176,10 +178,10 @@ impl Line {
     }
 
     /// Tells the tickets where they stand.
-    pub(super) fn tell(&mut self, now: Instant, limits: &Limits, events: &mut VecDeque<Event>) {
+    pub(super) fn tell(&mut self, now: Instant, events: &mut VecDeque<Event>) {
         (self.moved, self.told) = (false, Some(now));
         let mut ahead = 0;
-        for waiting in self.turns.in_order(limits) {
+        for waiting in self.turns.in_order() {
             if waiting.ticket {
                 events.push_back(Event::Moved(waiting.id, Place { ahead: requests(ahead) }));
             }
@@ -238,7 +240,7 @@ impl Turns {
         self.flows.values().map(|share| share.waiting.len()).sum()
     }
 
-    fn join(&mut self, flow: Flow, waiting: Waiting) {
+    fn join(&mut self, flow: Flow, weight: f64, waiting: Waiting) {
         if self.flows.len() >= MAX_FLOWS && !self.flows.contains_key(&flow) {
             let idle = self.flows.iter().filter(|(_, share)| share.waiting.is_empty());
             let first = idle.min_by(|(_, one), (_, other)| one.start.total_cmp(&other.start)).map(|(flow, _)| *flow);
@@ -248,6 +250,7 @@ impl Turns {
         if share.waiting.is_empty() {
             share.start = share.start.max(self.clock);
         }
+        share.weight = weight;
         share.waiting.push_back(waiting);
     }
 
@@ -260,7 +263,7 @@ impl Turns {
     }
 
     /// Takes out whose turn it is.
-    fn take(&mut self, limits: &Limits, others_may: bool) -> Option<(Flow, Waiting)> {
+    fn take(&mut self, others_may: bool) -> Option<(Flow, Waiting)> {
         let (flow, contested) = self.next(others_may)?;
         let share = self.flows.get_mut(&flow)?;
         let waiting = share.waiting.pop_front()?;
@@ -269,7 +272,7 @@ impl Turns {
         } else {
             self.owners = 0;
             self.clock = share.start;
-            share.start += limits.weight(flow).recip();
+            share.start += share.weight.recip();
         }
         self.tidy();
         Some((flow, waiting))
@@ -288,10 +291,10 @@ impl Turns {
     }
 
     /// All who wait, in the order in which they are granted if nobody comes or goes.
-    fn in_order(&self, limits: &Limits) -> Vec<Waiting> {
+    fn in_order(&self) -> Vec<Waiting> {
         let mut turns = self.clone();
         let mut order = Vec::with_capacity(self.len());
-        while let Some((_, waiting)) = turns.take(limits, true) {
+        while let Some((_, waiting)) = turns.take(true) {
             order.push(waiting);
         }
         order

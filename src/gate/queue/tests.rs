@@ -13,11 +13,11 @@ fn peer(n: u8) -> Flow {
 }
 
 fn limits() -> Limits {
-    Limits { waiting: 256, waiting_each: 64, reserve: 0, weights: BTreeMap::new() }
+    Limits { waiting: 256, waiting_each: 64, reserve: 0 }
 }
 
 fn request(flow: Flow, slots: u32) -> Arrival {
-    Arrival { flow, model: "m".into(), slots, copies: None }
+    Arrival { flow, weight: 1.0, model: "m".into(), slots, copies: None }
 }
 
 fn ticket(flow: Flow, slots: u32, copies: u8) -> Arrival {
@@ -281,8 +281,8 @@ proptest! {
         slots in 1u32..5,
         ends in prop::collection::vec(any::<prop::sample::Index>(), 50..300),
     ) {
-        let named = weights.iter().zip(0u8..).map(|(weight, n)| (Id::from_bytes([n; 32]), *weight)).collect();
-        let (mut queue, now) = (Queue::new(Limits { weights: named, ..limits() }), Instant::now());
+        let weighs = |n: u8| Arrival { weight: weights[usize::from(n)].into(), ..request(peer(n), slots) };
+        let (mut queue, now) = (Queue::new(limits()), Instant::now());
         let mut whose = HashMap::new();
         let mut running: Vec<EntryId> = Vec::new();
         let mut counts = vec![0.0; weights.len()];
@@ -293,7 +293,7 @@ proptest! {
         running.extend(granted(&mut queue));
         for n in 0..weights.len() as u8 {
             for _ in 0..3 {
-                whose.insert(queue.handle_arrival(now, request(peer(n), slots)).unwrap(), n);
+                whose.insert(queue.handle_arrival(now, weighs(n)).unwrap(), n);
             }
         }
         for end in ends {
@@ -303,7 +303,7 @@ proptest! {
                 running.push(id);
                 let n = whose[&id];
                 counts[n as usize] += 1.0;
-                whose.insert(queue.handle_arrival(now, request(peer(n), slots)).unwrap(), n);
+                whose.insert(queue.handle_arrival(now, weighs(n)).unwrap(), n);
             }
             for (one, of_one) in weights.iter().zip(&counts) {
                 for (other, of_other) in weights.iter().zip(&counts) {
@@ -321,13 +321,14 @@ proptest! {
         slots in 1u32..4,
         weights in prop::collection::vec(0.3f32..3.0, 5),
     ) {
-        let named = weights.iter().zip(0u8..).map(|(weight, n)| (Id::from_bytes([n; 32]), *weight)).collect();
-        let (mut queue, now) = (Queue::new(Limits { weights: named, ..limits() }), Instant::now());
+        let weighs = |n: u8| Arrival { weight: weights[usize::from(n)].into(), ..request(peer(n), slots) };
+        let (mut queue, now) = (Queue::new(limits()), Instant::now());
         let mut counts = HashMap::new();
         let mut running = Vec::new();
         for (n, copies, end) in arrivals {
             let flow = if n == 0 { Flow::Owner } else { peer(n) };
-            let arrival = if copies == 0 { request(flow, slots) } else { ticket(flow, slots, copies) };
+            let arrival = Arrival { copies: (copies > 0).then_some(copies), ..weighs(n) };
+            let arrival = Arrival { flow, ..arrival };
             let id = queue.handle_arrival(now, arrival).unwrap();
             counts.insert(id, 1.0 / f32::from(copies.max(1)));
             running.extend(granted(&mut queue));

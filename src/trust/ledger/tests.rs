@@ -128,7 +128,7 @@ fn what_first_use_gave_does_not_count_once_the_node_is_paired() {
     }
     ledger.trust(id(2), name("mine"), None, Scope::Manage, true, NOW);
     let paired = policy(Policy::Paired, Policy::Paired);
-    let snapshot = ledger.snapshot(&paired);
+    let snapshot = ledger.snapshot(&paired, NOW);
     assert_eq!(snapshot.standing(&id(1)), standing(Trust::FirstUse, Use::Pending, Scope::None));
     assert_eq!(snapshot.standing(&id(2)), standing(Trust::Trusted, Use::Yes, Scope::Manage));
     let outcome = meet_under(&mut ledger, &met(1, "gpu", Direction::Inbound), NOW, &paired);
@@ -325,7 +325,7 @@ proptest! {
             // What people decided holds whatever was met since.
             for (id, standing) in &decided {
                 prop_assert_eq!(ledger.pins[id].standing(), *standing);
-                prop_assert_eq!(ledger.snapshot(&policy).standing(id), *standing);
+                prop_assert_eq!(ledger.snapshot(&policy, now).standing(id), *standing);
             }
             // First use makes nothing but pins of first use, and never more than they may have, nor more of them.
             let others: Vec<&Pin> = ledger.pins.values().filter(|pin| !decided.contains_key(&pin.id)).collect();
@@ -359,7 +359,7 @@ fn check_meeting(
     prop_assert_eq!(outcome.change == Change::None, before == after);
     prop_assert_eq!(outcome.pinned, former.trust == Trust::None && latter.trust != Trust::None);
     if latter.trust != Trust::None {
-        prop_assert_eq!(outcome.standing, after.snapshot(policy).standing(&who));
+        prop_assert_eq!(outcome.standing, after.snapshot(policy, now).standing(&who));
     } else {
         prop_assert_eq!(outcome.standing, standing(Trust::None, Use::Pending, Scope::None));
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -19,7 +19,7 @@ use super::content::{self, Content};
 use super::go_json::{Fault, Object};
 use super::job::{Job, read};
 use super::runner::{Slot, pause, set_loaded, slot};
-use super::shapes::{self, Dialect, Finish};
+use super::shapes::{self, Dialect, Finish, Took};
 use super::{Model, Shared, extra, json_text, names, router};
 
 /// Before a break, so that what came before it is on its way: a break takes what was not yet written with it.
@@ -251,10 +251,19 @@ async fn say(
         (None, Some(count)) => (count, "length"),
         (None, None) => (settings.tokens, "stop"),
     };
+    let asked = Instant::now();
     let slot = slot(&shared, &known.name).await;
     let load_ns = u64::try_from(slot.load.as_nanos()).unwrap_or(u64::MAX);
+    let begun = Instant::now();
     pause(settings.prompt).await;
-    let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage: wants_usage(object) };
+    // The first token comes with the prompt.
+    let took = settings.measured.then(|| Took {
+        asked,
+        begun,
+        prompt: begun.elapsed() + settings.pace,
+        prompt_tokens: prompt.split_whitespace().count(),
+    });
+    let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage: wants_usage(object), took };
     let streams = object.get("stream").and_then(Value::as_bool).unwrap_or(dialect.streams());
     if let Content::Call { name, arguments } = &content {
         return content::call(job, dialect, &model, name, arguments, finish, !streams);

@@ -1,5 +1,7 @@
 //! The JSON that each API speaks, field by field as recorded.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -36,6 +38,17 @@ pub(crate) struct Finish {
     pub(crate) text: String,
     pub(crate) load_ns: u64,
     pub(crate) usage: bool,
+    pub(crate) took: Option<Took>,
+}
+
+/// When what happened to a request, for an answer that says how long it really took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Took {
+    pub(crate) asked: Instant,
+    pub(crate) begun: Instant,
+    pub(crate) prompt: Duration,
+    /// Tokens of the prompt.
+    pub(crate) prompt_tokens: usize,
 }
 
 // === impl Dialect ===
@@ -217,6 +230,12 @@ impl Dialect {
         let mut last = json!({"model":model,"created_at":TIME,"done":true,"done_reason":end.reason,"total_duration":691_593_087u64,
             "load_duration":end.load_ns.max(1),"prompt_eval_count":10,"prompt_eval_duration":169_780_521u64,
             "eval_count":end.tokens,"eval_duration":144_677_257u64});
+        if let Some(took) = end.took {
+            last["total_duration"] = json!(nanoseconds(took.asked.elapsed()));
+            last["prompt_eval_count"] = json!(took.prompt_tokens);
+            last["prompt_eval_duration"] = json!(nanoseconds(took.prompt));
+            last["eval_duration"] = json!(nanoseconds(took.begun.elapsed().saturating_sub(took.prompt)));
+        }
         if end.tokens < 2 {
             // No time between tokens, and Go leaves a zero out.
             last.as_object_mut().unwrap().remove("eval_duration");
@@ -229,6 +248,10 @@ impl Dialect {
         }
         last
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap()
 }
 
 fn stop_reason(reason: &str) -> &'static str {
@@ -278,7 +301,7 @@ pub(crate) fn tags(models: &[Model]) -> Value {
 
 pub(crate) fn ps(models: &[Model]) -> Value {
     json!({"models": models.iter().filter(|model| model.loaded).map(|model| json!({"name":model.name,"model":model.name,"size":model.size,
-        "digest":model.digest,"details":details(),"expires_at":TIME,"size_vram":0,"context_length":4096})).collect::<Vec<_>>()})
+        "digest":model.digest,"details":details(),"expires_at":model.expires_at.as_deref().unwrap_or(TIME),"size_vram":0,"context_length":4096})).collect::<Vec<_>>()})
 }
 
 pub(crate) fn show(model: &Model) -> Value {

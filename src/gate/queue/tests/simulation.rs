@@ -34,6 +34,7 @@ struct World {
     now: Instant,
     queue: Queue,
     limits: Limits,
+    weights: BTreeMap<Flow, f64>,
     known: BTreeMap<EntryId, Known>,
     slots: BTreeMap<Model, u32>,
     /// On their way, in no order.
@@ -46,12 +47,16 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let weights = (0..PEERS).step_by(3).map(|n| (Id::from_bytes([n; 32]), rng.random_range(0.3..4.0))).collect();
-        let limits = Limits { waiting: 60, waiting_each: 16, reserve: rng.random_range(0..2), weights };
+        let weights = (0..PEERS).step_by(3).map(|n| (peer(n), rng.random_range(0.3..4.0))).collect();
+        let limits = Limits { waiting: 60, waiting_each: 16, reserve: rng.random_range(0..2) };
         let slots = MODELS.iter().map(|model| (Model::from(*model), rng.random_range(1..5))).collect();
         let queue = Queue::new(limits.clone());
         let (now, known, words) = (Instant::now(), BTreeMap::new(), Vec::new());
-        Self { rng, now, queue, limits, known, slots, words, granted: 0, refused: 0, seen: 0 }
+        Self { rng, now, queue, limits, weights, known, slots, words, granted: 0, refused: 0, seen: 0 }
+    }
+
+    fn weight(&self, flow: Flow) -> f64 {
+        self.weights.get(&flow).copied().unwrap_or(1.0)
     }
 
     fn any_flow(&mut self) -> Flow {
@@ -87,12 +92,11 @@ impl World {
         let slots = self.slots[&model];
         let copies = self.rng.random_bool(0.6).then(|| self.rng.random_range(0..4));
         let before = self.of(&model, false).filter(|(_, known)| known.flow == flow).count() as f64;
-        let weight = self.limits.weight(flow);
+        let weight = self.weight(flow);
         let flows = (0..PEERS).map(peer).chain([Flow::Guest]).filter(|other| *other != flow);
         // In the time of k turns of its own each other has its share of turns, and one more at either end.
-        let patience =
-            flows.map(|other| self.limits.weight(other) * (before + 1.0) / weight + 2.0).sum::<f64>() + before;
-        match self.queue.handle_arrival(self.now, Arrival { flow, model: model.clone(), slots, copies }) {
+        let patience = flows.map(|other| self.weight(other) * (before + 1.0) / weight + 2.0).sum::<f64>() + before;
+        match self.queue.handle_arrival(self.now, Arrival { flow, weight, model: model.clone(), slots, copies }) {
             Ok(id) => {
                 let counts = 1.0 / f64::from(copies.unwrap_or(1).max(1));
                 let known = Known { flow, model, counts, runs: false, patience };

@@ -1,0 +1,243 @@
+//! What this node has had to do with one server: what of its requests runs there, and how they fared. Outlives a
+//! connection: a server that is dialled again has what it had, and is known for what it did.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::breaker::{Breaker, Outcome, Pass};
+use super::judgement::Judgement;
+use super::stopwatch::Stopwatch;
+use crate::route::ModelName;
+
+/// How long a server that failed comes after all others where nothing but what is in flight counts: longer than one quick
+/// failure takes, short enough that a server which is well again has its share within the 5 s that issue 4 wants.
+const STUMBLE: Duration = Duration::from_secs(1);
+
+/// How long after a change of its models through this node a server may have one that it has not reported: its gate looks
+/// again at once, but not more often than every 300 ms, and then a report crosses.
+const CHANGED: Duration = Duration::from_secs(2);
+
+/// Models of one server of which something is remembered: more than any machine runs in a day.
+const MAX_MODELS: usize = 128;
+
+/// What this node has had to do with one server.
+#[derive(Debug, Default)]
+pub(super) struct Dealings {
+    own: AtomicU32,
+    stumbled: Mutex<Option<Instant>>,
+    /// Whether a request of ours was ever answered there.
+    served: AtomicBool,
+    /// When a request of ours last changed its models.
+    changed: Mutex<Option<Instant>>,
+    models: Mutex<HashMap<ModelName, Record>>,
+}
+
+/// The same of one of its models.
+#[derive(Debug, Default)]
+struct Record {
+    own: u32,
+    judgement: Judgement,
+    breaker: Breaker,
+    /// Those that run: how long they have taken, and how long each should take.
+    running: HashMap<u64, (Arc<Stopwatch>, Duration)>,
+    used: Option<Instant>,
+    numbers: u64,
+}
+
+/// What stands against a server, for a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// Requests of ours that are there.
+    pub(super) own: u32,
+    /// How many times slower than it says it is.
+    pub(super) slowness: f64,
+    /// What is held against it for the moment.
+    pub(super) caution: f64,
+    /// Whether requests may pass.
+    pub(super) admitted: bool,
+}
+
+/// One request in flight at a server, counted until this is dropped: at the end of the answer's body.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    dealings: Arc<Dealings>,
+    /// What is measured of it, if it runs a model.
+    run: Option<Run>,
+    /// Whether it changes models.
+    changes: bool,
+}
+
+#[derive(Debug)]
+struct Run {
+    model: ModelName,
+    number: u64,
+    pass: Option<Pass>,
+    watch: Arc<Stopwatch>,
+    /// What it should take; nothing where nobody could know, as where the model has to be loaded first.
+    promised: Option<Duration>,
+}
+
+// === impl Dealings ===
+
+impl Dealings {
+    /// Requests of this node that run or wait there, of whatever model.
+    pub(super) fn own(&self) -> u32 {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    /// It answered a request of ours.
+    pub(super) fn served(&self) {
+        self.served.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it ever did.
+    pub(super) fn has_served(&self) -> bool {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// It failed: for a moment the others come first.
+    pub(super) fn stumbled(&self) {
+        *lock(&self.stumbled) = Some(Instant::now());
+    }
+
+    /// Whether it failed a moment ago.
+    pub(super) fn has_stumbled(&self) -> bool {
+        lock(&self.stumbled).is_some_and(|at| at.elapsed() < STUMBLE)
+    }
+
+    /// Whether it may have models that it has not reported yet, since they were made through this node a moment ago.
+    pub(super) fn has_changed(&self) -> bool {
+        lock(&self.changed).is_some_and(|at| at.elapsed() < CHANGED)
+    }
+
+    /// How it stands with a model.
+    pub(super) fn standing(&self, model: &ModelName) -> Standing {
+        let now = Instant::now();
+        let models = lock(&self.models);
+        let Some(record) = models.get(model) else {
+            return Standing { own: 0, slowness: 1.0, caution: 1.0, admitted: true };
+        };
+        let late = |(watch, promised): &(Arc<Stopwatch>, Duration)| {
+            record.judgement.slowness_with(*promised, watch.waited(), now)
+        };
+        Standing {
+            own: record.own,
+            slowness: record.running.values().map(late).fold(record.judgement.slowness(now), f64::max),
+            caution: record.breaker.caution(now),
+            admitted: record.breaker.admits(now),
+        }
+    }
+
+    /// Something else than a request that passed went wrong there: a ticket, or an answer that had begun.
+    pub(super) fn failed(&self, model: &ModelName, outcome: Outcome) {
+        let now = Instant::now();
+        let mut models = lock(&self.models);
+        let breaker = &mut entry(&mut models, model, now).breaker;
+        if let Some(pass) = breaker.pass(now) {
+            breaker.settle(pass, outcome, now);
+        }
+    }
+
+    /// Counts one more request, until the guard is dropped. `changes`: whether it changes models.
+    pub(super) fn begin(self: &Arc<Self>, changes: bool) -> InFlight {
+        self.own.fetch_add(1, Ordering::Relaxed);
+        InFlight { dealings: self.clone(), run: None, changes }
+    }
+}
+
+/// The record of a model, at the cost of one that was not used for longer.
+fn entry<'a>(models: &'a mut HashMap<ModelName, Record>, model: &ModelName, now: Instant) -> &'a mut Record {
+    if models.len() >= MAX_MODELS && !models.contains_key(model) {
+        let idle = models.iter().filter(|(_, record)| record.own == 0);
+        let oldest = idle.min_by_key(|(_, record)| record.used).map(|(name, _)| name.clone());
+        if let Some(oldest) = oldest {
+            models.remove(&oldest);
+        }
+    }
+    let record = models.entry(model.clone()).or_default();
+    record.used = Some(now);
+    record
+}
+
+/// A panic elsewhere does not make the numbers wrong.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// It runs this model, and should take so long once it has a slot; not known where the model is to be loaded first.
+    pub(super) fn runs(mut self, model: &ModelName, promised: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let mut models = lock(&self.dealings.models);
+        let record = entry(&mut models, model, now);
+        record.own += 1;
+        record.numbers += 1;
+        let (number, watch) = (record.numbers, Arc::new(Stopwatch::started()));
+        if let Some(promised) = promised {
+            record.running.insert(number, (watch.clone(), promised));
+        }
+        let pass = record.breaker.pass(now);
+        drop(models);
+        self.run = Some(Run { model: model.clone(), number, pass, watch, promised });
+        self
+    }
+
+    /// Its answer's head is there: what it changes may be done.
+    pub(super) fn answered(&self) {
+        if self.changes {
+            *lock(&self.dealings.changed) = Some(Instant::now());
+        }
+    }
+
+    /// What it comes to, as far as the server is concerned: known with the head of the answer.
+    pub(super) fn comes_to(&mut self, outcome: Outcome) {
+        let Some(run) = &mut self.run else { return };
+        let now = Instant::now();
+        if let Some(pass) = run.pass.take() {
+            entry(&mut lock(&self.dealings.models), &run.model, now).breaker.settle(pass, outcome, now);
+        }
+    }
+
+    /// In the middle of its answer.
+    pub(super) fn broke_off(&self) {
+        if let Some(run) = &self.run {
+            self.dealings.failed(&run.model, Outcome::Failed);
+        }
+    }
+
+    /// The server is waited for from here on, or has said something.
+    pub(super) fn waits(&self, waits: bool) {
+        match &self.run {
+            Some(run) if waits => run.watch.start(),
+            Some(run) => run.watch.stop(),
+            None => {}
+        }
+    }
+
+    /// It was answered to its end: what it took counts.
+    pub(super) fn done(&self) {
+        let Some(Run { model, watch, promised: Some(promised), .. }) = &self.run else { return };
+        let now = Instant::now();
+        entry(&mut lock(&self.dealings.models), model, now).judgement.observe(*promised, watch.waited(), now);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.answered();
+        self.dealings.own.fetch_sub(1, Ordering::Relaxed);
+        let Some(run) = self.run.take() else { return };
+        let now = Instant::now();
+        let mut models = lock(&self.dealings.models);
+        let record = entry(&mut models, &run.model, now);
+        record.own = record.own.saturating_sub(1);
+        record.running.remove(&run.number);
+        if let Some(pass) = run.pass {
+            record.breaker.settle(pass, Outcome::Unknown, now);
+        }
+    }
+}

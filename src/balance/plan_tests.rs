@@ -1,0 +1,195 @@
+use super::*;
+use crate::balance::breaker::{Breaker, Outcome};
+use crate::balance::score::tests::{request, server, servers};
+use crate::balance::score::{Server, score};
+use crate::exchange::Residence;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+fn of(server: &Server) -> Candidate {
+    Candidate {
+        score: score(server, &request()),
+        eligible: true,
+        free: server.has_free_slot(),
+        knowledge: Knowledge::Reported,
+        local: false,
+        held: false,
+    }
+}
+
+fn warm(running: f64, queued: f64) -> Candidate {
+    of(&Server { running, queued, ..server() })
+}
+
+fn cold(load_time: f64) -> Candidate {
+    of(&Server { residence: Residence::Disk, load_time, ..server() })
+}
+
+fn held(candidate: Candidate) -> Candidate {
+    Candidate { held: true, ..candidate }
+}
+
+#[test]
+fn nobody_is_chosen_where_nobody_may_be() {
+    assert_eq!(plan(&[], 0), None);
+    assert_eq!(plan(&[Candidate { eligible: false, ..warm(0.0, 0.0) }], 0), None);
+    assert_eq!(plan(&[held(Candidate { eligible: false, ..warm(0.0, 0.0) })], 0), None);
+}
+
+#[test]
+fn a_cold_server_is_sent_to_if_it_is_best() {
+    // 12 · 1.5 = 18 against 3 + 8 waiting: 4.2 + 8.4 + price.
+    assert_eq!(plan(&[warm(3.0, 8.0), cold(6.0)], 0), Some(Plan::Send(1)));
+    assert_eq!(plan(&[warm(3.0, 0.0), cold(6.0)], 0), Some(Plan::Tickets(0, None)));
+}
+
+#[test]
+fn two_tickets_are_held_at_warm_servers_if_the_second_is_worth_its_while() {
+    // 2.8 s of waiting and all: 12.6 + … against 6 alone.
+    assert_eq!(plan(&[warm(3.0, 4.0), warm(3.0, 2.0), warm(3.0, 3.0)], 0), Some(Plan::Tickets(1, Some(2))));
+    // A third as fast takes longer by itself than the whole at the best.
+    let slow = of(&Server { prefill: 200.0, decode: 10.0, ..server() });
+    assert_eq!(plan(&[warm(3.0, 1.0), slow], 0), Some(Plan::Tickets(0, None)));
+}
+
+#[test]
+fn a_free_slot_is_sent_to_straight_only_where_it_is_known_to_be_free() {
+    let ours = Candidate { knowledge: Knowledge::Exact, ..warm(0.0, 0.0) };
+    assert_eq!(plan(&[warm(1.0, 0.0), ours], 0), Some(Plan::Send(1)));
+    assert_eq!(plan(&[held(warm(3.0, 1.0)), ours], 0), Some(Plan::Send(1)), "also if it becomes free later");
+    assert!(matches!(plan(&[warm(1.0, 0.0), warm(0.0, 0.0)], 0), Some(Plan::Tickets(1, _))));
+    let full = Candidate { knowledge: Knowledge::Exact, ..warm(3.0, 0.0) };
+    assert_eq!(plan(&[full], 0), Some(Plan::Tickets(0, None)));
+}
+
+#[test]
+fn what_waits_stays_unless_something_is_better_by_a_fifth() {
+    let waits = held(warm(3.0, 3.0)); // 5.6 + 8.4 + 5.6 = 19.6
+    assert_eq!(plan(&[waits, held(warm(3.0, 3.0))], 0), Some(Plan::Stay));
+    assert_eq!(waits.score.total, 19.6);
+    // (load + 6) · 1.5 against 0.8 · 19.6 = 15.68
+    assert_eq!(plan(&[waits, cold(4.5)], 0), Some(Plan::Stay), "15.75");
+    assert_eq!(plan(&[waits, cold(4.4)], 0), Some(Plan::Send(1)), "15.6");
+    // 16.8 is no reason to give one of two places up, 14 is: the worse one goes.
+    let two = |third| plan(&[held(warm(3.0, 3.5)), waits, third], 0);
+    assert_eq!(two(warm(3.0, 2.5)), Some(Plan::Stay));
+    assert_eq!(two(warm(3.0, 1.0)), Some(Plan::Tickets(2, Some(1))));
+}
+
+#[test]
+fn a_second_ticket_is_taken_later_if_there_was_none() {
+    assert_eq!(plan(&[held(warm(3.0, 1.0)), warm(3.0, 2.0)], 0), Some(Plan::Tickets(0, Some(1))));
+    assert_eq!(plan(&[held(warm(3.0, 2.0)), warm(3.0, 1.0)], 0), Some(Plan::Tickets(1, Some(0))));
+    // One of two servers is not there any more.
+    let gone = Candidate { eligible: false, ..held(warm(3.0, 1.0)) };
+    assert_eq!(plan(&[gone, held(warm(3.0, 2.0)), warm(3.0, 3.0)], 0), Some(Plan::Tickets(1, Some(2))));
+    assert_eq!(plan(&[gone, held(warm(3.0, 2.0))], 0), Some(Plan::Stay));
+}
+
+#[test]
+fn equals_are_all_drawn_and_our_own_comes_first() {
+    let drawn = |candidates: &[Candidate]| -> BTreeSet<usize> {
+        let best = |random| match plan(candidates, random) {
+            Some(Plan::Tickets(best, _) | Plan::Send(best)) => best,
+            other => panic!("{other:?}"),
+        };
+        (0..9).map(best).collect()
+    };
+    assert_eq!(drawn(&[warm(0.0, 0.0); 3]), BTreeSet::from([0, 1, 2]));
+    assert_eq!(drawn(&[cold(6.0); 3]), BTreeSet::from([0, 1, 2]));
+    let almost = of(&Server { decode: 49.9, ..server() });
+    assert_eq!(drawn(&[warm(0.0, 0.0), almost]), BTreeSet::from([0, 1]), "nobody measures to the percent");
+    let local = Candidate { local: true, ..warm(0.0, 0.0) };
+    assert_eq!(drawn(&[warm(0.0, 0.0), local, warm(0.0, 0.0)]), BTreeSet::from([1]));
+    let busy = Candidate { local: true, ..warm(1.0, 0.0) };
+    assert_eq!(drawn(&[warm(0.0, 0.0), busy]), BTreeSet::from([0]));
+}
+
+#[test]
+fn looks_are_between_800_and_1200_milliseconds_apart() {
+    assert_eq!(next_look(0.0), Duration::from_millis(800));
+    assert_eq!(next_look(0.5), Duration::from_secs(1));
+    assert_eq!(next_look(1.0), Duration::from_millis(1200));
+    assert!(next_look(f64::NAN) <= Duration::from_millis(1200));
+}
+
+#[test]
+fn a_server_that_fails_at_once_draws_nothing_though_it_is_idle() {
+    let now = Instant::now();
+    let mut breaker = Breaker::default();
+    let mut tries = 0;
+    // A thousand requests in one second; the other server is full, with a queue.
+    for millisecond in 0..1000 {
+        let now = now + Duration::from_millis(millisecond);
+        let broken = Server { caution: breaker.caution(now), ..server() };
+        let candidates = [warm(3.0, 4.0), Candidate { eligible: breaker.admits(now), ..of(&broken) }];
+        if let Some(Plan::Tickets(1, _) | Plan::Send(1)) = plan(&candidates, 0) {
+            let pass = breaker.pass(now).unwrap();
+            breaker.settle(pass, Outcome::Failed, now);
+            tries += 1;
+        }
+    }
+    assert!((1..=3).contains(&tries), "{tries}");
+}
+
+fn candidates() -> impl Strategy<Value = Vec<(Server, Candidate)>> {
+    let knowledge = prop_oneof![Just(Knowledge::Exact), Just(Knowledge::Reported)];
+    let one = (servers(), any::<bool>(), knowledge, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+        |(server, eligible, knowledge, local, held)| {
+            let candidate = Candidate { eligible, knowledge, local, held, ..of(&server) };
+            (server, candidate)
+        },
+    );
+    prop::collection::vec(one, 0..9)
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_chosen_who_may_not_be(all in candidates(), random: usize) {
+        let all: Vec<Candidate> = all.into_iter().map(|(_, candidate)| candidate).collect();
+        let may = |index: usize| all[index].eligible;
+        match plan(&all, random) {
+            None => prop_assert!(!all.iter().any(|c| c.eligible)),
+            Some(Plan::Send(at)) => {
+                prop_assert!(may(at));
+                prop_assert!(!all[at].score.warm || (all[at].free && all[at].knowledge == Knowledge::Exact));
+            }
+            Some(Plan::Tickets(one, other)) => {
+                prop_assert!(may(one) && other.is_none_or(may) && other != Some(one));
+                prop_assert!(other.is_none_or(|other| all[other].score.warm || all[other].held));
+            }
+            Some(Plan::Stay) => prop_assert!(all.iter().any(|c| c.eligible && c.held), "there is where to stay"),
+        }
+    }
+
+    #[test]
+    fn the_first_time_nobody_is_better_than_the_chosen(all in candidates(), random: usize) {
+        let all: Vec<Candidate> =
+            all.into_iter().map(|(_, candidate)| Candidate { held: false, ..candidate }).collect();
+        if let Some(Plan::Send(chosen) | Plan::Tickets(chosen, _)) = plan(&all, random) {
+            for other in all.iter().filter(|other| other.eligible) {
+                prop_assert!(all[chosen].score.total <= TIE * other.score.total);
+            }
+        }
+    }
+
+    /// No starvation: who is idle and no worse than the others is drawn before all of them are full, whatever they are.
+    #[test]
+    fn an_idle_server_that_is_no_worse_has_its_turn(
+        of_all in servers(), others in 1usize..8, randoms in prop::collection::vec(any::<usize>(), 80),
+    ) {
+        let warm = Server { residence: Residence::Memory, running: 0.0, unreported: 0.0, ahead: None, ..of_all };
+        let mut servers = vec![Server { queued: 1.0, ..warm.clone() }; others];
+        let idle = Server { queued: 0.0, ..warm };
+        servers.push(idle);
+        let mut drawn = false;
+        for random in randoms {
+            let all: Vec<Candidate> = servers.iter().map(of).collect();
+            let Some(Plan::Tickets(at, _)) = plan(&all, random) else { panic!("all are warm") };
+            drawn |= at == others;
+            servers[at].unreported += 1.0;
+        }
+        prop_assert!(drawn);
+    }
+}

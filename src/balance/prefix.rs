@@ -1,0 +1,255 @@
+//! Which server has how much of a conversation in its cache, as far as this node's own requests tell.
+//!
+//! A runner keeps the prompts it has seen lately, and evaluates of a new one only what comes after the longest beginning it
+//! knows. So a conversation is best continued where it was. What crosses here are bodies in several dialects, and a server
+//! has rendered them by templates that we do not know; but a body that continues a conversation begins like the one before
+//! (its messages), and then goes on differently (the answer, the new message, brackets, options). So bodies are compared by
+//! the blocks they begin with, each block's hash covering all before it.
+//!
+//! What is kept is what was *sent*, for as many conversations as a runner holds, and in bounded memory. A hash has a key
+//! that is made at start and never leaves, so that no application can make its prompt look like another's.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _};
+use std::sync::Arc;
+
+use crate::id::Id;
+
+/// Bytes of a block: what may be missed of what is cached, some 60 tokens.
+const BLOCK: usize = 256;
+/// Bytes of a body that are looked at: 16 thousand tokens. Whatever else of a conversation is cached comes on top, and is
+/// not needed to know where.
+pub(crate) const READ: usize = 64 * 1024;
+/// Hashes that are kept in all: 1 MiB of them.
+const KEPT: usize = 128 * 1024;
+/// What a conversation counts beside its blocks, in hashes: allocation, names, the map.
+const OVERHEAD: usize = 32;
+/// Conversations that a runner keeps beside those in its slots: its cache in the host's memory, 8 GiB by default.
+const BESIDE_SLOTS: usize = 8;
+/// Conversations of a runner at most, whatever slots it says it has.
+const MOST: usize = 64;
+/// A body that has at least three quarters of an older one continues it, and stands for both: what differs is its tail.
+const CONTINUES: (usize, usize) = (3, 4);
+/// Bytes of a body to a token of the prompt: English in JSON, somewhat more than it is in other languages.
+const BYTES_A_TOKEN: f64 = 4.0;
+
+/// What was sent where.
+#[derive(Debug)]
+pub(crate) struct Prefixes {
+    keys: RandomState,
+    servers: BTreeMap<Id, BTreeMap<String, Runner>>,
+    /// Hashes in `servers`, overhead included.
+    kept: usize,
+    most: usize,
+    /// Counts what was recorded: the age of conversations.
+    clock: u64,
+}
+
+/// How a body begins. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fingerprint {
+    /// The n-th is a hash of the first n + 1 blocks, so that where two are equal, all before are.
+    blocks: Arc<[u64]>,
+}
+
+/// A fingerprint in the making.
+pub(crate) struct Reading {
+    hasher: DefaultHasher,
+    blocks: Vec<u64>,
+    /// The beginning of the next block: what of `part` is filled.
+    part: [u8; BLOCK],
+    filled: usize,
+}
+
+/// The conversations of one model on one server, the latest last.
+#[derive(Debug, Default)]
+struct Runner(VecDeque<Conversation>);
+
+#[derive(Debug)]
+struct Conversation {
+    fingerprint: Fingerprint,
+    recorded: u64,
+}
+
+/// The tokens of so many bytes of a body, about.
+pub(crate) fn tokens(bytes: usize) -> f64 {
+    // Nothing here is near 2^53.
+    #[expect(clippy::cast_precision_loss)]
+    let bytes = bytes as f64;
+    bytes / BYTES_A_TOKEN
+}
+
+// === impl Prefixes ===
+
+impl Prefixes {
+    pub(crate) fn new() -> Self {
+        Self::within(KEPT)
+    }
+
+    /// The same within so many hashes.
+    fn within(most: usize) -> Self {
+        Self { keys: RandomState::new(), servers: BTreeMap::new(), kept: 0, most, clock: 0 }
+    }
+
+    /// Begins to read a body.
+    pub(crate) fn read(&self) -> Reading {
+        Reading { hasher: self.keys.build_hasher(), blocks: Vec::new(), part: [0; BLOCK], filled: 0 }
+    }
+
+    /// Bytes of the body that a server has seen before, for this model: the longest beginning that it shares with one that
+    /// was sent there.
+    pub(crate) fn matched(&self, server: &Id, model: &str, body: &Fingerprint) -> usize {
+        let runner = self.servers.get(server).and_then(|models| models.get(model));
+        let common =
+            runner.map(|runner| runner.0.iter().map(|conversation| conversation.fingerprint.common(body)).max());
+        common.flatten().unwrap_or(0) * BLOCK
+    }
+
+    /// A body was sent there; the model's runner has so many slots.
+    pub(crate) fn record(&mut self, server: &Id, model: &str, body: &Fingerprint, slots: u32) {
+        if body.blocks.is_empty() {
+            return;
+        }
+        self.clock += 1;
+        let models = self.servers.entry(*server).or_default();
+        let runner = match models.get_mut(model) {
+            Some(runner) => runner,
+            None => models.entry(model.to_owned()).or_default(),
+        };
+        let most = usize::try_from(slots).unwrap_or(MOST).saturating_add(BESIDE_SLOTS).min(MOST);
+        self.kept -= runner.size();
+        runner.record(Conversation { fingerprint: body.clone(), recorded: self.clock }, most);
+        self.kept += runner.size();
+        while self.kept > self.most && self.forget_oldest() {}
+    }
+
+    /// The model is not in that server's memory any more, and its cache went with it.
+    pub(crate) fn forget_model(&mut self, server: &Id, model: &str) {
+        let Some(models) = self.servers.get_mut(server) else { return };
+        self.kept -= models.remove(model).map_or(0, |runner| runner.size());
+        if models.is_empty() {
+            self.servers.remove(server);
+        }
+    }
+
+    /// Forgets the conversation that has rested for longest, wherever it is.
+    fn forget_oldest(&mut self) -> bool {
+        let runners = self.servers.iter().flat_map(|(server, models)| models.iter().map(move |of| (server, of)));
+        let oldest = runners
+            .filter_map(|(server, (model, runner))| Some((runner.0.front()?.recorded, server, model)))
+            .min_by_key(|(recorded, ..)| *recorded)
+            .map(|(_, server, model)| (*server, model.clone()));
+        let Some((server, model)) = oldest else { return false };
+        let Some(runner) = self.servers.get_mut(&server).and_then(|models| models.get_mut(&model)) else {
+            return false;
+        };
+        self.kept -= runner.0.pop_front().map_or(0, |conversation| conversation.size());
+        if runner.0.is_empty() {
+            self.forget_model(&server, &model);
+        }
+        true
+    }
+}
+
+// === impl Reading ===
+
+impl Reading {
+    /// Reads on. What comes after the first 64 KiB is not looked at.
+    pub(crate) fn feed(&mut self, mut piece: &[u8]) {
+        if self.filled > 0 {
+            let (head, rest) = piece.split_at(piece.len().min(BLOCK - self.filled));
+            for (to, from) in self.part.iter_mut().skip(self.filled).zip(head) {
+                *to = *from;
+            }
+            self.filled += head.len();
+            piece = rest;
+            if self.filled < BLOCK {
+                return;
+            }
+            let part = self.part;
+            self.block(&part);
+            self.filled = 0;
+        }
+        let mut blocks = piece.chunks_exact(BLOCK);
+        for block in blocks.by_ref() {
+            if self.is_full() {
+                return;
+            }
+            self.block(block);
+        }
+        for (to, from) in self.part.iter_mut().zip(blocks.remainder()) {
+            *to = *from;
+        }
+        self.filled = blocks.remainder().len();
+    }
+
+    /// Whether nothing more is looked at.
+    pub(crate) fn is_full(&self) -> bool {
+        self.blocks.len() * BLOCK >= READ
+    }
+
+    /// What was read so far. A rest that fills no block does not count: that is where bodies begin to differ.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint { blocks: self.blocks.as_slice().into() }
+    }
+
+    fn block(&mut self, block: &[u8]) {
+        if !self.is_full() {
+            // Always whole blocks: a hasher may tell one write from two.
+            self.hasher.write(block);
+            self.blocks.push(self.hasher.finish());
+        }
+    }
+}
+
+// === impl Fingerprint ===
+
+impl Fingerprint {
+    /// Blocks that both begin with.
+    fn common(&self, other: &Self) -> usize {
+        let pairs = || self.blocks.iter().zip(other.blocks.iter());
+        // Mostly nothing at all is common.
+        if pairs().next().is_none_or(|(one, other)| one != other) {
+            return 0;
+        }
+        let (mut equal, mut unequal) = (1, pairs().len());
+        while equal < unequal {
+            let middle = equal + (unequal - equal) / 2;
+            if self.blocks.get(middle) == other.blocks.get(middle) {
+                equal = middle + 1;
+            } else {
+                unequal = middle;
+            }
+        }
+        equal
+    }
+}
+
+// === impl Runner ===
+
+impl Runner {
+    fn record(&mut self, new: Conversation, most: usize) {
+        let (of, whole) = CONTINUES;
+        self.0.retain(|old| new.fingerprint.common(&old.fingerprint) * whole < old.fingerprint.blocks.len() * of);
+        self.0.push_back(new);
+        while self.0.len() > most {
+            self.0.pop_front();
+        }
+    }
+
+    /// What it counts, in hashes.
+    fn size(&self) -> usize {
+        self.0.iter().map(Conversation::size).sum()
+    }
+}
+
+impl Conversation {
+    fn size(&self) -> usize {
+        self.fingerprint.blocks.len() + OVERHEAD
+    }
+}
+
+#[cfg(test)]
+#[path = "prefix_tests.rs"]
+mod tests;

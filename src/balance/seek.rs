@@ -1,0 +1,238 @@
+//! Looking for a server: at once where one is free, else by queueing at one or two and taking the first free slot.
+//!
+//! [`Seek`] is a [`tower::Service`]: how many requests may wait at a time, and that more of them are turned away at once,
+//! is tower's business ([`WaitingRoom`]). Dropping the future withdraws all that it queues for.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, future};
+use http::Response;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tower::ServiceBuilder;
+use tower::limit::ConcurrencyLimit;
+use tower::load_shed::LoadShed;
+
+use super::attempt::busy;
+use super::errand::Errand;
+use super::members::{Member, Members};
+use super::weigh::Scales;
+use super::{Known, SUSPENSE, breaker, refuse};
+use crate::exchange::{Body, Decision, ExchangeError, Health, Refusal, Slot, Ticket, Turn};
+use crate::id::Id;
+use crate::route::ModelName;
+
+/// Those who wait for a slot on this node, and no more than there is room for.
+pub(super) type WaitingRoom = LoadShed<ConcurrencyLimit<Seek>>;
+
+/// Finds a server for an errand.
+#[derive(Debug, Clone)]
+pub(super) struct Seek(Arc<Known>);
+
+/// Who will take it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) member: Arc<Member>,
+    /// A slot that is kept for it there. Without one it is sent and queues there if it has to.
+    pub(super) slot: Option<Slot>,
+    /// How long it should take from when it has a slot; nothing where nobody could know.
+    pub(super) promised: Option<Duration>,
+}
+
+/// Why nobody will.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// In the mesh's own words.
+    Refused(Refusal),
+    /// In the words of the gate that was asked last.
+    TurnedAway(Response<Body>),
+}
+
+/// A ticket of ours.
+struct Held {
+    member: Arc<Member>,
+    ticket: Ticket,
+    health: watch::Receiver<Health>,
+}
+
+/// What happened while we waited.
+enum Event {
+    /// It is the turn of the ticket with this index, or it came to nothing.
+    Turn(usize, Result<Turn, ExchangeError>),
+    /// The server of a ticket does not answer.
+    Unwell,
+    /// Time to look again.
+    Look,
+    /// The members changed, which matters where nothing is held.
+    Changed,
+}
+
+/// A waiting room over what is known of the mesh, for so many at a time.
+pub(super) fn waiting_room(known: Arc<Known>, places: usize) -> WaitingRoom {
+    ServiceBuilder::new().load_shed().concurrency_limit(places).service(Seek(known))
+}
+
+// === impl Found ===
+
+impl Found {
+    /// One that needs no slot, or has one free as far as is known.
+    pub(super) fn without_slot(member: Arc<Member>) -> Self {
+        Self { member, slot: None, promised: None }
+    }
+}
+
+// === impl Lost ===
+
+impl Lost {
+    /// What the application gets.
+    pub(super) fn into_answer(self) -> Result<Response<Body>, Refusal> {
+        match self {
+            Self::Refused(refusal) => Err(refusal),
+            Self::TurnedAway(answer) => Ok(answer),
+        }
+    }
+}
+
+// === impl Seek ===
+
+impl tower::Service<Arc<Errand>> for Seek {
+    type Response = Result<Found, Lost>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, errand: Arc<Errand>) -> Self::Future {
+        let known = self.0.clone();
+        Box::pin(async move {
+            match errand.aim.model() {
+                Some(model) => Ok(seek(&known, &errand, model).await),
+                // What is for no model takes no slot, and does not come here.
+                None => Ok(Err(Lost::Refused(refuse::nobody(&known.members.borrow())))),
+            }
+        })
+    }
+}
+
+async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found, Lost> {
+    let mut members = known.members.clone();
+    let suspense_ends = Instant::now() + SUSPENSE;
+    let mut held: Vec<Held> = Vec::new();
+    // Gates that would not queue it, and what the last of them said.
+    let (mut full, mut turned_away) = (BTreeSet::new(), None);
+    loop {
+        held.retain(Held::is_well);
+        let snapshot = members.borrow_and_update().clone();
+        let candidates = match errand.candidates(&snapshot, &known.node) {
+            Ok(candidates) => candidates,
+            Err(refusal) if errand.tries() == 0 => {
+                known.wait_for_more(&mut members, suspense_ends, refusal).await.map_err(Lost::Refused)?;
+                continue;
+            }
+            Err(refusal) => return Err(Lost::Refused(refusal)),
+        };
+        let candidates: Vec<_> = candidates.into_iter().filter(|member| !full.contains(&member.id())).collect();
+        let places: Vec<(Id, f32)> = held.iter().map(Held::place).collect();
+        let scales = Scales { known, errand, model, held: &places };
+        let Some(weighed) = scales.weigh(candidates) else {
+            return Err(turned_away.map_or_else(|| Lost::Refused(refuse::nobody(&snapshot)), Lost::TurnedAway));
+        };
+        tracing::debug!(request = %errand.entry.id(), %model, decision = ?weighed.decision(), "{weighed}");
+        errand.entry.looked(weighed.look());
+        match weighed.decision() {
+            Decision::Send => {
+                if let Some(found) = weighed.sends() {
+                    return Ok(found);
+                }
+            }
+            Decision::Queue => {
+                let wanted: Vec<_> = weighed.queues_at().cloned().collect();
+                held.retain(|held| wanted.iter().any(|member| member.id() == held.member.id()));
+                let copies = u8::try_from(wanted.len()).unwrap_or(u8::MAX);
+                let new = wanted.into_iter().filter(|member| places.iter().all(|(id, _)| *id != member.id()));
+                held.extend(new.map(|member| Held::queue(member, errand, copies)));
+            }
+            Decision::Stay => {}
+            Decision::Refuse => return Err(Lost::Refused(weighed.refusal())),
+        }
+        match next(&mut held, weighed.look_again(), &mut members).await {
+            Event::Turn(at, turn) => {
+                let Held { member, .. } = held.swap_remove(at);
+                match turn {
+                    Ok(Turn::Slot(slot)) => {
+                        let promised = weighed.promised(member.id());
+                        return Ok(Found { member, slot: Some(slot), promised });
+                    }
+                    Ok(Turn::Refused(answer)) => {
+                        tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
+                        weighed.failed(&member, busy(&answer));
+                        full.insert(member.id());
+                        turned_away = Some(answer);
+                    }
+                    Err(error) => {
+                        tracing::debug!(request = %errand.entry.id(), peer = %member.label(), %error, "a ticket is lost");
+                        weighed.failed(&member, breaker::Outcome::Failed);
+                        full.insert(member.id());
+                    }
+                }
+            }
+            Event::Unwell | Event::Look | Event::Changed => {}
+        }
+    }
+}
+
+/// Waits for something to happen.
+async fn next(held: &mut [Held], delay: Duration, members: &mut watch::Receiver<Members>) -> Event {
+    let idle = held.is_empty();
+    let mut healths: Vec<_> = held.iter().map(|held| held.health.clone()).collect();
+    let unwell =
+        future::select_all(healths.iter_mut().map(|health| Box::pin(health.wait_for(|now| *now != Health::Healthy))));
+    tokio::select! {
+        biased;
+        (at, turn) = turn(held), if !idle => Event::Turn(at, turn),
+        _ = unwell, if !idle => Event::Unwell,
+        Ok(()) = members.changed(), if idle => Event::Changed,
+        () = tokio::time::sleep(delay) => Event::Look,
+    }
+}
+
+/// The first of the tickets whose turn it is, or that is lost, or whose server fell silent.
+async fn turn(held: &mut [Held]) -> (usize, Result<Turn, ExchangeError>) {
+    poll_fn(|cx| {
+        for (at, held) in held.iter_mut().enumerate() {
+            if let Poll::Ready(turn) = held.ticket.turn.poll_unpin(cx) {
+                return Poll::Ready((at, turn));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+// === impl Held ===
+
+impl Held {
+    fn queue(member: Arc<Member>, errand: &Errand, copies: u8) -> Self {
+        let ticket = member.endpoint.queue(errand.ask(copies));
+        member.sent(errand.aim.model(), copies);
+        let health = member.health();
+        Self { member, ticket, health }
+    }
+
+    /// Whether its server answers: else somebody else may be better.
+    fn is_well(&self) -> bool {
+        *self.health.borrow() == Health::Healthy
+    }
+
+    fn place(&self) -> (Id, f32) {
+        (self.member.id(), self.ticket.place.borrow().ahead)
+    }
+}

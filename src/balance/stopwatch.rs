@@ -1,0 +1,71 @@
+//! How long a request has waited for its server, and not for the application that reads the answer: a reader that pauses
+//! for an hour says nothing of the server.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Runs while the server is waited for. One task stops and starts it, any may read it.
+#[derive(Debug)]
+pub(super) struct Stopwatch {
+    began: Instant,
+    /// Microseconds that were waited, up to the last stop.
+    waited: AtomicU64,
+    /// When it was started, in microseconds after it began and one more; 0 while it stands.
+    since: AtomicU64,
+}
+
+// === impl Stopwatch ===
+
+impl Stopwatch {
+    /// One that runs.
+    pub(super) fn started() -> Self {
+        Self { began: Instant::now(), waited: AtomicU64::new(0), since: AtomicU64::new(1) }
+    }
+
+    /// The server is waited for.
+    pub(super) fn start(&self) {
+        if self.since.load(Ordering::Relaxed) == 0 {
+            self.since.store(self.micros() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// It has said something.
+    pub(super) fn stop(&self) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        if since > 0 {
+            self.waited.fetch_add((self.micros() + 1).saturating_sub(since), Ordering::Relaxed);
+        }
+    }
+
+    /// How long it was waited for, up to now.
+    pub(super) fn waited(&self) -> Duration {
+        let since = self.since.load(Ordering::Relaxed);
+        let running = if since > 0 { (self.micros() + 1).saturating_sub(since) } else { 0 };
+        Duration::from_micros(self.waited.load(Ordering::Relaxed) + running)
+    }
+
+    fn micros(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_counts_while_it_runs_and_only_then() {
+        let watch = Stopwatch::started();
+        std::thread::sleep(Duration::from_millis(5));
+        watch.stop();
+        let waited = watch.waited();
+        assert!(waited >= Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(watch.waited(), waited, "it stands");
+        watch.stop();
+        watch.start();
+        watch.start();
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(watch.waited() >= waited + Duration::from_millis(5), "it runs on while it is read");
+    }
+}

@@ -1,0 +1,223 @@
+//! What each server would cost a request: its [score](super::score) from what the server reports, what this node knows
+//! beside that, and what of the conversation it has cached; and the [plan](super::plan) that follows.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Known;
+use super::breaker::{Outcome, slow_start};
+use super::errand::Errand;
+use super::members::{Member, View};
+use super::plan::{self, Candidate, Knowledge, Plan};
+use super::priors::Usual;
+use super::refuse;
+use super::score::{Score, Server, score};
+use super::seek::Found;
+use crate::exchange::{Decision, Load, Look, ModelInfo, Refusal, Residence, Weighed};
+use crate::id::Id;
+use crate::route::ModelName;
+
+/// Servers that are told of one decision, the best first.
+const MAX_TOLD: usize = 16;
+
+/// What the weighing goes by beside the candidates.
+pub(super) struct Scales<'a> {
+    pub(super) known: &'a Known,
+    pub(super) errand: &'a Errand,
+    /// The model that is asked for.
+    pub(super) model: &'a ModelName,
+    /// Where it queues already, and what is before it there.
+    pub(super) held: &'a [(Id, f32)],
+}
+
+/// What came out.
+pub(super) struct Weighing<'a> {
+    scales: &'a Scales<'a>,
+    candidates: Vec<Weight>,
+    plan: Plan,
+    /// How long it would have to wait for a slot if that is too long.
+    too_long: Option<Duration>,
+}
+
+/// One candidate on the scales.
+struct Weight {
+    member: Arc<Member>,
+    server: Server,
+    cached: f64,
+    candidate: Candidate,
+}
+
+// === impl Scales ===
+
+impl<'a> Scales<'a> {
+    /// Weighs the candidates; nothing if there are none.
+    pub(super) fn weigh(&'a self, candidates: Vec<Arc<Member>>) -> Option<Weighing<'a>> {
+        let sights: Vec<(Arc<View>, Arc<Load>)> =
+            candidates.iter().map(|member| (member.view(), member.busy())).collect();
+        let infos: Vec<&ModelInfo> = sights.iter().filter_map(|(view, _)| Some(view.entry(self.model)?.1)).collect();
+        let usual = self.errand.usual(Usual::of(infos.iter().copied()));
+        let unlisted = ModelInfo::default();
+        let mut prefixes = self.known.prefixes();
+        let mut weights: Vec<_> = candidates
+            .into_iter()
+            .zip(&sights)
+            .map(|(member, (view, load))| {
+                let (name, info) = view.entry(self.model).unwrap_or((self.model.as_written(), &unlisted));
+                let elsewhere = infos.iter().copied().filter(|other| !std::ptr::eq(*other, info));
+                let assumed = view.machine.assume(info, elsewhere);
+                let server = Server::of(name, load, &view.report.models, &view.machine, assumed, usual);
+                if server.residence == Residence::Disk {
+                    // What it had cached went with the model.
+                    prefixes.forget_model(&member.id(), name);
+                }
+                let cached = self.errand.cached_at(&prefixes, &member, name);
+                self.weight(member, server, load, usual, cached)
+            })
+            .collect();
+        drop(prefixes);
+        // Where all have failed, any is as good as none: the failure is the application's to see.
+        if weights.iter().all(|weight| !weight.candidate.eligible) {
+            weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
+        }
+        let all: Vec<Candidate> = weights.iter().map(|weight| weight.candidate).collect();
+        let plan = plan::plan(&all, rand::random_range(0..=usize::MAX >> 1))?;
+        let too_long = self.too_long(&all, plan);
+        Some(Weighing { scales: self, candidates: weights, plan, too_long })
+    }
+
+    fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual, cached: f64) -> Weight {
+        let standing = member.dealings.standing(self.model);
+        let held = self.held.iter().find(|(id, _)| *id == member.id());
+        let local = member.is_local();
+        let server = Server {
+            unreported: member.unreported(self.model, load),
+            own: standing.own.into(),
+            ahead: held.map(|(_, ahead)| f64::from(*ahead)),
+            slowness: standing.slowness,
+            caution: standing.caution.max(slow_start(member.age())),
+            preference: if local { 1.0 / self.known.node.preferences.prefer_local } else { 1.0 },
+            ..server
+        };
+        let candidate = Candidate {
+            score: score(&server, &usual.request(self.errand.prompt(), cached)),
+            eligible: standing.admitted,
+            free: server.has_free_slot(),
+            knowledge: if local { Knowledge::Exact } else { Knowledge::Reported },
+            local,
+            held: held.is_some(),
+        };
+        Weight { member, server, cached, candidate }
+    }
+
+    /// How long it would wait, if that is too long to begin with.
+    fn too_long(&self, all: &[Candidate], plan: Plan) -> Option<Duration> {
+        let Plan::Tickets(best, _) = plan else { return None };
+        let wait = Duration::try_from_secs_f64(all.get(best)?.score.wait).unwrap_or(Duration::MAX);
+        (self.held.is_empty() && wait > self.known.node.preferences.max_wait).then_some(wait)
+    }
+}
+
+// === impl Weighing ===
+
+impl Weighing<'_> {
+    /// What is to be done.
+    pub(super) fn decision(&self) -> Decision {
+        match self.plan {
+            _ if self.too_long.is_some() => Decision::Refuse,
+            Plan::Send(_) => Decision::Send,
+            Plan::Tickets(..) => Decision::Queue,
+            Plan::Stay => Decision::Stay,
+        }
+    }
+
+    /// For the account of the request, and a line in the log.
+    pub(super) fn look(&self) -> Look {
+        let mut order: Vec<(usize, &Weight)> = self.candidates.iter().enumerate().collect();
+        order.sort_by(|(_, a), (_, b)| a.candidate.score.total.total_cmp(&b.candidate.score.total));
+        let told = |(index, weight): &(usize, &Weight)| weight.told(self.is_chosen(*index));
+        Look { after_ms: 0, decision: self.decision(), servers: order.iter().take(MAX_TOLD).map(told).collect() }
+    }
+
+    /// Who gets it, if it is to be sent.
+    pub(super) fn sends(&self) -> Option<Found> {
+        let Plan::Send(index) = self.plan else { return None };
+        let weight = self.candidates.get(index)?;
+        // One that is to load the model first takes as long as that takes.
+        let promised = weight.candidate.score.warm.then(|| self.promised(weight.member.id())).flatten();
+        Some(Found { member: weight.member.clone(), slot: None, promised })
+    }
+
+    /// Where it is to queue.
+    pub(super) fn queues_at(&self) -> impl Iterator<Item = &Arc<Member>> {
+        let Plan::Tickets(best, second) = self.plan else { return [None, None].into_iter().flatten() };
+        let member = |index: usize| self.candidates.get(index).map(|weight| &weight.member);
+        [member(best), second.and_then(member)].into_iter().flatten()
+    }
+
+    /// How long it should take there once it has a slot.
+    pub(super) fn promised(&self, id: Id) -> Option<Duration> {
+        let weight = self.candidates.iter().find(|weight| weight.member.id() == id)?;
+        Duration::try_from_secs_f64(weight.candidate.score.promised).ok()
+    }
+
+    /// A gate would not queue it, or cannot.
+    pub(super) fn failed(&self, member: &Member, outcome: Outcome) {
+        member.dealings.failed(self.scales.model, outcome);
+    }
+
+    /// How long until it is to be looked at again.
+    pub(super) fn look_again(&self) -> Duration {
+        plan::next_look(rand::random()).div_f64(self.scales.known.node.preferences.tempo)
+    }
+
+    /// Why it is not even queued.
+    pub(super) fn refusal(&self) -> Refusal {
+        refuse::too_long(self.scales.model, self.too_long.unwrap_or_default())
+    }
+
+    fn is_chosen(&self, index: usize) -> bool {
+        match self.plan {
+            Plan::Send(best) => index == best,
+            Plan::Tickets(best, second) => index == best || Some(index) == second,
+            Plan::Stay => self.candidates.get(index).is_some_and(|weight| weight.candidate.held),
+        }
+    }
+}
+
+impl fmt::Display for Weighing<'_> {
+    /// Each candidate with its score and what that is made of: why a request goes where it goes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, weight) in self.candidates.iter().enumerate() {
+            let separator = if index > 0 { "; " } else { "" };
+            let chosen = if self.is_chosen(index) { "*" } else { "" };
+            write!(f, "{separator}{chosen}{}: {}", weight.member.label(), weight.candidate.score)?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Weight ===
+
+impl Weight {
+    #[expect(clippy::cast_possible_truncation, reason = "for people to read")]
+    fn told(&self, chosen: bool) -> Weighed {
+        let Self { member, server, cached, candidate } = self;
+        let Score { wait, load, service, externality, price, total, warm, .. } = candidate.score;
+        Weighed {
+            peer: member.label(),
+            id: member.id(),
+            chosen,
+            warm,
+            running: server.running as u32,
+            queued: (server.queued + server.unreported) as f32,
+            slots: server.slots as u32,
+            cached_tokens: *cached as u32,
+            wait_s: wait as f32,
+            load_s: load as f32,
+            service_s: service as f32,
+            others_s: (externality + price) as f32,
+            score_s: total as f32,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// A gate before a runner that works on so many at a time, in milliseconds.
+struct Simulated {
+    learner: Learner,
+    slots: usize,
+    /// Whether answers say their durations.
+    exact: bool,
+    start: Instant,
+    now: u64,
+    next: u64,
+    /// Who was handed over, in order: when, when it was begun, when its first byte comes, when it ends.
+    handed: Vec<(u64, u64, Option<(u64, u64, u64)>)>,
+    prompt: u64,
+    most_handed: usize,
+}
+
+impl Simulated {
+    fn new(slots: usize, exact: bool) -> Self {
+        Self {
+            learner: Learner::new(MARGIN),
+            slots,
+            exact,
+            start: Instant::now(),
+            now: 0,
+            next: 0,
+            handed: Vec::new(),
+            prompt: 400,
+            most_handed: 0,
+        }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// Hands over what may be, of an endless queue, works 10 ms on it, and tells what happens. `lengths`: of the answers.
+    fn step(&mut self, mut lengths: impl FnMut() -> u64, alone: bool) {
+        loop {
+            let may = self.learner.now(self.at(self.now));
+            let open = self.handed.len();
+            if open >= may.at_once as usize && !(may.probe && open == may.at_once as usize) {
+                break;
+            }
+            self.learner.handed(self.next, false, self.at(self.now));
+            self.handed.push((self.next, self.now, None));
+            self.next += 1;
+        }
+        self.most_handed = self.most_handed.max(self.handed.len());
+        for (_, _, begun) in self.handed.iter_mut().take(self.slots).filter(|(_, _, begun)| begun.is_none()) {
+            let length = lengths();
+            *begun = Some((self.now, self.now + self.prompt, self.now + self.prompt + length));
+        }
+        self.now += 10;
+        for &(id, _, begun) in &self.handed {
+            if let Some((_, first, _)) = begun.filter(|(_, first, _)| *first <= self.now) {
+                self.learner.byte(id, self.at(first), self.at(self.now));
+            }
+        }
+        let over: Vec<_> =
+            self.handed.iter().filter(|one| one.2.is_some_and(|(_, _, end)| end <= self.now)).copied().collect();
+        for (id, handed, begun) in over {
+            let (begun, _, end) = begun.unwrap();
+            let ended = match self.exact {
+                true => Ended::Exact {
+                    work: Duration::from_millis(self.now - begun),
+                    waited: Duration::from_millis(begun - handed),
+                },
+                false => Ended::Streamed,
+            };
+            let _ = end;
+            self.learner.ended(id, ended, alone, self.at(self.now));
+            self.handed.retain(|one| one.0 != id);
+        }
+    }
+
+    fn run(&mut self, ms: u64, mut lengths: impl FnMut() -> u64) {
+        let until = self.now + ms;
+        while self.now < until {
+            self.step(&mut lengths, true);
+        }
+    }
+
+    fn believed(&self) -> u32 {
+        self.learner.now(self.at(self.now)).at_once
+    }
+}
+
+/// Some lengths of answers, over and over.
+fn lengths(all: Vec<u64>) -> impl FnMut() -> u64 {
+    let mut next = 0;
+    move || {
+        next += 1;
+        all[next % all.len()]
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_slots_are_found_and_never_more(
+        slots in 1..9_usize,
+        exact in any::<bool>(),
+        all in prop::collection::vec(800..6000_u64, 3..20),
+    ) {
+        let mut simulated = Simulated::new(slots, exact);
+        let mut lengths = lengths(all);
+        for _ in 0..2400 {
+            simulated.run(100, &mut lengths);
+            prop_assert!(simulated.believed() as usize <= slots, "{} of {slots}", simulated.believed());
+            prop_assert!(simulated.most_handed <= slots + 1);
+        }
+        prop_assert_eq!(simulated.believed() as usize, slots);
+        prop_assert_eq!(simulated.learner.known(), Some(u32::try_from(slots).unwrap()));
+    }
+
+    #[test]
+    fn a_wrong_guess_is_corrected(
+        told in 2..9_u32,
+        slots in 1..4_usize,
+        exact in any::<bool>(),
+        all in prop::collection::vec(800..6000_u64, 3..20),
+    ) {
+        prop_assume!(slots < told as usize);
+        let mut simulated = Simulated::new(slots, exact);
+        simulated.learner.told(Some(told));
+        simulated.run(240_000, lengths(all));
+        prop_assert_eq!(simulated.believed() as usize, slots);
+    }
+
+    #[test]
+    fn whatever_happens_there_is_one_slot_at_least_and_memory_is_bounded(
+        events in prop::collection::vec((0..6_u8, 0..40_u64, 0..5000_u64), 0..400),
+    ) {
+        let mut learner = Learner::new(MARGIN);
+        let start = Instant::now();
+        let mut now = start;
+        for (event, id, ms) in events {
+            let time = Duration::from_millis(ms);
+            match event {
+                0 | 1 => learner.handed(id, ms % 7 == 0, now),
+                2 => learner.byte(id, now, now + time),
+                3 => learner.ended(id, Ended::Exact { work: time, waited: time }, true, now),
+                4 => learner.ended(id, Ended::Streamed, true, now),
+                _ => now += time,
+            }
+            prop_assert!((1..=MOST).contains(&learner.now(now).at_once));
+            prop_assert!(learner.past.len() <= KEPT && learner.open.len() <= OPEN);
+        }
+    }
+}
+
+#[test]
+fn four_slots_are_found_within_four_contentions() {
+    let mut simulated = Simulated::new(4, true);
+    simulated.run(6000, || 3000);
+    assert_eq!(simulated.believed(), 4);
+    assert!(simulated.next <= 12, "after {} requests", simulated.next);
+}
+
+#[test]
+fn a_probe_that_failed_is_tried_again_after_ten_minutes_and_then_twenty() {
+    let mut simulated = Simulated::new(1, true);
+    let mut handed_two = Vec::new();
+    while simulated.now < 2_400_000 {
+        simulated.step(|| 2600, true);
+        if simulated.handed.len() == 2 && handed_two.last().is_none_or(|last| simulated.now > last + 60_000) {
+            handed_two.push(simulated.now);
+        }
+    }
+    let minutes: Vec<u64> = handed_two.iter().map(|ms| ms / 60_000).collect();
+    assert_eq!(minutes, [0, 10, 30]);
+    simulated.learner.reloaded();
+    assert!(simulated.learner.now(simulated.at(simulated.now)).probe, "a model loaded anew may have other settings");
+}
+
+#[test]
+fn while_the_owner_uses_the_server_too_a_wait_is_no_evidence() {
+    // Two slots, of which somebody else has one.
+    let mut simulated = Simulated::new(1, true);
+    simulated.learner.told(Some(2));
+    (0..6000).for_each(|_| simulated.step(|| 2000, false));
+    assert_eq!(simulated.believed(), 2);
+}
+
+#[test]
+fn embedding_models_run_one_and_are_not_tried() {
+    let mut learner = Learner::new(MARGIN);
+    let now = Instant::now();
+    learner.told(Some(4));
+    assert_eq!(learner.now(now).at_once, 4);
+    learner.handed(1, true, now);
+    assert_eq!(learner.now(now), Slots { at_once: 1, probe: false });
+    assert_eq!(learner.known(), Some(1));
+    learner.handed(2, false, now);
+    assert_eq!(learner.now(now).at_once, 4, "it can do more than that");
+}
+
+#[test]
+fn a_probe_that_says_nothing_is_tried_again_soon_and_not_at_once() {
+    let mut learner = Learner::new(MARGIN);
+    let now = Instant::now();
+    learner.handed(1, false, now);
+    assert!(learner.now(now).probe);
+    learner.handed(2, false, now);
+    assert!(!learner.now(now).probe, "one at a time");
+    learner.ended(2, Ended::Unknown, true, now);
+    assert!(!learner.now(now).probe);
+    assert!(learner.now(now + 10 * MARGIN).probe);
+}
