@@ -12,11 +12,12 @@ mod forward;
 mod inspect;
 mod load;
 mod local;
+mod shares;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -24,17 +25,13 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use crate::exchange::{Body, Endpoint, ExchangeError, Report};
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::{Ollama, State};
-use crate::route::Room;
+use crate::route::headers::GUEST_HEADER;
 use load::Load;
+use shares::Shares;
 
 /// Shortest time between two reports. At a thousand short requests a second each would be a message to every peer; a
 /// peer that is told 20 ms later still knows more than any that measures.
 const COALESCE: Duration = Duration::from_millis(20);
-
-/// What the bodies of peers may take of this node's memory while they are looked at, all together, beside the little that
-/// each has anyhow (`route::find`): sixteen that write 16 MiB of images before their model, or as many that are
-/// decompressed. Of a thousand streams that one peer may open each could want that.
-const ROOM: usize = 256 << 20;
 
 /// The gate before one Ollama.
 #[derive(Debug)]
@@ -43,7 +40,7 @@ pub struct Gate {
     settings: GateSettings,
     lend: watch::Receiver<bool>,
     load: Load,
-    room: Room,
+    shares: Shares,
     report: watch::Receiver<Arc<Report>>,
     reporting: TaskTracker,
     _reporter: AbortOnDropHandle<()>,
@@ -71,6 +68,8 @@ pub enum Caller {
         name: NodeName,
         /// What it may do.
         scope: Scope,
+        /// Whether a person has said so, or someone whom they trust; else it shares with all whom nobody knows.
+        trusted: bool,
     },
 }
 
@@ -84,13 +83,12 @@ impl Gate {
         let reporting = TaskTracker::new();
         let reporter = reporting.spawn(keep_reporting(ollama.state(), lend.clone(), load.watch(), publish));
         reporting.close();
-        let room = Room::new(ROOM);
         Arc::new(Self {
             ollama,
             settings,
             lend,
             load,
-            room,
+            shares: Shares::new(),
             report,
             reporting,
             _reporter: AbortOnDropHandle::new(reporter),
@@ -110,18 +108,26 @@ impl Gate {
     ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
         let gate = self.clone();
         async move {
+            let caller = caller.through(request.headers());
             // Before the look at whether it drains: who waits for nothing to run waits for this one too.
             let running = gate.load.begin();
+            let place = gate.shares.enter(&caller);
             let admission = admit::Admission {
                 caller: &caller,
+                place: place.as_ref(),
                 ollama: &gate.ollama,
                 settings: gate.settings,
-                room: &gate.room,
                 lent: *gate.lend.borrow(),
                 draining: gate.load.is_draining(),
             };
             match admission.admit(request).await {
-                Ok(permit) => forward::forward(permit, &gate.ollama, running).await,
+                Ok(permit) => {
+                    let running = match place {
+                        Ok(place) => running.at(place),
+                        Err(_) => running,
+                    };
+                    forward::forward(permit, &gate.ollama, running).await
+                }
                 Err(admit::Denied::Answer(answer)) => Ok(*answer),
                 Err(admit::Denied::Broken(error)) => Err(error),
             }
@@ -158,6 +164,16 @@ impl Gate {
 // === impl Caller ===
 
 impl Caller {
+    /// The caller of a request with these headers: what a peer passes on for guests is theirs and not its own.
+    fn through(self, headers: &HeaderMap) -> Self {
+        match self {
+            Self::Peer { id, name, scope, trusted } if headers.contains_key(GUEST_HEADER) => {
+                Self::Peer { id, name, scope: scope.min(Scope::Infer), trusted }
+            }
+            caller => caller,
+        }
+    }
+
     /// What it may do; nothing for the owner, who may do everything.
     fn scope(&self) -> Option<Scope> {
         match self {

@@ -271,8 +271,9 @@ impl Inbound {
             let _running = self.exchanges.token();
             drop(head);
             // As it stands now: what the peer was when it opened the stream is long ago if it took its time.
-            let scope = book.snapshot().standing(&id).scope;
-            let caller = gate::Caller::Peer { id, name: peer.clone(), scope };
+            let standing = book.snapshot().standing(&id);
+            let trusted = matches!(standing.trust, Trust::Trusted | Trust::Vouched);
+            let caller = gate::Caller::Peer { id, name: peer.clone(), scope: standing.scope, trusted };
             // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
             responder.answer(Box::pin(gate.serve(caller, request))).await
         };

@@ -9,6 +9,7 @@
 mod answer;
 mod client;
 mod connect;
+mod fresh;
 mod listing;
 mod meet;
 mod probe;
@@ -25,7 +26,9 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::exchange::{Body, ExchangeError, ModelInfo, ServerKind};
 use crate::route::ModelName;
 use client::Client;
+use fresh::Fresh;
 
+pub use fresh::Changing;
 pub use probe::{Found, probe};
 
 /// A handle on the local Ollama. Cheap to clone.
@@ -34,6 +37,7 @@ pub struct Ollama {
     client: Client,
     state: watch::Receiver<Arc<State>>,
     nudge: Arc<Notify>,
+    fresh: Arc<Fresh>,
 }
 
 /// What is known of the local server.
@@ -75,13 +79,13 @@ impl Ollama {
         let nudge = Arc::new(Notify::new());
         let (publish, state) = watch::channel(Arc::new(State::default()));
         let task = tokio::spawn(watching::watch(client.clone(), named, publish, nudge.clone()));
-        (Self { client, state, nudge }, AbortOnDropHandle::new(task))
+        (Self { client, state, nudge, fresh: Arc::default() }, AbortOnDropHandle::new(task))
     }
 
     /// A handle for a node that lends nothing: never healthy, and nobody is asked.
     pub fn absent(target: &Uri) -> Self {
         let (_, state) = watch::channel(Arc::new(State::default()));
-        Self { client: Client::new(target), state, nudge: Arc::default() }
+        Self { client: Client::new(target), state, nudge: Arc::default(), fresh: Arc::default() }
     }
 
     /// What is known of it, always the latest.
@@ -100,18 +104,32 @@ impl Ollama {
     }
 
     /// The models as they are now, and not as they were at the last look: [`State::models`] and [`State::remote`] of
-    /// a listing made for this call. Only an Ollama has models that run elsewhere, and only it is asked. What is new in it
+    /// a listing that began after this call, made for it and for all others that wait for one. Only an Ollama has models that run elsewhere, and only it is asked. What is new in it
     /// gives a reason for a look: whoever sees a model in a list will ask for it next.
-    pub(crate) async fn listing(&self) -> Result<State, ExchangeError> {
-        let mut state = State::clone(&self.state.borrow());
-        if state.kind == ServerKind::Ollama {
-            // Boxed, since every request's future would have room for this.
-            Box::pin(listing::tags(&self.client, &mut state)).await?;
+    pub(crate) async fn listing(&self) -> Result<Arc<State>, ExchangeError> {
+        if self.state.borrow().kind != ServerKind::Ollama {
+            return Ok(self.state.borrow().clone());
+        }
+        let list = async {
+            let mut state = State::clone(&self.state.borrow());
+            listing::tags(&self.client, &mut state).await?;
             if state != **self.state.borrow() {
                 self.refresh();
             }
-        }
-        Ok(state)
+            Ok(state)
+        };
+        // Boxed, since every request's future would have room for this.
+        Box::pin(self.fresh.listing(list, |why| self.client.broken(why))).await
+    }
+
+    /// Models are being changed, until what this gives is dropped; and a look follows.
+    pub(crate) fn change(&self) -> Changing {
+        self.fresh.change()
+    }
+
+    /// Whether [`Ollama::state`] may be of before a change that was made through here.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.fresh.is_in_doubt()
     }
 
     /// Sends a request there: path, query, body and end-to-end headers as they are, `Host` as that server wants it.

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::admit::{Granted, Permit};
 use super::load::Running;
 use crate::exchange::{Body, ExchangeError, Refusal, full};
-use crate::ollama::{Ollama, State};
+use crate::ollama::{Changing, Ollama, State};
 use crate::route::{Kind, ModelName, render};
 
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
@@ -27,18 +27,18 @@ pub(super) async fn forward(
     running: Running,
 ) -> Result<Response<Body>, ExchangeError> {
     let Granted { request, route, model, objection, hide_remote } = permit.redeem();
+    let changing = (route.kind == Kind::Manage).then(|| Change { _changing: ollama.change(), ollama: ollama.clone() });
     let answer = match send(request, objection, ollama).await? {
         Ok(answer) => answer,
         Err(refusal) => return Ok(render(route.api, &refusal)),
     };
-    let changes = route.kind == Kind::Manage;
     if model.is_some_and(|model| is_news(&model, &ollama.state().borrow())) {
         // It runs, so it has been loaded.
         ollama.refresh();
     }
     let answer = if hide_remote { without_remote(answer, ollama).await? } else { answer };
-    let after = changes.then(|| ollama.clone());
-    Ok(answer.map(|body| Counted { body, guard: Some(Guard { _running: running, after }) }.boxed_unsync()))
+    Ok(answer
+        .map(|body| Counted { body, guard: Some(Guard { _running: running, _changing: changing }) }.boxed_unsync()))
 }
 
 /// Sends it; a refusal that the rest of the body earns comes before whatever else happens.
@@ -110,7 +110,13 @@ struct Counted {
 /// Dropped at the end of an answer, however it ends.
 struct Guard {
     _running: Running,
-    after: Option<Ollama>,
+    _changing: Option<Change>,
+}
+
+/// Models are being changed; at the end, whoever gives it up, a look is due.
+struct Change {
+    _changing: Changing,
+    ollama: Ollama,
 }
 
 // === impl Counted ===
@@ -136,12 +142,10 @@ impl http_body::Body for Counted {
     }
 }
 
-// === impl Guard ===
+// === impl Change ===
 
-impl Drop for Guard {
+impl Drop for Change {
     fn drop(&mut self) {
-        if let Some(ollama) = &self.after {
-            ollama.refresh();
-        }
+        self.ollama.refresh();
     }
 }

@@ -2,6 +2,8 @@
 
 use tokio::sync::watch;
 
+use super::shares::Place;
+
 /// The count, and whether anything may be added to it.
 #[derive(Debug)]
 pub(super) struct Load(watch::Sender<Now>);
@@ -15,7 +17,10 @@ pub(super) struct Now {
 
 /// One request that runs, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Running(watch::Sender<Now>);
+pub(super) struct Running {
+    now: watch::Sender<Now>,
+    place: Option<Place>,
+}
 
 // === impl Load ===
 
@@ -26,7 +31,7 @@ impl Load {
 
     pub(super) fn begin(&self) -> Running {
         self.0.send_modify(|now| now.inflight = now.inflight.saturating_add(1));
-        Running(self.0.clone())
+        Running { now: self.0.clone(), place: None }
     }
 
     pub(super) fn drain(&self) {
@@ -49,8 +54,17 @@ impl Load {
 
 // === impl Running ===
 
+impl Running {
+    /// Keeps its place until it is over.
+    pub(super) fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.send_modify(|now| now.inflight = now.inflight.saturating_sub(1));
+        self.place = None;
+        self.now.send_modify(|now| now.inflight = now.inflight.saturating_sub(1));
     }
 }

@@ -24,7 +24,7 @@ use super::connect::{Connector, connector};
 use super::probe::is_ollana;
 use super::upload::{Upload, upload};
 use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, empty};
-use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
+use crate::route::headers::{GUEST_HEADER, HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
 use crate::route::is_grpc;
 
 /// How long an idle connection is kept. Go's server keeps its side for ever; a stale one costs a failed request, an
@@ -143,6 +143,7 @@ impl Client {
         // The body is on its way already; whoever waited for a 100 had it from our side.
         parts.headers.remove(EXPECT);
         parts.headers.remove(PEER_HEADER);
+        parts.headers.remove(GUEST_HEADER);
         parts.headers.remove(HOST);
         parts.headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
         promise_no_more(&mut parts.headers, &body);

@@ -80,7 +80,7 @@ async fn read(answer: Response<Body>) -> Read {
 }
 
 fn peer(scope: Scope) -> Caller {
-    Caller::Peer { id: Id::from_bytes([7; 32]), name: NodeName::lossy("laptop"), scope }
+    Caller::Peer { id: Id::from_bytes([7; 32]), name: NodeName::lossy("laptop"), scope, trusted: true }
 }
 
 fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Body> {

@@ -27,6 +27,7 @@ fn passed(path: &'static str, pieces: &[&[u8]], lodger: bool) -> Result<Vec<u8>,
                 id: Id::from_bytes([7; 32]),
                 name: NodeName::lossy("laptop"),
                 scope: Scope::Infer,
+                trusted: false,
             }),
         };
         if let Some(refusal) = inspector.objection() {
