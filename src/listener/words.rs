@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn an_answer_that_looks_like_it_is_left_alone() {
         let answering = Answering::default();
-        let said = Said::new(exchange::empty(), &answering, None);
+        let said = Said::new(exchange::empty(), &answering, None, None);
         answering.begin();
         assert_eq!(answering.instead_of(&hypers("400 Bad Request")), None);
         drop(said);

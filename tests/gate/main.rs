@@ -83,6 +83,16 @@ fn peer(scope: Scope) -> Caller {
     Caller::Peer { id: Id::from_bytes([7; 32]), name: NodeName::lossy("laptop"), scope, trusted: true }
 }
 
+/// Another peer with scope `infer`.
+fn other(n: u8, trusted: bool) -> Caller {
+    Caller::Peer {
+        id: Id::from_bytes([n, 1].repeat(16).try_into().unwrap()),
+        name: NodeName::lossy("other"),
+        scope: Scope::Infer,
+        trusted,
+    }
+}
+
 fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Body> {
     let method: Method = method.parse().unwrap();
     let body = body.into();
