@@ -116,7 +116,7 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
-        let settings = GateSettings { lend_push: config.lend_push };
+        let settings = GateSettings { lend_push: config.lend_push, max_context: config.lend_max_context };
         let gate = Gate::new(ollama.clone(), settings, lend_seen.clone());
 
         let desk = Desk::new(me, guest);

@@ -65,6 +65,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether peers with scope `manage` may push models too, which is signed with the key of this machine's owner.
     pub lend_push: bool,
+    /// The longest context in tokens that peers below scope `manage` may ask for; with 0 theirs does not count.
+    pub lend_max_context: Option<u64>,
     /// What is believed of a key that was not met before.
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
@@ -178,6 +180,7 @@ impl Config {
             state_dir: state_dir(settings, environment)?,
             origins: settings.parse_list(Key::Origins, |text| Ok(text.to_owned()))?,
             lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
+            lend_max_context: settings.parse(Key::LendMaxContext, value::tokens)?,
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
@@ -202,6 +205,7 @@ impl Config {
             state_dir: state_dir.into(),
             origins: Vec::new(),
             lend_push: false,
+            lend_max_context: None,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,

@@ -5,7 +5,7 @@
 //! What runs is counted until the last byte of its answer, and [`Gate::report`] tells it to the peers.
 //!
 //! What of a peer's request reaches the Ollama is what was read here, as Ollama reads it, and allowed: see [`inspect`].
-//! A peer with scope `infer` does not decide how long models stay in memory.
+//! A peer with scope `infer` does not decide how long models stay in memory, or how they are loaded.
 
 mod admit;
 mod forward;
@@ -51,6 +51,9 @@ pub struct Gate {
 pub struct GateSettings {
     /// Whether peers with scope `manage` may push models, which signs with the owner's key.
     pub lend_push: bool,
+    /// The longest context in tokens that peers below scope `manage` may ask for (`num_ctx`); with 0 what they ask for does
+    /// not count, with nothing there is no bound but Ollama's.
+    pub max_context: Option<u64>,
 }
 
 /// Who asks.

@@ -25,6 +25,7 @@ pub enum Key {
     Drain,
     Origins,
     LendPush,
+    LendMaxContext,
     TrustInbound,
     TrustOutbound,
     TrustFirstUseWindow,
@@ -46,7 +47,7 @@ pub(super) enum Shape {
 
 impl Key {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Name,
         Self::Mode,
         Self::Listen,
@@ -62,6 +63,7 @@ impl Key {
         Self::Drain,
         Self::Origins,
         Self::LendPush,
+        Self::LendMaxContext,
         Self::TrustInbound,
         Self::TrustOutbound,
         Self::TrustFirstUseWindow,
@@ -86,6 +88,7 @@ impl Key {
             Self::Drain => "drain",
             Self::Origins => "origins",
             Self::LendPush => "lend.push",
+            Self::LendMaxContext => "lend.max_context",
             Self::TrustInbound => "trust.inbound",
             Self::TrustOutbound => "trust.outbound",
             Self::TrustFirstUseWindow => "trust.first_use_window",
@@ -119,6 +122,7 @@ impl Key {
             Self::Drain => "how long running answers may take to end at a stop",
             Self::Origins => "web origins let in beside Ollama's own",
             Self::LendPush => "let peers with scope manage push, signed as you",
+            Self::LendMaxContext => "longest context that peers may ask for, in tokens; 0: theirs does not count",
             Self::TrustInbound => "who may use this Ollama: first-use or paired",
             Self::TrustOutbound => "whose Ollama is used: first-use or paired",
             Self::TrustFirstUseWindow => "how long new providers are used as they are met",
@@ -135,6 +139,7 @@ impl Key {
             Self::ListenOpen | Self::Daemon | Self::LendPush => "false",
             Self::Ollama => "(OLLAMA_HOST, else http://127.0.0.1:11434)",
             Self::Mesh => "[::]:11435",
+            Self::LendMaxContext => "(as long as the model's)",
             Self::Discovery => "true",
             Self::Peer | Self::Origins | Self::InvitationFile => "",
             Self::Status => "127.0.0.1:11437",

@@ -143,6 +143,7 @@ impl Admission<'_> {
             uri: parts.uri.clone(),
             state: self.ollama.state().borrow().clone(),
             lodger: (scope < Scope::Manage).then(|| self.caller.clone()),
+            max_context: self.settings.max_context,
         };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));

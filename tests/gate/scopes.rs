@@ -69,7 +69,9 @@ async fn manage_may_change_models_but_not_sign_as_the_owner() {
     }
     assert_eq!(provider.fake.counts().of("/api/push"), 0);
     // Whoever forbids it says how it is allowed, and that is how.
-    let lends = Provider::start_as(&["m"], Settings::default(), GateSettings { lend_push: true }).await;
+    let lends =
+        Provider::start_as(&["m"], Settings::default(), GateSettings { lend_push: true, ..GateSettings::default() })
+            .await;
     let push = || post("/api/push", &json!({"model":"m"}));
     assert!(provider.ask(manage(), push()).await.body.contains("ollana config set lend.push true"));
     assert!(lends.ask(manage(), push()).await.body.contains("success"));
