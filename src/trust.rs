@@ -12,6 +12,7 @@ mod file;
 mod invitations;
 mod ledger;
 mod list;
+mod origins;
 mod writer;
 
 use std::collections::BTreeMap;
