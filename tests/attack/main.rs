@@ -17,5 +17,6 @@ mod shown;
 #[path = "../mesh/stranger.rs"]
 mod stranger;
 
+mod floods;
 mod gate;
 mod handshake;
