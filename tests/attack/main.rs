@@ -20,3 +20,10 @@ mod stranger;
 mod floods;
 mod gate;
 mod handshake;
+#[allow(dead_code)]
+#[path = "../cli/home.rs"]
+mod home;
+mod pairing;
+mod revoked;
+mod secrets;
+mod web;

@@ -160,7 +160,7 @@ async fn outside_the_window_nothing_that_is_said_has_an_answer() {
     let terminal = types(&node, evil.id).await;
     let Pairing { round, step: PairStep::Offer } = step(&mut met).await else { panic!() };
     drop(terminal);
-    let Pairing { step: PairStep::Abort(_), .. } = step(&mut met).await else { panic!() };
+    let Pairing { step: PairStep::Withdrawn { .. }, .. } = step(&mut met).await else { panic!() };
     say(&mut met, 7, PairStep::Offer).await;
     say(&mut met, round, PairStep::Commit(Hex([1; 32]))).await;
     say(&mut met, round, PairStep::Reveal(Hex([1; 32]))).await;

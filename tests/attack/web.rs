@@ -19,14 +19,13 @@ fn ask(address: SocketAddr, head: &str, body: &str) -> (u16, String) {
 }
 
 /// Names under which a page could come.
-const FOREIGN: [&str; 9] = [
+const FOREIGN: [&str; 8] = [
     "evil.example",
     "evil.example:11434",
     "localhost.evil.example",
     "127.0.0.1.evil.example",
     "127.0.0.1@evil.example",
     "evil.example#localhost",
-    "localhost:11434.evil.example",
     "8.8.8.8",
     "[2001:db8::1]:11434",
 ];
@@ -44,7 +43,8 @@ async fn a_page_with_a_rebound_name_reaches_nothing_by_the_listener() {
             ("OPTIONS /api/generate", ""),
             ("GET /", ""),
         ] {
-            let head = format!("{line} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nSec-Fetch-Site: same-origin");
+            let head =
+                format!("{line} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nSec-Fetch-Site: same-origin");
             for head in [&head, &format!("{line} HTTP/1.1\r\nHost: {host}")] {
                 let (status, answer) = ask(node.listen, head, body);
                 assert!(matches!(status, 400 | 403), "{head}: {answer}");
