@@ -157,14 +157,14 @@ impl Drop for Asking {
 mod tests {
     use super::*;
 
-    fn id(n: u32) -> Id {
+    fn id(n: usize) -> Id {
         let mut id = [0; 32];
-        id[..4].copy_from_slice(&n.to_be_bytes());
+        id[..8].copy_from_slice(&n.to_be_bytes());
         Id::from_bytes(id)
     }
 
-    fn address(n: u32) -> IpAddr {
-        IpAddr::from((0x0a00_0000 + n).to_be_bytes())
+    fn address(n: usize) -> IpAddr {
+        IpAddr::from((0x0a00_0000 + u32::try_from(n).unwrap()).to_be_bytes())
     }
 
     fn taken(census: &Census) -> usize {
@@ -200,7 +200,7 @@ mod tests {
     fn strangers_leave_places_to_those_who_are_trusted() {
         let census = Census::default();
         let strangers: Vec<_> =
-            (0..MAX_STRANGERS as u32).map(|key| census.enter(id(key), address(key), false).unwrap()).collect();
+            (0..MAX_STRANGERS).map(|key| census.enter(id(key), address(key), false).unwrap()).collect();
         let asking: Vec<_> = strangers.iter().map(Place::asks).collect();
         assert!(census.enter(id(5000), address(5000), false).is_none(), "nobody is idle");
         let trusted: Vec<_> = (6000..8000).map_while(|key| census.enter(id(key), address(1), true)).collect();
@@ -215,8 +215,8 @@ mod tests {
     fn who_comes_from_an_address_with_few_takes_the_place_of_an_idle_one_of_many() {
         let census = Census::default();
         let mut crowd = Vec::new();
-        for n in 0..MAX_STRANGERS as u32 {
-            crowd.push(census.enter(id(n), address(n / MAX_STRANGERS_AN_ADDRESS as u32), false).unwrap());
+        for n in 0..MAX_STRANGERS {
+            crowd.push(census.enter(id(n), address(n / MAX_STRANGERS_AN_ADDRESS), false).unwrap());
         }
         let last = crowd.len() - 1;
         // All of the last address but one work, and that one has worked.

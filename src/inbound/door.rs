@@ -92,15 +92,15 @@ impl Door {
 mod tests {
     use super::*;
 
-    fn address(n: u32) -> IpAddr {
-        IpAddr::from((0x0a00_0000 + n).to_be_bytes())
+    fn address(n: usize) -> IpAddr {
+        IpAddr::from((0x0a00_0000 + u32::try_from(n).unwrap()).to_be_bytes())
     }
 
     #[test]
     fn forged_addresses_hold_few_places_and_then_everyone_proves_theirs() {
         let (mut door, nobody) = (Door::default(), HashSet::new());
         for n in 0..100_000 {
-            let expected = if n < MAX_UNPROVED as u32 { Admittance::Enter(Way::Unproved) } else { Admittance::Prove };
+            let expected = if n < MAX_UNPROVED { Admittance::Enter(Way::Unproved) } else { Admittance::Prove };
             assert_eq!(door.admit(address(n), false, &nobody), expected);
         }
         assert_eq!(door.admit(address(7), true, &nobody), Admittance::Enter(Way::Proved));

@@ -44,7 +44,7 @@ impl Room {
     /// A room of so many bytes, whatever is taken of which is taken of this one too.
     #[must_use]
     pub fn part(&self, bytes: usize) -> Self {
-        let within = [&[self.free.clone()], self.within.as_slice()].concat();
+        let within = std::iter::once(&self.free).chain(&self.within).cloned().collect();
         Self { free: Arc::new(Semaphore::new(bytes / UNIT)), within }
     }
 
