@@ -1,7 +1,8 @@
 //! Accepts peers: handshake, trust, hellos; then sends them reports and hands their exchanges to the gate.
 //!
-//! What a stranger can cause is bounded at each step: handshakes under way, connections in all and of one key, the time
-//! for a hello, its size, the streams it may open. Who is revoked is turned away and, if it is here, thrown out at once.
+//! What a stranger can cause is bounded at each step: handshakes under way ([`door`]), connections in all, of one address and
+//! of one key ([`census`]), the time for a hello, its size, the streams it may open. Who is revoked is turned away and, if it
+//! is here, thrown out at once; where a scope is lowered, what needs more of it ends.
 
 mod census;
 mod door;

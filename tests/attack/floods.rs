@@ -207,7 +207,6 @@ async fn slow_heads_hold_their_own_connection_up_and_end_after_ten_seconds() {
     let (answered, took) = within(crumbs.join_next()).await.unwrap().unwrap();
     assert!(!answered && took > Duration::from_secs(9) && took < Duration::from_secs(20), "{took:?}");
     is_served(&met).await;
-    assert_eq!(ollama.counts().of("/fake/never"), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

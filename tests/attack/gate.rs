@@ -134,8 +134,7 @@ async fn a_model_is_not_smuggled_past_the_check_in_any_of_many_ways() {
         }
     }
     // Compressed, said to be compressed, said to be two things.
-    let packed =
-        ruzstd::encoding::compress_to_vec(jsons[4].as_bytes(), ruzstd::encoding::CompressionLevel::Fastest);
+    let packed = ruzstd::encoding::compress_to_vec(jsons[4].as_bytes(), ruzstd::encoding::CompressionLevel::Fastest);
     for coding in ["zstd", "ZSTD", "gzip, zstd", "zstd, zstd", "identity,zstd"] {
         for body in [&packed[..], jsons[4].as_bytes()] {
             for path in ["/api/generate", "/v1/chat/completions", "/v1/messages"] {
