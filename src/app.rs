@@ -124,6 +124,7 @@ impl App {
         };
         let settings = GateSettings {
             lend_push: config.lend_push,
+            max_context: config.lend_max_context,
             parallel: config.lend.parallel,
             reserve: config.lend.reserve,
             weights: config.lend.weights.clone(),

@@ -71,6 +71,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether peers with scope `manage` may push models too, which is signed with the key of this machine's owner.
     pub lend_push: bool,
+    /// The longest context in tokens that peers below scope `manage` may ask for; with 0 theirs does not count.
+    pub lend_max_context: Option<u64>,
     /// What peers get of this node's Ollama, and when.
     pub lend: Lend,
     /// How this node's own requests are spread.
@@ -191,6 +193,7 @@ impl Config {
             state_dir: state_dir(settings, environment)?,
             origins: settings.parse_list(Key::Origins, |text| Ok(text.to_owned()))?,
             lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
+            lend_max_context: settings.parse(Key::LendMaxContext, value::tokens)?,
             lend: Lend::from_settings(settings)?,
             balance: Balance::from_settings(settings)?,
             tempo: 1.0,
@@ -218,6 +221,7 @@ impl Config {
             state_dir: state_dir.into(),
             origins: Vec::new(),
             lend_push: false,
+            lend_max_context: None,
             // What a simulated server runs at a time is known: a test that is not about slots shall not wait for one.
             lend: Lend { parallel: Some(256), ..Lend::default() },
             balance: Balance::default(),
