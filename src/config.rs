@@ -80,6 +80,8 @@ pub struct Config {
     /// How many times faster than real ones the servers are. 1; nothing that a person can set changes it, but a benchmark
     /// with simulated servers does.
     pub tempo: f64,
+    /// How late what this node reports of its load reaches its peers. Nothing; a benchmark makes a slow network of it.
+    pub report_delay: Duration,
     /// What is believed of a key that was not met before.
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
@@ -197,6 +199,7 @@ impl Config {
             lend: Lend::from_settings(settings)?,
             balance: Balance::from_settings(settings)?,
             tempo: 1.0,
+            report_delay: Duration::ZERO,
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
@@ -226,6 +229,7 @@ impl Config {
             lend: Lend { parallel: Some(256), ..Lend::default() },
             balance: Balance::default(),
             tempo: 1.0,
+            report_delay: Duration::ZERO,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,

@@ -68,6 +68,10 @@ pub struct InboundSettings {
     pub gate: Arc<Gate>,
     /// Who is told who has called.
     pub callers: mpsc::Sender<Caller>,
+    /// How many times faster than real ones the servers are: see [`Config`](crate::config::Config).
+    pub tempo: f64,
+    /// How late reports are: see there.
+    pub report_delay: Duration,
 }
 
 /// The side that accepts peers. Clones share it.
@@ -181,7 +185,15 @@ impl Inbound {
             Err(error) => return tracing::debug!(peer = %name, %error, "no session"),
         };
         let opened = Arc::new(AtomicU64::new(0));
-        let told = Told { report: gate.report(), load: gate.load(), trust: book.watch(), id, counted: opened.clone() };
+        let told = Told {
+            report: gate.report(),
+            load: gate.load(),
+            trust: book.watch(),
+            id,
+            counted: opened.clone(),
+            coalesce: COALESCE.div_f64(self.settings.tempo),
+            delay: self.settings.report_delay,
+        };
         let reports = converse(control, dealer, told, self.heartbeat);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
@@ -389,6 +401,10 @@ struct Told {
     id: Id,
     /// Exchanges and tickets of this connection that the gate knows of.
     counted: Arc<AtomicU64>,
+    /// Changes within this time go out as one.
+    coalesce: Duration,
+    /// What is said is older by this.
+    delay: Duration,
 }
 
 /// Tells a peer how things are: at once, on every change, and as a heartbeat. Beside that deals with trust.
@@ -406,6 +422,9 @@ async fn converse(mut control: Control, mut dealer: Dealer, mut told: Told, hear
         }
         let load = told.load(scope);
         if last_load.as_ref() != Some(&load) || Instant::now() >= due {
+            if !told.delay.is_zero() {
+                tokio::time::sleep(told.delay).await;
+            }
             if let Err(error) = control.send(&Message::Load(load.clone())).await {
                 return error;
             }
@@ -414,8 +433,8 @@ async fn converse(mut control: Control, mut dealer: Dealer, mut told: Told, hear
         }
         tokio::select! {
             () = tokio::time::sleep_until(due) => {}
-            _ = told.report.changed() => tokio::time::sleep(COALESCE).await,
-            _ = told.load.changed() => tokio::time::sleep(COALESCE).await,
+            _ = told.report.changed() => tokio::time::sleep(told.coalesce).await,
+            _ = told.load.changed() => tokio::time::sleep(told.coalesce).await,
             _ = told.trust.changed() => {}
             message = dealer.next() => {
                 if let Err(error) = control.send(&message).await {

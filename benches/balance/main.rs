@@ -196,12 +196,10 @@ fn chosen(arguments: &Arguments) -> Vec<Case> {
     ];
     let mut cases = Vec::new();
     for (nth, (named, scenario, load, rivals)) in all.into_iter().enumerate() {
-        // Where nodes cannot be told to wait, it would be A once more.
-        let in_vain = named == Named::Delayed && !Tuning::CAN_DELAY;
         let left_out = arguments.quick && arguments.scenario.is_none() && nth > 1;
         // With a load that is given, the second case of A would be its first once more.
         let again = arguments.load.is_some() && nth == 2;
-        if !left_out && !again && !in_vain && arguments.scenario.is_none_or(|only| only == named) {
+        if !left_out && !again && arguments.scenario.is_none_or(|only| only == named) {
             cases.push(Case::new(scenario(), arguments.load.unwrap_or(load), rivals));
         }
     }

@@ -23,7 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What nodes are told that is for a bench alone.
 #[derive(Debug, Clone, Copy)]
-#[allow(dead_code, reason = "today's nodes can be told neither")]
 pub struct Tuning {
     /// How much faster than real time the servers are: what nodes do every so often, they have to do as much more often.
     pub tempo: f64,
@@ -53,13 +52,14 @@ impl Tuning {
     /// For servers that are as fast as they seem.
     pub const NONE: Self = Self { tempo: 1.0, report_delay: Duration::ZERO };
 
-    /// The one place where a node is told; a provider also how many requests its server runs at a time, if the bench is
-    /// to spare it the learning. Today's nodes can be told nothing of that: their looks, heartbeats and coalescing take
-    /// real time, reports come as soon as they do, and slots nobody counts.
-    fn tell(self, _config: &mut Config, _slots: Option<usize>) {}
-
-    /// Whether [`report_delay`](Self::report_delay) is heeded.
-    pub const CAN_DELAY: bool = false;
+    /// The one place where a node is told; a provider also how many requests its server runs at a time, as its owner can
+    /// (`lend.parallel`). Nobody waits in vain on a node for a place: all clients of a bench are a few users' nodes.
+    fn tell(self, config: &mut Config, slots: Option<usize>) {
+        config.tempo = self.tempo;
+        config.report_delay = self.report_delay;
+        config.lend.parallel = slots.and_then(|slots| u32::try_from(slots).ok());
+        config.balance.waiting = 4096;
+    }
 }
 
 // === impl Mesh ===

@@ -96,8 +96,8 @@ enum Gone {
 impl Cadence {
     /// That for a server whose time goes so many times faster.
     #[must_use]
-    pub fn faster(self, times: u32) -> Self {
-        let faster = |time: Duration| time / times.max(1);
+    pub fn faster(self, times: f64) -> Self {
+        let faster = |time: Duration| time.div_f64(times.max(1.0));
         Self { look: faster(self.look), soonest: faster(self.soonest), beat: faster(self.beat) }
     }
 }
