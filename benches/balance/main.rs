@@ -45,7 +45,6 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use figures::{Run, Time, mean};
 use futures_util::future::join_all;
-use mesh::Tuning;
 use plot::Curve;
 use rivals::Rival;
 use suite::{Case, Manner, Results, quantile};

@@ -94,7 +94,7 @@ async fn an_answer_that_says_no_durations_is_measured_as_it_passes() {
 #[tokio::test]
 async fn a_server_that_becomes_slower_is_noticed_while_an_answer_runs() {
     let fake = FakeOllama::start_with(&["smollm2"], Settings { tokens: 100, ..measured() }).await;
-    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(4));
+    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(4.0));
     healthy(&ollama).await;
     let mut paces = ollama.paces();
     run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})).await;
@@ -170,7 +170,7 @@ async fn how_many_models_fit_is_seen_when_one_makes_way() {
         });
     };
     loaded(&["one:latest", "two:latest"]);
-    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(10));
+    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(10.0));
     let mut memory = ollama.memory();
     let known = until(&mut memory, |memory| memory.models.len() == 2).await;
     assert!(known.most_loaded().is_none() && known.models["one:latest"].size > 0, "{known:?}");
