@@ -40,7 +40,7 @@ struct Record {
     own: u32,
     judgement: Judgement,
     breaker: Breaker,
-    /// Those that run: how long they have taken, and how long each should take.
+    /// Those that have not answered yet: how long they have taken, and how long each should take in all.
     running: HashMap<u64, (Arc<Stopwatch>, Duration)>,
     used: Option<Instant>,
     numbers: u64,
@@ -197,8 +197,12 @@ impl InFlight {
     pub(super) fn comes_to(&mut self, outcome: Outcome) {
         let Some(run) = &mut self.run else { return };
         let now = Instant::now();
+        let mut models = lock(&self.dealings.models);
+        let record = entry(&mut models, &run.model, now);
+        // From here on it says something now and then: how long it goes on is the answer's business.
+        record.running.remove(&run.number);
         if let Some(pass) = run.pass.take() {
-            entry(&mut lock(&self.dealings.models), &run.model, now).breaker.settle(pass, outcome, now);
+            record.breaker.settle(pass, outcome, now);
         }
     }
 
