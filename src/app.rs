@@ -25,7 +25,7 @@ use crate::id::Instance;
 use crate::identity::{Identity, IdentityError};
 use crate::inbound::{Inbound, InboundSettings};
 use crate::listener::{Listener, ListenerSettings};
-use crate::ollama::Ollama;
+use crate::ollama::{Cadence, Ollama};
 use crate::pairing::Desk;
 use crate::peers::{self, Peers};
 use crate::transport::{Transport, TransportError};
@@ -114,16 +114,15 @@ impl App {
         let when_lent = lending.when();
         let (ollama, ollama_task) = match lends {
             true => {
-                let (ollama, task) = match config.ollama.explicit {
-                    true => Ollama::spawn_named(&config.ollama.url),
-                    false => Ollama::spawn(&config.ollama.url),
-                };
+                let cadence = Cadence::default().faster(config.tempo);
+                let (ollama, task) = Ollama::spawn_with(&config.ollama.url, config.ollama.explicit, cadence);
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
         let settings = GateSettings {
             lend_push: config.lend_push,
+            max_context: config.lend_max_context,
             parallel: config.lend.parallel,
             reserve: config.lend.reserve,
             weights: config.lend.weights.clone(),
@@ -167,6 +166,8 @@ impl App {
             desk: desk.clone(),
             gate: Arc::clone(&gate),
             callers,
+            tempo: config.tempo,
+            report_delay: config.report_delay,
         });
 
         let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());

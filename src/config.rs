@@ -71,6 +71,8 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether peers with scope `manage` may push models too, which is signed with the key of this machine's owner.
     pub lend_push: bool,
+    /// The longest context in tokens that peers below scope `manage` may ask for; with 0 theirs does not count.
+    pub lend_max_context: Option<u64>,
     /// What peers get of this node's Ollama, and when.
     pub lend: Lend,
     /// How this node's own requests are spread.
@@ -78,6 +80,8 @@ pub struct Config {
     /// How many times faster than real ones the servers are. 1; nothing that a person can set changes it, but a benchmark
     /// with simulated servers does.
     pub tempo: f64,
+    /// How late what this node reports of its load reaches its peers. Nothing; a benchmark makes a slow network of it.
+    pub report_delay: Duration,
     /// What is believed of a key that was not met before.
     pub trust: TrustPolicy,
     /// How long running answers may take to end at shutdown.
@@ -191,9 +195,11 @@ impl Config {
             state_dir: state_dir(settings, environment)?,
             origins: settings.parse_list(Key::Origins, |text| Ok(text.to_owned()))?,
             lend_push: settings.parse(Key::LendPush, value::boolean)?.unwrap_or(false),
+            lend_max_context: settings.parse(Key::LendMaxContext, value::tokens)?,
             lend: Lend::from_settings(settings)?,
             balance: Balance::from_settings(settings)?,
             tempo: 1.0,
+            report_delay: Duration::ZERO,
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
@@ -218,10 +224,12 @@ impl Config {
             state_dir: state_dir.into(),
             origins: Vec::new(),
             lend_push: false,
+            lend_max_context: None,
             // What a simulated server runs at a time is known: a test that is not about slots shall not wait for one.
             lend: Lend { parallel: Some(256), ..Lend::default() },
             balance: Balance::default(),
             tempo: 1.0,
+            report_delay: Duration::ZERO,
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,

@@ -6,7 +6,7 @@
 //! until the last byte of its answer; [`Gate::load`] tells it to the peers, and [`Gate::report`] what changes seldom.
 //!
 //! What of a peer's request reaches the Ollama is what was read here, as Ollama reads it, and allowed: see [`inspect`].
-//! A peer with scope `infer` does not decide how long models stay in memory.
+//! A peer with scope `infer` does not decide how long models stay in memory, or how they are loaded.
 
 mod admit;
 mod forward;
@@ -16,6 +16,7 @@ mod own;
 mod queue;
 mod seats;
 mod settings;
+mod shares;
 mod weights;
 
 use std::future::ready;
@@ -24,31 +25,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{
-    Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, Slot, Ticket, Turn,
+    Answer, Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, Slot, Ticket, Turn,
 };
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::Ollama;
-use crate::route::{Api, ModelName, Room, render};
+use crate::route::headers::GUEST_HEADER;
+use crate::route::{Api, ModelName, render, runs_model};
 use admit::{Denied, Permit, Work};
 use own::OwnUse;
 use queue::{Flow, Why};
 use seats::{Seat, Seats};
 pub use settings::GateSettings;
+use shares::{Crowded, Place as Share, Shares};
 pub use weights::Weights;
 
 /// Shortest time between two reports: a server that comes says several things of itself one after the other.
 const COALESCE: Duration = Duration::from_millis(20);
-
-/// What the bodies of peers may take of this node's memory while they are looked at, all together, beside the little that
-/// each has anyhow (`route::find`): sixteen that write 16 MiB of images before their model, or as many that are
-/// decompressed. Of a thousand streams that one peer may open each could want that.
-const ROOM: usize = 256 << 20;
 
 /// How long a slot that a ticket was given is kept for a request that has not named its model. It is on its way at once.
 const NAMED_WITHIN: Duration = Duration::from_secs(2);
@@ -60,7 +58,7 @@ pub struct Gate {
     settings: Arc<GateSettings>,
     lend: watch::Receiver<bool>,
     seats: Arc<Seats>,
-    room: Room,
+    shares: Shares,
     own: OwnUse,
     report: watch::Receiver<Arc<Report>>,
     own_report: watch::Receiver<Arc<Report>>,
@@ -73,7 +71,7 @@ enum Entered {
     /// Not further.
     Answered(Response<Body>),
     /// It may go on, once it is the turn of its seat if it has one.
-    Admitted(Box<Permit>, Option<Seat>),
+    Admitted(Box<Permit>, Option<Seat>, Option<Share>),
 }
 
 /// Who asks.
@@ -91,6 +89,8 @@ pub enum Caller {
         name: NodeName,
         /// What it may do.
         scope: Scope,
+        /// Whether a person has said so, or someone whom they trust; else it shares with all whom nobody knows.
+        trusted: bool,
     },
 }
 
@@ -115,8 +115,8 @@ impl Gate {
             tokio::join!(reports, looks, time.keep_time(), used.keep_up());
         });
         tasks.close();
-        let (room, _keeper) = (Room::new(ROOM), AbortOnDropHandle::new(keeper));
-        Arc::new(Self { ollama, settings, lend, seats, room, own, report, own_report, tasks, _keeper })
+        let (shares, _keeper) = (Shares::new(), AbortOnDropHandle::new(keeper));
+        Arc::new(Self { ollama, settings, lend, seats, shares, own, report, own_report, tasks, _keeper })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -142,9 +142,11 @@ impl Gate {
         request: Request<Body>,
     ) -> impl Future<Output = Result<Response<Body>, ExchangeError>> + Send + 'static + use<> {
         let gate = self.clone();
+        let caller = caller.through(request.headers());
         // Before the look at whether it drains: who waits for nothing to run waits for this one too.
         let running = gate.seats.begin((caller == Caller::Owner).then(|| gate.own.begin()));
-        let mut entering = Box::pin(gate.clone().enter(seat, caller, request));
+        let share = gate.shares.enter(&caller);
+        let mut entering = Box::pin(gate.clone().enter(seat, caller, share, request));
         // As far as it comes without waiting; whoever polls it next is woken for the rest.
         let early = match entering.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(entered) => Ok(entered),
@@ -155,16 +157,16 @@ impl Gate {
                 Ok(entered) => entered?,
                 Err(entering) => entering.await?,
             };
-            let (permit, mut seat) = match entered {
+            let (permit, mut seat, share) = match entered {
                 Entered::Answered(answer) => return Ok(answer),
-                Entered::Admitted(permit, seat) => (permit, seat),
+                Entered::Admitted(permit, seat, share) => (permit, seat, share),
             };
             if let Some(seat) = &mut seat
                 && let Err(why) = seat.turn().await
             {
                 return Ok(permit.refuse(&refused(why)));
             }
-            forward::forward(*permit, &gate.ollama, running, seat).await
+            forward::forward(*permit, &gate.ollama, running.at(share), seat).await
         }
     }
 
@@ -173,20 +175,23 @@ impl Gate {
         self: Arc<Self>,
         mut seat: Option<Seat>,
         caller: Caller,
+        share: Result<Share, Crowded>,
         request: Request<Body>,
     ) -> Result<Entered, ExchangeError> {
-        let admission = self.admission(&caller);
-        let mut admitting = pin!(admission.admit(request));
-        let admitted = match seat {
-            None => admitting.await,
-            Some(_) => match timeout(NAMED_WITHIN, &mut admitting).await {
-                Ok(admitted) => admitted,
-                Err(_) => {
-                    // Others wait for the slot.
-                    seat = None;
-                    admitting.await
-                }
-            },
+        let admitted = {
+            let admission = self.admission(&caller, share.as_ref());
+            let mut admitting = pin!(admission.admit(request));
+            match seat {
+                None => admitting.await,
+                Some(_) => match timeout(NAMED_WITHIN, &mut admitting).await {
+                    Ok(admitted) => admitted,
+                    Err(_) => {
+                        // Others wait for the slot.
+                        seat = None;
+                        admitting.await
+                    }
+                },
+            }
         };
         let permit = match admitted {
             Ok(permit) => Box::new(permit),
@@ -206,7 +211,7 @@ impl Gate {
                 },
             },
         };
-        Ok(Entered::Admitted(permit, seat))
+        Ok(Entered::Admitted(permit, seat, share.ok()))
     }
 
     /// Whose turn a caller's requests wait for, and how much of the turns that gets.
@@ -215,12 +220,12 @@ impl Gate {
     }
 
     /// What is known when a request of this caller's comes.
-    fn admission<'a>(&'a self, caller: &'a Caller) -> admit::Admission<'a> {
+    fn admission<'a>(&'a self, caller: &'a Caller, place: Result<&'a Share, &'a Crowded>) -> admit::Admission<'a> {
         admit::Admission {
             caller,
+            place,
             ollama: &self.ollama,
             settings: &self.settings,
-            room: &self.room,
             lent: *self.lend.borrow(),
             draining: self.seats.is_draining(),
         }
@@ -246,7 +251,9 @@ impl Gate {
         let state = self.ollama.state().borrow().clone();
         let name = ModelName::new(&ask.model);
         let (model, slots) = self.settings.line(&self.ollama, &state, Some(&name));
-        let seat = match self.admission(&who).ticket() {
+        // It takes of the caller's share while it waits, as a request does.
+        let share = self.shares.enter(&who);
+        let seat = match self.admission(&who, share.as_ref()).ticket() {
             Some(refusal) => Err(refusal),
             None => self.seats.take(self.share(&who), model, slots, Some(ask.copies)).map_err(refused),
         };
@@ -260,14 +267,26 @@ impl Gate {
         };
         tracing::debug!(request = ?ask.request, model, ahead = place.borrow().ahead, "a ticket");
         let turn = async move {
-            Ok(match seat.turn().await {
-                Ok(()) => {
-                    Turn::Slot(Slot::new(move |request| Box::pin(gate.serve_from(Some(seat), caller(), request))))
-                }
+            let turned = seat.turn().await;
+            drop(share);
+            Ok(match turned {
+                Ok(()) => Turn::Slot(Slot::new(move |request| gate.serve_in(seat, caller(), request))),
                 Err(why) => refuse(&refused(why)),
             })
         };
         Ticket { place, turn: Box::pin(turn) }
+    }
+
+    /// Serves what comes into a slot. Nothing but what needs one has any business there: whether a caller may still do what
+    /// else it does is looked at by whoever knows what that is from its beginning.
+    fn serve_in(self: &Arc<Self>, seat: Seat, caller: Caller, request: Request<Body>) -> Answer {
+        let (method, uri) = (request.method(), request.uri());
+        if runs_model(method, uri) {
+            return Box::pin(self.serve_from(Some(seat), caller, request));
+        }
+        let message = format!("a slot is kept for what runs a model, which {method} {} does not", uri.path());
+        let answer = render(Api::Ollama, &admit::refusal(StatusCode::BAD_REQUEST, "slot", message));
+        Box::pin(ready(Ok(answer)))
     }
 
     /// How busy this node is, as of this very moment: what [`Gate::serve`] or [`Gate::queue`] was called for is in it.
@@ -306,6 +325,16 @@ impl Gate {
 // === impl Caller ===
 
 impl Caller {
+    /// The caller of a request with these headers: what a peer passes on for guests is theirs and not its own.
+    fn through(self, headers: &HeaderMap) -> Self {
+        match self {
+            Self::Peer { id, name, scope, trusted } if headers.contains_key(GUEST_HEADER) => {
+                Self::Peer { id, name, scope: scope.min(Scope::Infer), trusted }
+            }
+            caller => caller,
+        }
+    }
+
     /// What it may do; nothing for the owner, who may do everything.
     fn scope(&self) -> Option<Scope> {
         match self {

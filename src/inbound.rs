@@ -1,9 +1,15 @@
 //! Accepts peers: handshake, trust, hellos; then sends them reports and hands their exchanges to the gate.
 //!
-//! What a stranger can cause is bounded at each step: handshakes under way, connections in all and of one key, the time
-//! for a hello, its size, the streams it may open. Who is revoked is turned away and, if it is here, thrown out at once.
+//! What a stranger can cause is bounded at each step: handshakes under way ([`door`]), connections in all, of one address and
+//! of one key ([`census`]), the time for a hello, its size, the streams it may open. Who is revoked is turned away and, if it
+//! is here, thrown out at once; where a scope is lowered, what needs more of it ends.
 
-use std::collections::HashMap;
+mod census;
+mod door;
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,22 +25,15 @@ use crate::id::{Id, NodeName, Scope};
 use crate::pairing::{Dealer, Desk, Session};
 use crate::peers::backoff::Budget;
 use crate::peers::{Caller, until_revoked};
+use crate::route::classify;
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::incoming::Opening;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
-use crate::trust::{Book, Direction, Met, Presence, Snapshot, Trust};
+use crate::trust::{Book, Direction, Met, Presence, Snapshot, Standing, Trust};
 use crate::wire::control::{Hello, Message};
+use census::{Asking, Census, Place};
+use door::{Admittance, Door};
 
-/// Handshakes under way at once. Each costs some 100 kB and a signature; a LAN finishes one in milliseconds.
-const MAX_HANDSHAKES: usize = 128;
-/// From this many on, a stranger proves its address first: what comes from forged ones then costs nothing.
-const PROVE_ADDRESS_ABOVE: usize = 16;
-/// Connections in all, but for the keys that a person trusts.
-const MAX_CONNECTIONS: usize = 1024;
-/// Connections kept free for those: keys cost nothing, so strangers could hold all others.
-const RESERVED: usize = 256;
-/// Connections of one key: one, and a few more while old ones die.
-const MAX_CONNECTIONS_A_KEY: usize = 4;
 /// How long a stranger may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// Exchanges of one connection whose head is still awaited. A peer sends it in one go; without a bound, heads that never
@@ -69,6 +68,10 @@ pub struct InboundSettings {
     pub gate: Arc<Gate>,
     /// Who is told who has called.
     pub callers: mpsc::Sender<Caller>,
+    /// How many times faster than real ones the servers are: see [`Config`](crate::config::Config).
+    pub tempo: f64,
+    /// How late reports are: see there.
+    pub report_delay: Duration,
 }
 
 /// The side that accepts peers. Clones share it.
@@ -107,31 +110,38 @@ impl Inbound {
     pub async fn run(self) {
         let mut handshakes = JoinSet::new();
         let mut connections = JoinSet::new();
-        let InboundSettings { transport, .. } = &*self.settings;
+        let InboundSettings { transport, book, .. } = &*self.settings;
+        let mut door = Door::default();
+        let mut trust = book.watch();
+        let mut known = addresses_of_trusted(&trust.borrow_and_update());
         loop {
             tokio::select! {
                 stranger = transport.accept() => {
                     let Some(stranger) = stranger else { return };
-                    if handshakes.len() >= MAX_HANDSHAKES || connections.len() >= MAX_CONNECTIONS + RESERVED {
-                        tracing::debug!(address = %stranger.address(), "too many strangers at the door");
-                        stranger.refuse();
-                        continue;
+                    if trust.has_changed().unwrap_or_default() {
+                        known = addresses_of_trusted(&trust.borrow_and_update());
                     }
-                    let stranger = if handshakes.len() >= PROVE_ADDRESS_ABOVE {
-                        match stranger.prove_address() {
-                            Some(proved) => proved,
-                            None => continue,
+                    let address = stranger.address();
+                    match door.admit(address.ip(), stranger.has_proved_address(), &known) {
+                        Admittance::Enter(way) => {
+                            handshakes.spawn(async move { (address, way, stranger.shake_hands().await) });
                         }
-                    } else {
-                        stranger
-                    };
-                    handshakes.spawn(async move { (stranger.address(), stranger.shake_hands().await) });
+                        // Who has proved it is not asked.
+                        Admittance::Prove => drop(stranger.prove_address()),
+                        Admittance::Refuse => {
+                            tracing::debug!(%address, "too many strangers at the door");
+                            stranger.refuse();
+                        }
+                    }
                 }
                 Some(shaken) = handshakes.join_next() => match shaken {
-                    Ok((_, Ok(connection))) => {
-                        connections.spawn(self.clone().serve(connection));
+                    Ok((address, way, shaken)) => {
+                        door.leave(address.ip(), way);
+                        match shaken {
+                            Ok(connection) => drop(connections.spawn(self.clone().serve(connection))),
+                            Err(error) => tracing::debug!(%address, %error, "no handshake"),
+                        }
                     }
-                    Ok((address, Err(error))) => tracing::debug!(%address, %error, "no handshake"),
                     Err(error) => log_panic(error),
                 },
                 // A connection whose task panicked is over: its handles are gone.
@@ -144,10 +154,7 @@ impl Inbound {
     async fn serve(self, connection: Connection) {
         let (id, address) = (connection.id(), connection.address());
         let InboundSettings { me, book, desk, gate, .. } = &*self.settings;
-        let standing = book.snapshot().standing(&id);
-        // Not for whom others vouch for: that is about whom we use, and gives nothing here.
-        let reserved = if standing.trust == Trust::Trusted { RESERVED } else { 0 };
-        let Some(_place) = self.census.enter(id, MAX_CONNECTIONS + reserved) else {
+        let Some(place) = self.census.enter(id, address.ip(), is_trusted(book.snapshot().standing(&id))) else {
             return connection.close(CloseCode::Busy, "too many connections");
         };
         let mut trust = book.watch();
@@ -157,6 +164,7 @@ impl Inbound {
                 tracing::debug!(?id, %address, "a revoked key was turned away");
                 return connection.close(CloseCode::Revoked, "this key is revoked here");
             }
+            () = place.is_lost() => return connection.close(CloseCode::Busy, "too many connections"),
             welcomed = tokio::time::timeout(HELLO_TIMEOUT, self.welcome(&connection)) => welcomed,
         };
         let (control, name, _presence) = match welcomed {
@@ -177,12 +185,24 @@ impl Inbound {
             Err(error) => return tracing::debug!(peer = %name, %error, "no session"),
         };
         let opened = Arc::new(AtomicU64::new(0));
-        let told = Told { report: gate.report(), load: gate.load(), trust: book.watch(), id, counted: opened.clone() };
+        let told = Told {
+            report: gate.report(),
+            load: gate.load(),
+            trust: book.watch(),
+            id,
+            counted: opened.clone(),
+            coalesce: COALESCE.div_f64(self.settings.tempo),
+            delay: self.settings.report_delay,
+        };
         let reports = converse(control, dealer, told, self.heartbeat);
         tokio::select! {
             closed = connection.closed() => tracing::debug!(peer = %name, reason = %closed, "a peer left"),
             // Only ends with the connection.
-            () = self.accept_exchanges(&connection, &name, &opened) => {}
+            () = self.accept_exchanges(&connection, &name, &place, &opened) => {}
+            () = place.is_lost() => {
+                tracing::debug!(peer = %name, %address, "its place is another's");
+                connection.close(CloseCode::Busy, "too many connections");
+            }
             () = keep_limits(&connection, book.watch()) => {}
             error = reports => {
                 tracing::debug!(peer = %name, %error, "cannot report to a peer");
@@ -248,7 +268,7 @@ impl Inbound {
     }
 
     /// Hands each exchange to the gate, in a task of its own. The tasks end with the connection.
-    async fn accept_exchanges(&self, connection: &Connection, name: &NodeName, opened: &Arc<AtomicU64>) {
+    async fn accept_exchanges(&self, connection: &Connection, name: &NodeName, place: &Place, opened: &Arc<AtomicU64>) {
         let mut running = JoinSet::new();
         let heads = Arc::new(Semaphore::new(MAX_HEADS));
         loop {
@@ -265,7 +285,8 @@ impl Inbound {
                 }
             };
             let Ok(incoming) = incoming else { return };
-            running.spawn(self.clone().exchange(incoming, permit, connection.id(), name.clone(), opened.clone()));
+            let (id, name, opened) = (connection.id(), name.clone(), opened.clone());
+            running.spawn(self.clone().exchange(incoming, permit, id, name, place.asks(), opened));
         }
     }
 
@@ -275,6 +296,7 @@ impl Inbound {
         head: Option<OwnedSemaphorePermit>,
         id: Id,
         peer: NodeName,
+        _asking: Asking,
         opened: Arc<AtomicU64>,
     ) {
         let InboundSettings { book, gate, .. } = &*self.settings;
@@ -290,22 +312,34 @@ impl Inbound {
             let caller = {
                 let (book, name) = (book.clone(), peer.clone());
                 move || {
-                    let scope = book.snapshot().standing(&id).scope;
-                    gate::Caller::Peer { id, name: name.clone(), scope }
+                    let standing = book.snapshot().standing(&id);
+                    let (scope, trusted) = (standing.scope, is_trusted(standing));
+                    gate::Caller::Peer { id, name: name.clone(), scope, trusted }
                 }
             };
+            let scope = book.snapshot().standing(&id).scope;
             // Counted once the gate knows of it, so that a load which says that it is counted has it.
-            match opening {
+            // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
+            let (needed, answered): (_, Pin<Box<dyn Future<Output = _> + Send>>) = match opening {
                 Opening::Request(request, responder) => {
-                    // Boxed: a task is as large as all that it waits for, and each await within another keeps a copy.
+                    let needed = classify(request.method(), request.uri().path()).needs().unwrap_or(Scope::Infer);
                     let answer = Box::pin(gate.serve(caller(), request));
                     opened.fetch_add(1, Ordering::Release);
-                    responder.answer(answer).await
+                    (needed, Box::pin(responder.answer(answer)))
                 }
                 Opening::Ticket(ask, waiting) => {
                     let ticket = gate.queue(caller, &ask);
                     opened.fetch_add(1, Ordering::Release);
-                    Box::pin(waiting.queue(ticket, &peer)).await
+                    // Only what runs a model waits for a slot.
+                    (Scope::Infer, Box::pin(waiting.queue(ticket, &peer)))
+                }
+            };
+            tokio::select! {
+                answered = answered => answered,
+                // Only what was let in can be let out; what was refused says so.
+                () = until_below(book.watch(), id, needed), if scope >= needed => {
+                    tracing::info!(%peer, %needed, "it may do this no more: what runs of it ends");
+                    Ok(())
                 }
             }
         };
@@ -317,6 +351,25 @@ impl Inbound {
     fn loud(&self) -> bool {
         self.loud.lock().unwrap_or_else(PoisonError::into_inner).take(std::time::Instant::now())
     }
+}
+
+/// Resolves once the book lets this peer do less than `needed`. Never if nobody writes the book any more.
+async fn until_below(mut trust: watch::Receiver<Arc<Snapshot>>, id: Id, needed: Scope) {
+    if trust.wait_for(|book| book.standing(&id).scope < needed).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// Whether a person has said what it may do here, or someone whom they trust.
+fn is_trusted(standing: Standing) -> bool {
+    matches!(standing.trust, Trust::Trusted | Trust::Vouched)
+}
+
+/// Where those were last met whom a person trusts.
+fn addresses_of_trusted(book: &Snapshot) -> HashSet<IpAddr> {
+    let trusted = book.pins().filter(|pin| is_trusted(pin.standing()));
+    let addresses = trusted.filter_map(|pin| pin.address.as_deref()?.parse::<SocketAddr>().ok());
+    addresses.map(|address| address.ip().to_canonical()).collect()
 }
 
 /// Lets a peer open as much as the trust book lets it use.
@@ -348,6 +401,10 @@ struct Told {
     id: Id,
     /// Exchanges and tickets of this connection that the gate knows of.
     counted: Arc<AtomicU64>,
+    /// Changes within this time go out as one.
+    coalesce: Duration,
+    /// What is said is older by this.
+    delay: Duration,
 }
 
 /// Tells a peer how things are: at once, on every change, and as a heartbeat. Beside that deals with trust.
@@ -365,6 +422,9 @@ async fn converse(mut control: Control, mut dealer: Dealer, mut told: Told, hear
         }
         let load = told.load(scope);
         if last_load.as_ref() != Some(&load) || Instant::now() >= due {
+            if !told.delay.is_zero() {
+                tokio::time::sleep(told.delay).await;
+            }
             if let Err(error) = control.send(&Message::Load(load.clone())).await {
                 return error;
             }
@@ -373,8 +433,8 @@ async fn converse(mut control: Control, mut dealer: Dealer, mut told: Told, hear
         }
         tokio::select! {
             () = tokio::time::sleep_until(due) => {}
-            _ = told.report.changed() => tokio::time::sleep(COALESCE).await,
-            _ = told.load.changed() => tokio::time::sleep(COALESCE).await,
+            _ = told.report.changed() => tokio::time::sleep(told.coalesce).await,
+            _ = told.load.changed() => tokio::time::sleep(told.coalesce).await,
             _ = told.trust.changed() => {}
             message = dealer.next() => {
                 if let Err(error) = control.send(&message).await {
@@ -433,60 +493,10 @@ impl Heartbeat {
     }
 }
 
-/// How many connections each key has.
-#[derive(Debug, Clone, Default)]
-struct Census(Arc<Mutex<HashMap<Id, usize>>>);
-
-impl Census {
-    /// A place for one more connection of this key, if there are fewer than `max` in all.
-    fn enter(&self, id: Id, max: usize) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.values().sum::<usize>() >= max || counts.get(&id).is_some_and(|of| *of >= MAX_CONNECTIONS_A_KEY) {
-            return None;
-        }
-        *counts.entry(id).or_default() += 1;
-        drop(counts);
-        Some(Place { census: self.clone(), id })
-    }
-}
-
-/// One connection's place; free again when it is dropped.
-#[derive(Debug)]
-struct Place {
-    census: Census,
-    id: Id,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.census.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.id);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::exchange::ModelInfo;
-
-    #[test]
-    fn one_key_has_few_connections_and_gets_its_places_back() {
-        let census = Census::default();
-        let id = Id::from_bytes([1; 32]);
-        let mut places: Vec<_> = (0..MAX_CONNECTIONS_A_KEY).map(|_| census.enter(id, 100).unwrap()).collect();
-        assert!(census.enter(id, 100).is_none());
-        assert!(census.enter(Id::from_bytes([2; 32]), MAX_CONNECTIONS_A_KEY).is_none());
-        assert!(census.enter(Id::from_bytes([2; 32]), 100).is_some());
-        places.pop();
-        assert!(census.enter(id, 100).is_some());
-        places.clear();
-        assert!(census.0.lock().unwrap().is_empty());
-    }
 
     #[test]
     fn heartbeats_to_all_peers_are_due_together_and_soon_enough() {

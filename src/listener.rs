@@ -8,6 +8,7 @@ mod allow;
 mod answer;
 mod connection;
 mod guard;
+mod guests;
 mod socket;
 mod upload;
 mod words;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::answer::Answerer;
 use self::connection::Protocols;
 use self::guard::Guard;
+use self::guests::Guests;
 use crate::balance::Router;
 use crate::catalog::Catalog;
 use crate::id::NodeName;
@@ -70,6 +72,7 @@ impl Listener {
         let guard = Guard::new(&settings.origins, address);
         let answerer = Arc::new(Answerer::new(settings.name, settings.open, guard, router, catalog));
         let protocols = Arc::new(Protocols::new(settings.open));
+        let guests = settings.open.then(Guests::new);
         // Aborts its tasks when it is dropped.
         let mut connections = JoinSet::new();
         loop {
@@ -79,7 +82,14 @@ impl Listener {
                 accepted = tcp.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
                     Ok((stream, from)) => {
                         prepare(&stream, from);
-                        let task = connection::serve(stream, protocols.clone(), answerer.clone(), shutdown.clone());
+                        let seat = match guests.as_ref().map(|guests| guests.seat(from.ip())) {
+                            Some(Err(crowded)) => {
+                                tracing::debug!(%from, "{crowded}");
+                                continue;
+                            }
+                            seat => seat.and_then(Result::ok).flatten(),
+                        };
+                        let task = connection::serve(stream, seat, protocols.clone(), answerer.clone(), shutdown.clone());
                         connections.spawn(task);
                     }
                     Err(error) => {

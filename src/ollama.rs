@@ -10,6 +10,7 @@ mod answer;
 mod client;
 mod connect;
 mod direct;
+mod fresh;
 mod listing;
 mod meet;
 mod memory;
@@ -30,8 +31,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::exchange::{Body, ExchangeError, ModelInfo, Pace, ServerKind};
 use crate::route::ModelName;
 use client::Client;
+use fresh::Fresh;
+use memory::Fits;
 use speeds::Speeds;
 
+pub use fresh::Changing;
 pub use memory::{Memory, Resident};
 pub use probe::{Found, probe};
 pub use slots::Slots;
@@ -44,6 +48,7 @@ pub struct Ollama {
     client: Client,
     state: watch::Receiver<Arc<State>>,
     nudge: Arc<Notify>,
+    fresh: Arc<Fresh>,
     speeds: Speeds,
     memory: watch::Receiver<Arc<Memory>>,
     direct: watch::Sender<u32>,
@@ -103,6 +108,7 @@ impl Ollama {
             cadence,
             publish,
             memory: remember,
+            fits: Fits::default(),
             speeds: speeds.clone(),
             nudge: nudge.clone(),
         };
@@ -115,7 +121,7 @@ impl Ollama {
                 () = counting => {}
             }
         });
-        (Self { client, state, nudge, speeds, memory, direct }, AbortOnDropHandle::new(task))
+        (Self { client, state, nudge, fresh: Arc::default(), speeds, memory, direct }, AbortOnDropHandle::new(task))
     }
 
     /// A handle for a node that lends nothing: never healthy, and nobody is asked.
@@ -124,7 +130,7 @@ impl Ollama {
         let (_, memory) = watch::channel(Arc::new(Memory::default()));
         let speeds = Speeds::new(Cadence::default().beat);
         let (client, direct) = (Client::new(target), watch::Sender::default());
-        Self { client, state, nudge: Arc::default(), speeds, memory, direct }
+        Self { client, state, nudge: Arc::default(), fresh: Arc::default(), speeds, memory, direct }
     }
 
     /// What is known of it, always the latest.
@@ -143,18 +149,32 @@ impl Ollama {
     }
 
     /// The models as they are now, and not as they were at the last look: [`State::models`] and [`State::remote`] of
-    /// a listing made for this call. Only an Ollama has models that run elsewhere, and only it is asked. What is new in it
+    /// a listing that began after this call, made for it and for all others that wait for one. Only an Ollama has models that run elsewhere, and only it is asked. What is new in it
     /// gives a reason for a look: whoever sees a model in a list will ask for it next.
-    pub(crate) async fn listing(&self) -> Result<State, ExchangeError> {
-        let mut state = State::clone(&self.state.borrow());
-        if state.kind == ServerKind::Ollama {
-            // Boxed, since every request's future would have room for this.
-            Box::pin(listing::tags(&self.client, &mut state)).await?;
+    pub(crate) async fn listing(&self) -> Result<Arc<State>, ExchangeError> {
+        if self.state.borrow().kind != ServerKind::Ollama {
+            return Ok(self.state.borrow().clone());
+        }
+        let list = async {
+            let mut state = State::clone(&self.state.borrow());
+            listing::tags(&self.client, &mut state).await?;
             if state != **self.state.borrow() {
                 self.refresh();
             }
-        }
-        Ok(state)
+            Ok(state)
+        };
+        // Boxed, since every request's future would have room for this.
+        Box::pin(self.fresh.listing(list, |why| self.client.broken(why))).await
+    }
+
+    /// Models are being changed, until what this gives is dropped; and a look follows.
+    pub(crate) fn change(&self) -> Changing {
+        self.fresh.change()
+    }
+
+    /// Whether [`Ollama::state`] may be of before a change that was made through here.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.fresh.is_in_doubt()
     }
 
     /// Says that a request is handed over now, which does this `work` with a model by the name it is listed under. The

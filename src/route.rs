@@ -24,7 +24,7 @@ use crate::id::Scope;
 
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
 pub use form::{Form, FormProgress};
-pub use look::{Key, Look, Progress};
+pub use look::{Key, Look, Progress, RunnerOption};
 pub use name::{ModelName, NameFault};
 pub use reader::Reader;
 pub(crate) use reader::is_compressed;

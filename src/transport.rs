@@ -199,6 +199,11 @@ impl Stranger {
         canonical(self.0.remote_address())
     }
 
+    /// Whether packets that are sent there arrive: it has given the proof that [`Stranger::prove_address`] asks for.
+    pub fn has_proved_address(&self) -> bool {
+        self.0.remote_address_validated()
+    }
+
     /// Lets the handshake go on until the key is proved.
     ///
     /// # Errors

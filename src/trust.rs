@@ -15,6 +15,7 @@ mod file;
 mod invitations;
 mod ledger;
 mod list;
+mod origins;
 mod vouching;
 mod writer;
 

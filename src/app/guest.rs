@@ -2,10 +2,14 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::pairing::Invitation;
 use crate::pairing::invitation::{InvitationError, MAX_TEXT};
+
+/// What group and others have no business with.
+const FOREIGN_BITS: u32 = 0o077;
 
 /// Why the invitation cannot be redeemed.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +21,17 @@ pub enum GuestError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// Whoever could read it may have, and use it.
+    #[error(
+        "the invitation {path} can be read by others than its owner (mode {mode:03o}), and whoever has it may use it: \
+         chmod 600 it, and take it back with `ollana invite --revoke` on the machine that made it if somebody may have read it"
+    )]
+    TooOpen {
+        /// Which.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
     /// What is in it.
     #[error("{path}: {source}")]
@@ -32,10 +47,19 @@ pub enum GuestError {
 pub(super) fn read(path: &Path) -> Result<Invitation, GuestError> {
     let limit = MAX_TEXT as u64 + 1;
     let mut text = String::new();
-    let read = match path.to_str() {
-        Some("-") => io::stdin().lock().take(limit).read_to_string(&mut text),
-        _ => File::open(path).and_then(|file| file.take(limit).read_to_string(&mut text)),
-    };
-    read.map_err(|source| GuestError::Read { path: path.to_owned(), source })?;
+    let failed = |source| GuestError::Read { path: path.to_owned(), source };
+    if path.to_str() == Some("-") {
+        io::stdin().lock().take(limit).read_to_string(&mut text).map_err(failed)?;
+    } else {
+        let file = File::open(path).map_err(failed)?;
+        // Of the open file, and so of what a link leads to: where secrets are mounted, they are links. What a shell makes
+        // of `<(…)` is a pipe, and nobody else's.
+        let metadata = file.metadata().map_err(failed)?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if metadata.is_file() && mode & FOREIGN_BITS != 0 {
+            return Err(GuestError::TooOpen { path: path.to_owned(), mode });
+        }
+        file.take(limit).read_to_string(&mut text).map_err(failed)?;
+    }
     text.parse().map_err(|source| GuestError::Unclear { path: path.to_owned(), source })
 }

@@ -89,7 +89,7 @@ fn blame(result: &Result<Response<Body>, ExchangeError>) -> breaker::Outcome {
         Err(_) => return breaker::Outcome::Failed,
     };
     match response.headers().get(REFUSAL_HEADER) {
-        Some(code) if code == "busy" => busy(response),
+        Some(code) if code == "busy" || code == "crowded" => busy(response),
         // Its gate's word on us, or on itself: nothing failed.
         Some(_) => breaker::Outcome::Unknown,
         None if response.status() == StatusCode::SERVICE_UNAVAILABLE => busy(response),

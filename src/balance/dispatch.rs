@@ -156,7 +156,7 @@ impl Inner {
             Outcome::Failed(_) => Verdict::ElsewhereWithinBudget,
             Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
                 Some(b"draining" | b"not-lent" | b"no-ollama") => Verdict::Elsewhere,
-                Some(b"busy") => Verdict::ElsewhereWithinBudget,
+                Some(b"busy" | b"crowded" | b"no-room") => Verdict::ElsewhereWithinBudget,
                 Some(_) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
                     Some(_) if asked.errand.repeatable => {

@@ -15,11 +15,15 @@ const HALF_LIFE: Duration = Duration::from_secs(120);
 /// A request may take this much longer than expected before anything is held against the server: the batch fills after it
 /// began, and answers are longer than the average about as much as they are shorter.
 const TOLERANCE: f64 = 1.5;
-/// The most that is held against a server. Far enough to keep everything off it while there is any other, near enough to
-/// be forgotten.
+/// The most that one request says: that it takes 50 times as long as expected, or 50 seconds if that is longer. Far enough
+/// to keep everything off the server while there is any other, near enough to be forgotten. Not the ratio alone: who says
+/// that it takes a microsecond is a million times slower, and fifty of its microseconds would still draw everything.
 const WORST: f64 = 50.0;
-/// The shortest that is told apart, in seconds: below, it is the network and the clock that were measured.
-const SHORTEST: f64 = 0.05;
+const WORST_SECONDS: f64 = 50.0;
+/// What is nobody's fault, in seconds: the network and the clock.
+const ASIDE: f64 = 0.05;
+/// The least that can be expected, in seconds, lest anything is divided by nothing.
+const LEAST: f64 = 1e-6;
 
 /// How one server does with one model, beside what it says.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,21 +50,22 @@ impl Judgement {
     /// [`promised`](super::score::Score::promised) when it was sent: without what was held against the server then, or it would
     /// be forgiven for being found out) was to be expected.
     pub(crate) fn observe(&mut self, expected: Duration, measured: Duration, now: Instant) {
-        let expected = expected.as_secs_f64().max(SHORTEST);
-        // Beyond the worst nothing more is to be known, and one stuck request must not outweigh all that follow.
-        let measured = measured.as_secs_f64().clamp(SHORTEST, 2.0 * WORST * TOLERANCE * expected);
+        let expected = expected.as_secs_f64().max(LEAST);
+        let measured = measured.as_secs_f64();
+        let measured = if measured > expected { (measured - ASIDE).max(expected) } else { measured };
+        let measured = measured.min(TOLERANCE * (WORST * expected).max(WORST_SECONDS));
         let left = self.left(now) * MEMORY;
         self.measured = self.measured * left + measured;
         self.expected = self.expected * left + expected;
         self.latest = Some(Latest { at: now, expected });
     }
 
-    /// How many times slower than it says the server counts: 1 to 50.
+    /// How many times slower than it says the server counts: at least 1, at most what makes 50 of it or 50 seconds.
     pub(crate) fn slowness(&self, now: Instant) -> f64 {
         let Some(latest) = self.latest else { return 1.0 };
         let left = self.left(now);
         let ratio = (self.measured * left + latest.expected) / (self.expected * left + latest.expected);
-        (ratio / TOLERANCE).clamp(1.0, WORST)
+        (ratio / TOLERANCE).max(1.0)
     }
 
     /// The same, were a request to end now that is under way for so long: one that never answers is never measured.
@@ -109,7 +114,21 @@ mod tests {
         for _ in 0..10 {
             judgement.observe(seconds(1), seconds(100_000), now);
         }
-        assert_eq!(judgement.slowness(now), WORST);
+        assert!((35.0..=WORST).contains(&judgement.slowness(now)), "no more is believed of a second");
+    }
+
+    #[test]
+    fn the_greatest_boast_does_not_make_up_for_the_time_it_takes() {
+        for boast in [Duration::ZERO, Duration::from_micros(3), Duration::from_millis(1)] {
+            let (mut judgement, now) = (Judgement::default(), Instant::now());
+            judgement.observe(boast, seconds(20), now);
+            let believed = judgement.slowness(now) * boast.as_secs_f64().max(LEAST);
+            assert!((5.0..20.0).contains(&believed), "{boast:?} counts as {believed} s");
+        }
+        // What is quick in truth may take a moment on the network.
+        let (mut judgement, now) = (Judgement::default(), Instant::now());
+        judgement.observe(Duration::from_millis(5), Duration::from_millis(40), now);
+        assert_eq!(judgement.slowness(now), 1.0);
     }
 
     #[test]

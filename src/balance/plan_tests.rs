@@ -1,5 +1,6 @@
 use super::*;
 use crate::balance::breaker::{Breaker, Outcome};
+use crate::balance::judgement::Judgement;
 use crate::balance::score::tests::{request, server, servers};
 use crate::balance::score::{Server, score};
 use crate::exchange::Residence;
@@ -46,8 +47,9 @@ fn a_cold_server_is_sent_to_if_it_is_best() {
 
 #[test]
 fn two_tickets_are_held_at_warm_servers_if_the_second_is_worth_its_while() {
-    // 2.8 s of waiting and all: 12.6 + … against 6 alone.
-    assert_eq!(plan(&[warm(3.0, 4.0), warm(3.0, 2.0), warm(3.0, 3.0)], 0), Some(Plan::Tickets(1, Some(2))));
+    // k = 13, 11 over: 15.4 + 8.4 + 15.4 = 39.2 against 1.5 · (8.4 + 16.8) = 37.8 there.
+    assert_eq!(plan(&[warm(3.0, 12.0), warm(3.0, 10.0), warm(3.0, 11.0)], 0), Some(Plan::Tickets(1, Some(2))));
+    assert_eq!(plan(&[warm(3.0, 4.0), warm(3.0, 2.0), warm(3.0, 3.0)], 0), Some(Plan::Tickets(1, None)));
     // A third as fast takes longer by itself than the whole at the best.
     let slow = of(&Server { prefill: 200.0, decode: 10.0, ..server() });
     assert_eq!(plan(&[warm(3.0, 1.0), slow], 0), Some(Plan::Tickets(0, None)));
@@ -79,11 +81,11 @@ fn what_waits_stays_unless_something_is_better_by_a_fifth() {
 
 #[test]
 fn a_second_ticket_is_taken_later_if_there_was_none() {
-    assert_eq!(plan(&[held(warm(3.0, 1.0)), warm(3.0, 2.0)], 0), Some(Plan::Tickets(0, Some(1))));
+    assert_eq!(plan(&[held(warm(3.0, 10.0)), warm(3.0, 11.0)], 0), Some(Plan::Tickets(0, Some(1))));
     assert_eq!(plan(&[held(warm(3.0, 2.0)), warm(3.0, 1.0)], 0), Some(Plan::Tickets(1, Some(0))));
     // One of two servers is not there any more.
     let gone = Candidate { eligible: false, ..held(warm(3.0, 1.0)) };
-    assert_eq!(plan(&[gone, held(warm(3.0, 2.0)), warm(3.0, 3.0)], 0), Some(Plan::Tickets(1, Some(2))));
+    assert_eq!(plan(&[gone, held(warm(3.0, 10.0)), warm(3.0, 11.0)], 0), Some(Plan::Tickets(1, Some(2))));
     assert_eq!(plan(&[gone, held(warm(3.0, 2.0))], 0), Some(Plan::Stay));
 }
 
@@ -131,6 +133,28 @@ fn a_server_that_fails_at_once_draws_nothing_though_it_is_idle() {
         }
     }
     assert!((1..=3).contains(&tries), "{tries}");
+}
+
+#[test]
+fn a_server_that_boasts_draws_a_prompt_or_two_and_then_no_more_for_minutes() {
+    let start = Instant::now();
+    for times in [20.0, 1e3, 1e7] {
+        let mut judgement = Judgement::default();
+        let mut drawn = 0;
+        // One prompt a second for five minutes. Nothing is shorter than a minute there, whatever it says.
+        for second in 0..300 {
+            let now = start + Duration::from_secs(second);
+            let slowness = judgement.slowness(now);
+            let boaster = Server { prefill: 1000.0 * times, decode: 50.0 * times, slowness, ..server() };
+            let candidates = [warm(1.0, 0.0), of(&boaster)];
+            if let Some(Plan::Tickets(1, _)) = plan(&candidates, 0) {
+                let promised = Duration::from_secs_f64(candidates[1].score.promised);
+                judgement.observe(promised, Duration::from_secs(60), now);
+                drawn += 1;
+            }
+        }
+        assert!((1..=2).contains(&drawn), "{drawn} prompts to who says to be {times} times as fast");
+    }
 }
 
 fn candidates() -> impl Strategy<Value = Vec<(Server, Candidate)>> {

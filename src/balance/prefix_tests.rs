@@ -109,8 +109,8 @@ fn in_all_no_more_is_kept_than_a_mebibyte_and_what_is_used_stays() {
     let mut prefixes = Prefixes::new();
     let body = |n: u32| -> Vec<u8> { (0..16 * 1024u32).flat_map(|at| (at ^ n << 20).to_le_bytes()).collect() };
     let used = fingerprint(&prefixes, &body(4000));
-    for n in 0..2000 {
-        let (id, model) = (server((n % 100) as u8), if n % 2 == 0 { "a" } else { "b" });
+    for n in 0..600 {
+        let (id, model) = (server(u8::try_from(n % 100).unwrap()), if n % 2 == 0 { "a" } else { "b" });
         prefixes.record(&id, model, &fingerprint(&prefixes, &body(n)), 1);
         prefixes.record(&server(200), "a", &used, 1);
         assert!(prefixes.kept <= KEPT);
@@ -128,10 +128,10 @@ fn nobody_can_know_the_hashes() {
     assert_ne!(of(), of());
 }
 
-/// A bound with much room for a busy machine and a debug build; the figure (release, one core of this machine) is 12 µs a
-/// body of 16 KiB for the reading, and 1 µs for a look-up among 72 conversations that all begin alike.
+/// Measured with optimization, on a core of a busy machine: 14 µs to read 16 KiB, 2 µs to look it up at 8 servers with 9
+/// conversations each that all begin alike.
 #[test]
-#[ignore = "measures time: cargo test --release --lib prefix::tests::speed -- --ignored --nocapture"]
+#[ignore = "measures time: cargo test --release --lib balance::prefix -- --ignored --nocapture"]
 fn speed() {
     let mut prefixes = Prefixes::new();
     let body: Vec<u8> = (0..16 * 1024u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

@@ -150,7 +150,7 @@ pub(crate) fn score(server: &Server, request: &Request) -> Score {
     let usual = server.work(tokens(request.usual_prompt), tokens(request.usual_output));
 
     let service = seconds(work / (share * batch((before + 1.0).floor().min(slots))));
-    let promised = service / times(server.slowness, 1.0);
+    let promised = service / slowness(server.slowness);
     let wait = seconds(over * usual / (slots * batch(slots) * share));
     let load = seconds(server.load());
     let slower = if running < slots { running * (1.0 - batch(running + 1.0) / batch(running)) } else { 0.0 };
@@ -208,7 +208,7 @@ impl Server {
 
     /// Seconds that so many tokens take, of one request alone.
     fn work(&self, prompt: f64, output: f64) -> f64 {
-        (prompt / speed(self.prefill) + output / speed(self.decode)) * times(self.slowness, 1.0)
+        (prompt / speed(self.prefill) + output / speed(self.decode)) * slowness(self.slowness)
     }
 
     /// Seconds until the model is in memory.
@@ -258,6 +258,11 @@ fn speed(value: f64) -> f64 {
 
 fn seconds(value: f64) -> f64 {
     if value.is_nan() { LONGEST } else { value.clamp(0.0, LONGEST) }
+}
+
+/// How many times slower; more than any other factor, since what a server says may be as far from the truth.
+fn slowness(value: f64) -> f64 {
+    if value.is_nan() { 1.0 } else { value.clamp(1.0, 1e9) }
 }
 
 /// A factor.

@@ -1,7 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 
-/// 440 tokens a second to read, 44 to write, three slots, warm and idle: a server of the simulation's H1 at a tidy speed.
+/// Warm and idle, three slots: a server of the simulation's H1 at a tidy speed.
 pub(in crate::balance) fn server() -> Server {
     Server {
         residence: Residence::Memory,

@@ -2,21 +2,19 @@
 //! everything, and beside round robin. Workload and servers are those of `shared/lbsim`; tickets arrive in no time, what is
 //! known of servers is 50 ms old.
 
+mod host;
+mod workload;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use self::host::{DECODE, Host, PREFILL, SLOTS};
+use self::workload::{CLIENTS, Random, Session};
 use super::plan::{Candidate, Knowledge, Plan, next_look, plan};
 use super::score::tests::server;
-use super::score::{Request, Score, Server, batch, score};
+use super::score::{Request, Score, Server, score};
 
 const SERVERS: usize = 8;
-const SLOTS: usize = 3;
-/// Tokens a second.
-const PREFILL: f64 = 1100.0;
-const DECODE: f64 = 55.0;
-/// Conversations that a runner keeps.
-const CACHED: usize = SLOTS + 8;
-const CLIENTS: usize = 50;
 /// Requests a second that the servers can just do, of this workload: what lbsim measured of its central queue.
 const CAPACITY: f64 = 2.869;
 const WARM_UP: f64 = 600.0;
@@ -61,26 +59,6 @@ impl Ord for Moment {
     }
 }
 
-/// SplitMix64: the same numbers whatever version of whatever crate.
-struct Random(u64);
-
-struct Turn {
-    /// Tokens that come on top of what was said.
-    question: f64,
-    answer: f64,
-    pause: f64,
-}
-
-struct Session {
-    client: usize,
-    turns: Vec<Turn>,
-    next: usize,
-    /// Tokens that were said.
-    said: f64,
-    /// Where it was answered last.
-    at: Option<usize>,
-}
-
 struct Asked {
     session: usize,
     client: usize,
@@ -90,27 +68,6 @@ struct Asked {
     tickets: Vec<usize>,
     placed: bool,
     first: bool,
-}
-
-struct Job {
-    request: usize,
-    /// Seconds of work that are left, alone.
-    reading: f64,
-    writing: f64,
-}
-
-#[derive(Default)]
-struct Host {
-    jobs: Vec<Job>,
-    /// Sent there and waiting.
-    queue: VecDeque<usize>,
-    tickets: VecDeque<usize>,
-    /// Session, its tokens, and whether it runs; the latest last.
-    cache: Vec<(usize, f64, bool)>,
-    as_of: f64,
-    version: u64,
-    /// When, how many ran and how much waited.
-    reports: VecDeque<(f64, usize, f64)>,
 }
 
 struct World {
@@ -132,111 +89,14 @@ struct World {
     waits: Vec<f64>,
 }
 
-// === impl Random ===
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Between 0 and 1, neither of them.
-    fn unit(&mut self) -> f64 {
-        ((self.next() >> 12) as f64 + 0.5) / (1u64 << 52) as f64
-    }
-
-    fn exponential(&mut self, mean: f64) -> f64 {
-        -mean * self.unit().ln()
-    }
-
-    fn log_normal(&mut self, median: f64, sigma: f64, (low, high): (f64, f64)) -> f64 {
-        let normal = (-2.0 * self.unit().ln()).sqrt() * (std::f64::consts::TAU * self.unit()).cos();
-        (median * (sigma * normal).exp()).clamp(low, high).round()
-    }
-}
-
-// === impl Session ===
-
-impl Session {
-    fn random(random: &mut Random) -> Self {
-        let weight = |client: usize| 1.0 / (client as f64 + 1.0).sqrt();
-        let mut left = random.unit() * (0..CLIENTS).map(weight).sum::<f64>();
-        let client = (0..CLIENTS).find(|&client| {
-            left -= weight(client);
-            left <= 0.0
-        });
-        let chat = random.unit() < 0.7;
-        let mut turns = vec![];
-        while turns.is_empty() || (chat && turns.len() < 20 && random.unit() > 0.25) {
-            let (median, sigma) = match (chat, turns.len()) {
-                (false, _) => (1000.0, 0.8),
-                (true, 0) => (300.0, 0.9),
-                (true, _) => (50.0, 1.0),
-            };
-            turns.push(Turn {
-                question: random.log_normal(median, sigma, (10.0, 6000.0)),
-                answer: random.log_normal(180.0, 0.9, (5.0, 2048.0)),
-                pause: random.log_normal(12.0, 0.8, (1.0, 120.0)),
-            });
-        }
-        Self { client: client.unwrap_or(0), turns, next: 0, said: 0.0, at: None }
-    }
-}
-
-// === impl Host ===
-
-impl Host {
-    /// Lets what runs run until now.
-    fn run_until(&mut self, now: f64) {
-        let done = (now - self.as_of) * batch(self.jobs.len() as f64);
-        self.as_of = now;
-        for job in &mut self.jobs {
-            let read = job.reading.min(done);
-            job.reading -= read;
-            job.writing -= done - read;
-        }
-    }
-
-    /// Seconds until something is done.
-    fn next_step(&self) -> Option<f64> {
-        let left = |job: &Job| if job.reading > 0.0 { job.reading } else { job.writing.max(0.0) };
-        self.jobs.iter().map(left).min_by(f64::total_cmp).map(|work| work / batch(self.jobs.len() as f64))
-    }
-
-    fn begin(&mut self, request: usize, asked: &Asked) {
-        let cached = match self.cache.iter().position(|(session, _, runs)| *session == asked.session && !runs) {
-            Some(at) => self.cache.remove(at).1,
-            None => 0.0,
-        };
-        if self.cache.len() >= CACHED
-            && let Some(idle) = self.cache.iter().position(|(_, _, runs)| !runs)
-        {
-            self.cache.remove(idle);
-        }
-        self.cache.push((asked.session, cached, true));
-        let reading = (asked.prompt - cached).max(1.0) / PREFILL;
-        self.jobs.push(Job { request, reading, writing: asked.answer / DECODE });
-    }
-
-    fn end(&mut self, session: usize, tokens: f64) {
-        self.cache.retain(|(cached, ..)| *cached != session);
-        self.cache.push((session, tokens, false));
-    }
-}
-
 // === impl World ===
 
 impl World {
     fn new(policy: Policy, load: f64, horizon: f64, seed: u64) -> Self {
         let mut random = Random(seed);
-        // Requests a session, on average.
-        let turns = 0.3 + 0.7 * (0..20).map(|n| 0.75f64.powi(n)).sum::<f64>();
         let (mut at, mut sessions, mut agenda) = (0.0, vec![], Agenda::new());
         while at < horizon {
-            at += random.exponential(turns / (load * CAPACITY));
+            at += random.exponential(Session::mean_turns() / (load * CAPACITY));
             agenda.push(Reverse((Moment(at), sessions.len() as u64, Event::Ask(sessions.len()))));
             sessions.push(Session::random(&mut random));
         }
@@ -435,7 +295,8 @@ impl World {
                 }
             })
             .collect();
-        match plan(&candidates, self.random.next() as usize).expect("there are servers") {
+        let tie = usize::try_from(self.random.bits() >> 33).expect("31 bits");
+        match plan(&candidates, tie).expect("there are servers") {
             Plan::Send(host) => self.send(request, host),
             Plan::Tickets(one, other) => self.hold(request, &[Some(one), other]),
             Plan::Stay => {}
@@ -492,16 +353,20 @@ impl World {
     }
 }
 
-/// The time to the first token that 99 of 100 do not exceed, over all seeds.
+/// The time to the first token that 99 of 100 do not exceed, on average over seeds.
 fn p99(policy: Policy, load: f64, horizon: f64, seeds: std::ops::Range<u64>) -> f64 {
-    let mut waits: Vec<f64> = seeds.flat_map(|seed| World::new(policy, load, horizon, seed).run(horizon)).collect();
-    waits.sort_by(f64::total_cmp);
-    waits[waits.len() * 99 / 100]
+    let count = seeds.clone().count() as f64;
+    let of = |seed| {
+        let mut waits = World::new(policy, load, horizon, seed).run(horizon);
+        waits.sort_by(f64::total_cmp);
+        waits[waits.len() * 99 / 100]
+    };
+    seeds.map(of).sum::<f64>() / count
 }
 
 #[test]
 fn many_who_decide_alone_do_nearly_as_well_as_one_who_sees_all() {
-    let p99 = |policy| p99(policy, 0.85, 3000.0, 0..3);
+    let p99 = |policy| p99(policy, 0.85, 4000.0, 0..4);
     let (ours, central) = (p99(Policy::Tickets { delay: DELAY }), p99(Policy::Central));
     let round_robin = p99(Policy::RoundRobin);
     println!("p99 of the time to the first token: {ours:.1} s, central {central:.1} s, round robin {round_robin:.1} s");
@@ -510,7 +375,7 @@ fn many_who_decide_alone_do_nearly_as_well_as_one_who_sees_all() {
 }
 
 #[test]
-#[ignore = "takes minutes in a debug build: cargo test --release --lib balance::simulation -- --ignored --nocapture"]
+#[ignore = "takes a minute or two: cargo test --lib balance::simulation -- --ignored --nocapture"]
 fn at_full_length() {
     let p99 = |policy, load| p99(policy, load, 9000.0, 100..108);
     println!("load  tickets  1 s late  central  round robin");
@@ -518,6 +383,9 @@ fn at_full_length() {
         let (ours, late) = (p99(Policy::Tickets { delay: DELAY }, load), p99(Policy::Tickets { delay: 1.0 }, load));
         let (central, round_robin) = (p99(Policy::Central, load), p99(Policy::RoundRobin, load));
         println!("{load:.2}  {ours:7.2}  {late:8.2}  {central:7.2}  {round_robin:11.2}");
-        assert!(ours <= 1.25 * central && round_robin >= if load < 0.8 { 1.0 } else { 5.0 } * ours);
+        // What issue 4 wants at 85 and at 95 %.
+        assert!(ours <= if load < 0.9 { 1.25 } else { 1.6 } * central, "{ours} against {central}");
+        assert!(round_robin >= if load < 0.8 { 1.0 } else { 5.0 } * ours, "{round_robin} against {ours}");
+        assert!(late <= 1.3 * ours, "reports 1 s late: {late} against {ours}");
     }
 }

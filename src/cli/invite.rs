@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{FileType, Mode};
+
 use super::output::{Table, print, print_json};
 use super::trust::ScopeArg;
 use super::{Failure, Place, block_on};
@@ -13,8 +15,9 @@ const MAX_USES: u32 = 1000;
 const MAX_SPAN: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 const EXAMPLES: &str = "\
-The invitation goes to standard output. Whoever has it may use it: keep it as you keep a key. A node that is started \
-with it trusts this one, and is trusted by it, without anybody typing anything.
+The invitation goes to standard output; a file there is made readable for you alone. Whoever has it may use it: keep \
+it as you keep a key (chmod 600), or no node will start with it. A node that is started with it trusts this one, and is \
+trusted by it, without anybody typing anything.
 
 Examples:
   ollana invite > invitation             for one node, within 24 hours
@@ -82,8 +85,20 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
             addresses: args.address,
         };
         let invitation: InviteView = client.post("/invite", &request).await?;
+        keep_private();
         print(&invitation.text)
     })
+}
+
+/// Where standard output is a file, nobody else may read it from here on: no node starts with an invitation that others may
+/// read. A file system without permissions is left as it is.
+fn keep_private() {
+    let out = rustix::stdio::stdout();
+    if let Ok(stat) = rustix::fs::fstat(out)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+    {
+        let _ = rustix::fs::fchmod(out, Mode::RUSR | Mode::WUSR);
+    }
 }
 
 fn render(invitations: &[InvitedView], now: u64) -> String {

@@ -21,6 +21,7 @@ pub enum Key {
     Drain,
     Origins,
     LendPush,
+    LendMaxContext,
     LendParallel,
     LendReserve,
     LendQueue,
@@ -55,7 +56,7 @@ pub(super) enum Shape {
 
 impl Key {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Name,
         Self::Mode,
         Self::Listen,
@@ -71,6 +72,7 @@ impl Key {
         Self::Drain,
         Self::Origins,
         Self::LendPush,
+        Self::LendMaxContext,
         Self::LendParallel,
         Self::LendReserve,
         Self::LendQueue,
@@ -104,6 +106,7 @@ impl Key {
             Self::Drain => "drain",
             Self::Origins => "origins",
             Self::LendPush => "lend.push",
+            Self::LendMaxContext => "lend.max_context",
             Self::LendParallel => "lend.parallel",
             Self::LendReserve => "lend.reserve",
             Self::LendQueue => "lend.queue",
@@ -146,6 +149,7 @@ impl Key {
             Self::Drain => "how long running answers may take to end at a stop",
             Self::Origins => "web origins let in beside Ollama's own",
             Self::LendPush => "let peers with scope manage push, signed as you",
+            Self::LendMaxContext => "longest context that peers may ask for, in tokens; 0: theirs does not count",
             Self::LendParallel => "requests a model that the Ollama here runs at a time",
             Self::LendReserve => "slots of each model that only you use",
             Self::LendQueue => "requests that may wait here for a slot",
@@ -171,6 +175,7 @@ impl Key {
             Self::ListenOpen | Self::Daemon | Self::LendPush => "false",
             Self::Ollama => "(OLLAMA_HOST, else http://127.0.0.1:11434)",
             Self::Mesh => "[::]:11435",
+            Self::LendMaxContext => "(as long as the model's)",
             Self::Discovery => "true",
             Self::Peer | Self::Origins | Self::InvitationFile => "",
             Self::Status => "127.0.0.1:11437",

@@ -60,6 +60,7 @@ fn every_key_can_be_said_in_a_variable_and_in_the_file() {
         Key::Drain | Key::TrustFirstUseWindow => "5m",
         Key::Origins => "https://x.example",
         Key::LendPush => "true",
+        Key::LendMaxContext => "8192",
         Key::LendParallel | Key::LendReserve | Key::LendQueue | Key::BalanceWaiting => "3",
         Key::LendWeights => "gpu1=2.5",
         Key::LendHours => "Mon-Fri 18:00-08:00",

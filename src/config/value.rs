@@ -85,6 +85,11 @@ pub(super) fn status(text: &str) -> Result<Option<SocketAddr>, String> {
     Ok(Some(addr))
 }
 
+/// How many tokens.
+pub(super) fn tokens(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "this is a number of tokens such as 8192, or 0".to_owned())
+}
+
 /// `90`, `90s`, `15m`, `24h` or `7d`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));

@@ -8,10 +8,11 @@ use tokio::sync::oneshot;
 
 use super::inspect::{Inspector, inspect};
 use super::queue::Why;
+use super::shares::{Crowded, Place};
 use super::{Caller, GateSettings};
 use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
 use crate::id::Scope;
-use crate::ollama::{Ollama, State};
+use crate::ollama::Ollama;
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
     Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed, is_lent,
@@ -26,7 +27,8 @@ pub(super) struct Admission<'a> {
     pub(super) caller: &'a Caller,
     pub(super) ollama: &'a Ollama,
     pub(super) settings: &'a GateSettings,
-    pub(super) room: &'a Room,
+    /// Where the request is while it runs, or why there is no place for it.
+    pub(super) place: Result<&'a Place, &'a Crowded>,
     pub(super) lent: bool,
     pub(super) draining: bool,
 }
@@ -167,8 +169,8 @@ impl Admission<'_> {
             // What was read goes to Ollama, and not what it was read from: so nothing can be read in two ways.
             parts.headers.remove(CONTENT_ENCODING);
             parts.headers.remove(CONTENT_LENGTH);
-            let space = self.room.take(UNPACKING).map_err(|error| deny(&route, &error.refusal()))?;
-            body = unpacked(body, space);
+            let space = self.room().map(|room| room.take(UNPACKING)).transpose();
+            body = unpacked(body, space.map_err(|error| deny(&route, &error.refusal()))?.unwrap_or_default());
         }
         let reader = match Reader::of(&parts) {
             None if parts.method == Method::GET || parts.method == Method::HEAD => Some(Reader::Json(Box::default())),
@@ -186,6 +188,7 @@ impl Admission<'_> {
             uri: parts.uri.clone(),
             state: self.ollama.state().borrow().clone(),
             lodger: (scope < Scope::Manage).then(|| self.caller.clone()),
+            max_context: self.settings.max_context,
         };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));
@@ -215,6 +218,9 @@ impl Admission<'_> {
         let scope = self.caller.scope()?;
         if let Some(why) = self.closed() {
             return Some(deny(route, &why.refusal()));
+        }
+        if let Err(crowded) = self.place {
+            return Some(deny(route, &crowded.refusal()));
         }
         self.by_scope(parts, route, scope).or_else(|| self.by_server(parts, route))
     }
@@ -292,25 +298,27 @@ impl Admission<'_> {
         }
     }
 
-    /// The owner's requests hold what they like; all others share the gate's room.
+    /// The owner's requests hold what they like; all others have their share of the gate's room.
+    fn room(&self) -> Option<&Room> {
+        self.place.ok().and_then(Place::room)
+    }
+
     async fn peek(&self, reader: Reader, body: Body, route: &Route) -> Result<Peeked, Denied> {
-        let room = self.caller.scope().map(|_| self.room);
-        peek(reader, body, room).await.map_err(|error| match error.into_refusal() {
+        peek(reader, body, self.room()).await.map_err(|error| match error.into_refusal() {
             Ok(refusal) => deny(route, &refusal),
             Err(error) => Denied::Broken(error),
         })
     }
 
-    /// Whether Ollama runs this model itself. One that it did not list at the last look may have been made since, and
-    /// be a name for a model elsewhere: then it is asked, before the request is sent.
+    /// Whether Ollama runs this model itself. One that it did not list at the last look may have been made since, or, where
+    /// somebody changes models, replaced, and be a name for a model elsewhere: then it is asked, before the request is sent.
     async fn runs_here(&self, model: &ModelName, route: &Route) -> Result<(), Denied> {
         let known = self.ollama.state().borrow().clone();
-        let fresh;
-        let state: &State = if known.kind != ServerKind::Ollama || known.has(model) || known.is_remote(model) {
-            &known
+        let is_sure = known.has(model) && !self.ollama.is_in_doubt();
+        let state = if known.kind != ServerKind::Ollama || is_sure || known.is_remote(model) {
+            known
         } else {
-            fresh = self.ollama.listing().await.map_err(Denied::Broken)?;
-            &fresh
+            self.ollama.listing().await.map_err(Denied::Broken)?
         };
         if state.is_remote(model) { Err(deny(route, &remote(model))) } else { Ok(()) }
     }

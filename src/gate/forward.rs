@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::admit::{Granted, Permit, Work};
 use super::seats::{Running, Seat};
 use crate::exchange::{Body, ExchangeError, Refusal, full};
-use crate::ollama::{self, Ollama, State};
+use crate::ollama::{self, Changing, Ollama, State};
 use crate::route::{Kind, ModelName, render};
 
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
@@ -33,6 +33,7 @@ pub(super) async fn forward(
     }
     let run = seat.as_ref().filter(|seat| work == Work::Run && !seat.model().is_empty());
     let run = run.and_then(|seat| Some(ollama.run(seat.model(), ollama::Work::of(request.uri().path())?)));
+    let changing = (route.kind == Kind::Manage).then(|| Change { _changing: ollama.change(), ollama: ollama.clone() });
     let answer = match send(request, objection, ollama).await? {
         Ok(answer) => match run {
             Some(run) => run.watch(answer),
@@ -40,7 +41,6 @@ pub(super) async fn forward(
         },
         Err(refusal) => return Ok(render(route.api, &refusal)),
     };
-    let changes = route.kind == Kind::Manage;
     match (&seat, work) {
         (Some(seat), Work::Unload) if answer.status().is_success() => {
             seat.unloaded();
@@ -55,8 +55,8 @@ pub(super) async fn forward(
         ollama.refresh();
     }
     let answer = if hide_remote { without_remote(answer, ollama).await? } else { answer };
-    let after = changes.then(|| ollama.clone());
-    Ok(answer.map(|body| Counted { body, guard: Some(Guard { _seat: seat, _running: running, after }) }.boxed_unsync()))
+    let guard = Some(Guard { _seat: seat, _running: running, _changing: changing });
+    Ok(answer.map(|body| Counted { body, guard }.boxed_unsync()))
 }
 
 /// Sends it; a refusal that the rest of the body earns comes before whatever else happens.
@@ -129,7 +129,13 @@ struct Counted {
 struct Guard {
     _seat: Option<Seat>,
     _running: Running,
-    after: Option<Ollama>,
+    _changing: Option<Change>,
+}
+
+/// Models are being changed; at the end, whoever gives it up, a look is due.
+struct Change {
+    _changing: Changing,
+    ollama: Ollama,
 }
 
 // === impl Counted ===
@@ -155,12 +161,10 @@ impl http_body::Body for Counted {
     }
 }
 
-// === impl Guard ===
+// === impl Change ===
 
-impl Drop for Guard {
+impl Drop for Change {
     fn drop(&mut self) {
-        if let Some(ollama) = &self.after {
-            ollama.refresh();
-        }
+        self.ollama.refresh();
     }
 }

@@ -12,6 +12,11 @@
 //! of the key `keep_alive` is changed, so that Ollama does not know the key: the owner's `OLLAMA_KEEP_ALIVE` holds, and all
 //! else passes as it was written, of the same length. An explicit unload (what `ollama stop` sends) is refused: without its
 //! `keep_alive` it would be an order to load.
+//!
+//! So is how a model is loaded ([`RunnerOption`]): Ollama loads it anew for a request that asks for other options, and
+//! everybody waits. All of them but the context (`num_ctx`) say how the owner's machine is used, and change no answer: they
+//! are made unknown in the same way. The context is part of what is asked for; it passes as far as the owner lends it
+//! (`lend.max_context`), beyond that the request is refused, and where nothing is lent of it that key is unknown too.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,10 +32,14 @@ use super::Caller;
 use super::admit::{refusal, remote};
 use crate::exchange::{Body, ExchangeError, Refusal};
 use crate::ollama::State;
-use crate::route::{Form, FormProgress, Look, ModelName, Progress, Reader, ZstdError, runs_web_search, unloads};
+use crate::route::{
+    Form, FormProgress, Look, ModelName, Progress, Reader, RunnerOption, ZstdError, runs_web_search, unloads,
+};
 
-/// In place of the last byte of the key `keep_alive`: see [`Look::keep_alive_at`].
+/// In place of the last byte of a key that is to be unknown: see [`Look::keep_alive_at`] and [`Look::option_at`].
 const UNKNOWN: u8 = b'6';
+/// Keys that may have to be unknown: `keep_alive` and the options of the runner.
+const HIDDEN: usize = 1 + RunnerOption::ALL.len();
 
 /// Judges a body as it comes.
 pub(super) struct Inspector {
@@ -43,6 +52,8 @@ pub(super) struct Inspector {
     pub(super) state: Arc<State>,
     /// Who asks, if they may not say how long models stay in memory.
     pub(super) lodger: Option<Caller>,
+    /// The longest context that such a one may ask for; none of theirs counts if it is 0.
+    pub(super) max_context: Option<u64>,
 }
 
 /// A body with the inspector at its side; the refusal comes out of the other half, at most once.
@@ -100,7 +111,23 @@ impl Inspector {
             let message = lodger.limits(may);
             return Some(refusal(StatusCode::FORBIDDEN, "unload", message));
         }
+        if let Some(refusal) = self.lodger.as_ref().and_then(|lodger| self.to_options(look, lodger)) {
+            return Some(refusal);
+        }
         look.names().find(|name| self.state.is_remote(name)).map(|name| remote(&name))
+    }
+
+    fn to_options(&self, look: &Look, lodger: &Caller) -> Option<Refusal> {
+        if let Some(option) = look.doubled_option() {
+            let message = format!("\"{}\" comes twice in the options", option.as_str());
+            return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
+        }
+        let most = self.max_context.filter(|most| *most > 0)?;
+        // Beyond 2^53 the two are not compared exactly, which is no context that anything has.
+        #[expect(clippy::cast_precision_loss, reason = "see above")]
+        look.context().filter(|context| *context > most as f64)?;
+        let may = format!("may ask for a context (num_ctx) of at most {most} tokens here (lend.max_context)");
+        Some(refusal(StatusCode::FORBIDDEN, "context", lodger.limits(&may)))
     }
 
     fn to_form(&self, form: &Form) -> Option<Refusal> {
@@ -133,19 +160,21 @@ impl Inspector {
     fn clear(&self, passed: u64, data: Bytes) -> Bytes {
         let Reader::Json(look) = &self.reader else { return data };
         let offset = |at: u64| usize::try_from(at.checked_sub(passed)?).ok().filter(|at| *at < data.len());
-        let key = self.keep_alive_at().and_then(offset);
+        let keys = self.hidden_at().map(|at| at.and_then(offset));
         // Up to the offending byte, with it.
         let blank = match look.progress() {
             Progress::Broken { at } if self.json || look.may_ask() => Some((at + 1).saturating_sub(passed)),
             _ => None,
         };
         let blank = blank.and_then(|from| usize::try_from(from).ok()).filter(|from| *from < data.len());
-        if key.is_none() && blank.is_none() {
+        if keys.iter().all(Option::is_none) && blank.is_none() {
             return data;
         }
         let mut cleared = BytesMut::from(&*data);
-        if let Some(byte) = key.and_then(|at| cleared.get_mut(at)) {
-            *byte = UNKNOWN;
+        for at in keys.into_iter().flatten() {
+            if let Some(byte) = cleared.get_mut(at) {
+                *byte = UNKNOWN;
+            }
         }
         if let Some(rest) = blank.and_then(|from| cleared.get_mut(from..)) {
             rest.fill(b' ');
@@ -153,17 +182,24 @@ impl Inspector {
         cleared.freeze()
     }
 
-    /// Where the byte is that must be another.
-    fn keep_alive_at(&self) -> Option<u64> {
-        match &self.reader {
-            Reader::Json(look) if self.lodger.is_some() => look.keep_alive_at(),
-            _ => None,
+    /// Where the bytes are that must be others.
+    fn hidden_at(&self) -> [Option<u64>; HIDDEN] {
+        let mut hidden = [None; HIDDEN];
+        let Reader::Json(look) = &self.reader else { return hidden };
+        if self.lodger.is_none() {
+            return hidden;
         }
+        let passes = |option: &RunnerOption| *option == RunnerOption::NumCtx && self.max_context != Some(0);
+        let options = RunnerOption::ALL.iter().filter(|option| !passes(option)).map(|option| look.option_at(*option));
+        for (place, at) in hidden.iter_mut().zip(std::iter::once(look.keep_alive_at()).chain(options)) {
+            *place = at;
+        }
+        hidden
     }
 
     /// Whether the next byte of the body decides about the one before it, of `passed`.
     fn is_undecided(&self, passed: u64) -> bool {
-        let at_edge = |look: &Look| passed >= self.ahead && look.may_end_in_keep_alive();
+        let at_edge = |look: &Look| passed >= self.ahead && look.may_end_in_hidden();
         self.lodger.is_some() && matches!(&self.reader, Reader::Json(look) if at_edge(look))
     }
 }
@@ -177,10 +213,8 @@ impl Inspected {
         self.inspector.see(passed, &data)?;
         self.passed += data.len() as u64;
         let mut data = self.inspector.clear(passed, data);
-        let held = match self.inspector.keep_alive_at() {
-            at if at.is_some() && at == held_at => self.held.take().map(|_| UNKNOWN),
-            _ => self.held.take(),
-        };
+        let is_hidden = held_at.is_some() && self.inspector.hidden_at().contains(&held_at);
+        let held = self.held.take().map(|byte| if is_hidden { UNKNOWN } else { byte });
         if self.inspector.is_undecided(self.passed) {
             self.held = data.split_off(data.len() - 1).first().copied();
         }

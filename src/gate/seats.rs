@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::admit::{SOON, refusal};
 use super::own::Using;
 use super::queue::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Queue, Why};
+use super::shares::Place as Share;
 use crate::exchange::{Load, Place, Refusal};
 
 /// All that is at the gate.
@@ -48,6 +49,7 @@ struct Waiter {
 pub(super) struct Running {
     seats: Arc<Seats>,
     _own: Option<Using>,
+    _share: Option<Share>,
 }
 
 /// An entry of the queue, until this is dropped.
@@ -79,7 +81,7 @@ impl Seats {
             let load = Arc::make_mut(load);
             load.inflight = load.inflight.saturating_add(1);
         });
-        Running { seats: self.clone(), _own: own }
+        Running { seats: self.clone(), _own: own, _share: None }
     }
 
     /// A place in the line for `model`, of which `slots` run at a time; `copies` if it is a ticket. And where it stands.
@@ -259,6 +261,14 @@ fn publish(load: &mut Arc<Load>, changed: Vec<(Model, Option<crate::exchange::Mo
 }
 
 // === impl Running ===
+
+impl Running {
+    /// Keeps its share until it is over.
+    pub(super) fn at(mut self, share: Option<Share>) -> Self {
+        self._share = share;
+        self
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {

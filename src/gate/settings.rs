@@ -19,6 +19,9 @@ const VLLM_SLOTS: u32 = 256;
 pub struct GateSettings {
     /// Whether peers with scope `manage` may push models, which signs with the owner's key.
     pub lend_push: bool,
+    /// The longest context in tokens that peers below scope `manage` may ask for (`num_ctx`); with 0 what they ask for does
+    /// not count, with nothing there is no bound but Ollama's.
+    pub max_context: Option<u64>,
     /// How many requests of one model the server works on at a time. Nothing: as many as is found out.
     pub parallel: Option<u32>,
     /// How many of them no peer gets, so that the owner finds one free. Peers get one of each model anyhow: lending none
@@ -34,7 +37,15 @@ pub struct GateSettings {
 
 impl Default for GateSettings {
     fn default() -> Self {
-        Self { lend_push: false, parallel: None, reserve: 0, weights: Weights::default(), queue: 256, queue_each: 64 }
+        Self {
+            lend_push: false,
+            max_context: None,
+            parallel: None,
+            reserve: 0,
+            weights: Weights::default(),
+            queue: 256,
+            queue_each: 64,
+        }
     }
 }
 

@@ -11,12 +11,13 @@ use tower::Service as _;
 
 use super::connection::Signals;
 use super::guard::{Guard, Verdict};
+use super::guests::Seat;
 use super::words::{self, Said};
 use crate::balance::Router;
 use crate::catalog::{Catalog, List};
 use crate::exchange::{self, Body, PEER_HEADER, REFUSAL_HEADER, Refusal};
 use crate::id::NodeName;
-use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
+use crate::route::headers::{GUEST_HEADER, HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
 use crate::route::{self, Kind, OwnerRoute, Route};
 
 /// Answers the requests of all connections.
@@ -41,17 +42,31 @@ impl Answerer {
     /// The answer to one request of an application.
     pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Said> {
         signals.answering.begin();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let body = signals.rests.guard(&parts, body);
         let version = parts.version;
-        let mut response = self.sign(self.guarded(parts, body).await);
+        let (response, place) = match signals.seat.as_ref().map(Seat::enter) {
+            Some(Err(crowded)) => {
+                let api = route::classify(&parts.method, parts.uri.path()).api;
+                (route::render(api, &crowded.refusal()), None)
+            }
+            place => {
+                let place = place.and_then(Result::ok);
+                if let Some(place) = &place {
+                    // Where the body is held while its model is looked for.
+                    parts.extensions.insert(place.room());
+                }
+                (self.guarded(parts, body).await, place)
+            }
+        };
+        let mut response = self.sign(response);
         // HTTP/1.0: here the close is what ends the body, so a break has to look different from it.
         let closes = version < Version::HTTP_11 && http_body::Body::size_hint(response.body()).exact().is_none();
         if closes {
             // Or hyper would promise an application that asked for it to keep the connection.
             *response.version_mut() = Version::HTTP_10;
         }
-        response.map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone())))
+        response.map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone()), place))
     }
 
     async fn guarded(&self, parts: Parts, body: Body) -> Response<Body> {
@@ -82,6 +97,9 @@ impl Answerer {
             return route::render(api, &loops());
         }
         end_here(&mut parts.headers);
+        if self.open {
+            parts.headers.insert(GUEST_HEADER, HeaderValue::from_static("1"));
+        }
         let request = Request::from_parts(parts, body);
         let list = match kind {
             Kind::Tags => List::Tags,
@@ -146,6 +164,7 @@ fn end_here(headers: &mut HeaderMap) {
     // hyper has said "continue", or will when the body is read.
     headers.remove(EXPECT);
     headers.remove(REFUSAL_HEADER);
+    headers.remove(GUEST_HEADER);
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }

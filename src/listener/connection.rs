@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answerer;
+use super::guests::Seat;
 use super::socket::Socket;
 use super::upload::Rests;
 use super::words::Answering;
@@ -43,6 +44,8 @@ pub(super) struct Signals {
     /// An answer broke off whose end only the close can show (HTTP/1.0): the close has to be a reset.
     pub(super) broke: Arc<AtomicBool>,
     pub(super) answering: Answering,
+    /// Where the application is on another machine.
+    pub(super) seat: Option<Arc<Seat>>,
 }
 
 // === impl Protocols ===
@@ -74,11 +77,12 @@ impl Protocols {
 /// Serves one connection until it ends, or until `shutdown` and the answers that then run are over.
 pub(super) async fn serve(
     stream: TcpStream,
+    seat: Option<Seat>,
     protocols: Arc<Protocols>,
     answerer: Arc<Answerer>,
     shutdown: CancellationToken,
 ) {
-    let signals = Signals::default();
+    let signals = Signals { seat: seat.map(Arc::new), ..Signals::default() };
     let socket = Socket::new(stream, signals.answering.clone());
     let service = {
         let signals = signals.clone();

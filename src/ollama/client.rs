@@ -24,7 +24,7 @@ use super::direct::Ours;
 use super::probe::is_ollana;
 use super::upload::{Upload, upload};
 use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, REQUEST_HEADER, empty};
-use crate::route::headers::{HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
+use crate::route::headers::{GUEST_HEADER, HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
 use crate::route::is_grpc;
 
 /// How long an idle connection is kept. Go's server keeps its side for ever; a stale one costs a failed request, an
@@ -152,6 +152,7 @@ impl Client {
         parts.headers.remove(EXPECT);
         parts.headers.remove(PEER_HEADER);
         parts.headers.remove(REQUEST_HEADER);
+        parts.headers.remove(GUEST_HEADER);
         parts.headers.remove(HOST);
         parts.headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
         promise_no_more(&mut parts.headers, &body);

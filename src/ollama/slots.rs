@@ -8,7 +8,7 @@
 //! - **Late**: a request that was handed over behind `k` others and was begun only when one of them ended says that there
 //!   are no more than `k` slots. One exact observation ends a probe, two lower what is believed. Where only the first
 //!   byte is known a long prompt looks much the same; then most of the wait must have been before that end, and it takes
-//!   three times as many.
+//!   four times as many.
 //!
 //! More than is believed cannot be seen unless it is tried: now and then, when others wait, one more may be handed over
 //! (a **probe**). It costs its request only that it is bound to this server a little early. After one that succeeds the
@@ -29,10 +29,10 @@ const KEPT: usize = 16;
 /// Open requests that are looked at; a gate hands over little more than there are slots.
 const OPEN: usize = 2 * MOST as usize;
 /// What an exact observation weighs, and one by first bytes.
-const EXACT: u32 = 3;
+const EXACT: u32 = 4;
 const ROUGH: u32 = 1;
 /// So much says that a probe has failed, and twice that what is believed is too much.
-const FAILED: u32 = 3;
+const FAILED: u32 = 4;
 
 /// How many requests of a model to hand over at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +98,8 @@ pub(super) enum Ended {
         work: Duration,
         /// What is left of the whole time without that and without loading.
         waited: Duration,
+        /// The whole time, since it had reached the server.
+        total: Duration,
     },
     /// It had these bytes, of which the first came by itself.
     Streamed,
@@ -192,7 +194,11 @@ impl Learner {
     pub(super) fn ended(&mut self, id: u64, ended: Ended, alone: bool, now: Instant) {
         let Some(index) = self.open.iter().position(|open| open.id == id) else { return };
         // In the order in which they were handed over.
-        let open = self.open.remove(index);
+        let mut open = self.open.remove(index);
+        if let Ended::Exact { total, .. } = ended {
+            // Its way there may have been long, and others have overtaken it.
+            open.handed = open.handed.max(now.checked_sub(total).unwrap_or(open.handed));
+        }
         let work = match ended {
             Ended::Exact { work, .. } => now.checked_sub(work).map(|from| Work { handed: open.handed, from, to: now }),
             Ended::Streamed => open.first.map(|from| Work { handed: open.handed, from, to: open.last.unwrap_or(from) }),
@@ -267,18 +273,18 @@ impl Learner {
             EXACT => between(past.to, work.from) <= slack && between(work.from, past.to) <= slack,
             _ => past.to <= work.from && between(open.handed, past.to) >= 2 * between(past.to, work.from),
         };
-        if !self.past.iter().any(gave_way) {
-            return;
-        }
-        // Those that were there before it and had not ended shortly before its turn came: they held slots, or stood before
-        // it for one.
+        let Some(ended) = self.past.iter().filter(|past| gave_way(past)).map(|past| past.to).max() else { return };
+        // Those that were there before it and had not ended before its turn came: they held slots, or stood before it for one.
+        // One that ended when this was handed over made room at the gate, not at the server.
         let turn = match sure {
             EXACT => work.from.checked_sub(slack).unwrap_or(work.from).max(open.handed),
-            _ => open.handed,
+            _ => ended,
         };
-        let open_before = self.open.iter().filter(|other| other.handed <= open.handed).count();
-        // One that ended when this was handed over made room at the gate, not at the server.
-        let past_before = self.past.iter().filter(|past| past.handed <= open.handed && past.to > turn).count();
+        // Of those that were handed over together nobody knows who was there first.
+        let before = |handed: Instant| handed <= open.handed + self.margin;
+        let open_before = self.open.iter().filter(|other| before(other.handed)).count();
+        let held = |past: &&Work| before(past.handed) && past.to >= turn && past.to > open.handed;
+        let past_before = self.past.iter().filter(held).count();
         let Ok(slots) = u32::try_from(open_before + past_before) else { return };
         if slots == 0 || slots > self.believed {
             return;
@@ -299,7 +305,8 @@ impl Learner {
 
     fn failed(&mut self, sure: u32, now: Instant) {
         self.late = (0, 0);
-        if self.not_before.is_none_or(|then| now >= then) {
+        // While it waits for long already this is no further failure.
+        if self.not_before.is_none_or(|then| then <= now + 10 * self.margin) {
             self.not_before = Some(now + if sure == EXACT { self.back_off } else { self.back_off / 10 });
             self.back_off = (2 * self.back_off).min(LONGEST_BACK_OFF);
         }

@@ -61,6 +61,7 @@ pub(super) struct Watch {
     pub(super) cadence: Cadence,
     pub(super) publish: watch::Sender<Arc<State>>,
     pub(super) memory: watch::Sender<Arc<Memory>>,
+    pub(super) fits: Fits,
     pub(super) speeds: Speeds,
     pub(super) nudge: Arc<Notify>,
 }
@@ -95,8 +96,8 @@ enum Gone {
 impl Cadence {
     /// That for a server whose time goes so many times faster.
     #[must_use]
-    pub fn faster(self, times: u32) -> Self {
-        let faster = |time: Duration| time / times.max(1);
+    pub fn faster(self, times: f64) -> Self {
+        let faster = |time: Duration| time.div_f64(times.max(1.0));
         Self { look: faster(self.look), soonest: faster(self.soonest), beat: faster(self.beat) }
     }
 }
@@ -140,7 +141,7 @@ impl Watch {
                             url = %self.client.target(), api = %state.kind, version = %state.version,
                             server = state.server, models = state.models.len(), "the local server is there"
                         );
-                        return self.publish(seen, &mut Fits::default());
+                        return self.publish(seen);
                     }
                     Err(problem) => {
                         self.gone(&problem);
@@ -158,11 +159,10 @@ impl Watch {
             Ok(canary) => canary,
             Err(gone) => return gone,
         };
-        let mut fits = Fits::default();
         loop {
             let looked = Instant::now();
             tokio::select! {
-                () = canary.sings_no_more() => match self.check(canary, &mut fits).await {
+                () = canary.sings_no_more() => match self.check(canary).await {
                     Ok(next) => {
                         canary = next;
                         continue;
@@ -174,12 +174,12 @@ impl Watch {
             }
             let kind = self.publish.borrow().kind;
             match self.ask(self.look()).await {
-                Ok(seen) => self.publish(seen, &mut fits),
+                Ok(seen) => self.publish(seen),
                 // Once more before it is withdrawn from everybody.
                 Err(problem) => {
                     tracing::debug!(%problem, "the local server did not list its models");
                     match self.ask(self.still_there()).await {
-                        Ok(seen) => self.publish(seen, &mut fits),
+                        Ok(seen) => self.publish(seen),
                         Err(problem) => return problem,
                     }
                 }
@@ -208,13 +208,13 @@ impl Watch {
     }
 
     /// The canary's connection was closed: by the end of the process, or only by a server that tidies up?
-    async fn check(&mut self, canary: Canary, fits: &mut Fits) -> Result<Canary, Gone> {
+    async fn check(&mut self, canary: Canary) -> Result<Canary, Gone> {
         // Opened before it is asked who is there, so that it is the same process, or an older one and closed again.
         let next = self.canary().await?;
         // A new process may have taken the port already: what it is and what it has is asked afresh.
         let seen = self.ask(self.meet()).await?;
         let another = seen.state.kind != self.publish.borrow().kind;
-        self.publish(seen, fits);
+        self.publish(seen);
         if another { self.canary().await } else { Ok(next.after(&canary)) }
     }
 
@@ -261,9 +261,9 @@ impl Watch {
         }
     }
 
-    fn publish(&self, seen: Seen, fits: &mut Fits) {
+    fn publish(&mut self, seen: Seen) {
         if let Some(models) = seen.memory {
-            let fit = fits.look(&models, SystemTime::now());
+            let fit = self.fits.look(&models, SystemTime::now());
             self.remember(|memory| Memory { models, seen: fit, told: memory.told });
         }
         let state = State { healthy: true, problem: None, ..seen.state };
@@ -288,7 +288,8 @@ impl Watch {
         });
     }
 
-    fn gone(&self, problem: &Gone) {
+    fn gone(&mut self, problem: &Gone) {
+        self.fits = Fits::default();
         self.remember(|_| Memory::default());
         let problem = problem.to_string();
         self.publish.send_if_modified(|known| {

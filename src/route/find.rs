@@ -51,10 +51,11 @@ pub struct Peeked {
 /// Finds the model that a request's body names, for a request of [`Kind::BodyModel`](super::Kind::BodyModel).
 ///
 /// Nothing is read where the body cannot name one. The body comes back whole and uncopied. Frames are awaited only until
-/// `model` has come; where JSON gives `name` alone, or neither, to the end of the value.
+/// `model` has come; where JSON gives `name` alone, or neither, to the end of the value. What is held meanwhile takes of the
+/// [`Room`] among the request's extensions, if there is one.
 pub async fn find_model(parts: &request::Parts, body: Body) -> Result<(Option<ModelName>, Body), FindError> {
     let Some(reader) = Reader::of(parts) else { return Ok((None, body)) };
-    let peeked = peek(reader, body, None).await?;
+    let peeked = peek(reader, body, parts.extensions.get()).await?;
     Ok((peeked.reader.model(), peeked.body))
 }
 

@@ -10,6 +10,11 @@ use http::{HeaderMap, HeaderName};
 /// refuses it, or a request would go round.
 pub const HOP_HEADER: HeaderName = HeaderName::from_static("ollana-hop");
 
+/// On a request that came by a listener which is open to other machines (`--listen-open`): whoever asks is not the owner of
+/// the node that sends it, and has no more than scope `infer` at any gate, whatever that node has. A listener takes it off
+/// what comes in; who forges it between nodes gives something up.
+pub const GUEST_HEADER: HeaderName = HeaderName::from_static("ollana-guest");
+
 /// On answers of an Ollana that do not come from a peer: it is none of Ollama's.
 pub const NODE_HEADER: HeaderName = HeaderName::from_static("ollana-node");
 

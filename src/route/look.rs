@@ -11,6 +11,7 @@
 mod keep_alive;
 mod kept;
 mod key;
+mod runner_options;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,6 +25,8 @@ use keep_alive::KeepAlive;
 use kept::Kept;
 pub use key::Key;
 use key::folded;
+pub use runner_options::RunnerOption;
+use runner_options::RunnerOptions;
 
 /// Deepest nesting: `encoding/json` gives up beyond 10,000; one more is the parser's own bottom.
 const MAX_DEPTH: usize = 10_001;
@@ -72,6 +75,7 @@ pub struct Look {
     web_search: bool,
     remote_host: bool,
     keep_alive: KeepAlive,
+    options: RunnerOptions,
     /// Whether the last `prompt` says something.
     prompt: bool,
     /// Whether there is something in the last `messages`.
@@ -122,6 +126,7 @@ impl Look {
             web_search: false,
             remote_host: false,
             keep_alive: KeepAlive::default(),
+            options: RunnerOptions::default(),
             prompt: false,
             messages: false,
         }
@@ -216,12 +221,30 @@ impl Look {
         self.keep_alive.at()
     }
 
-    /// Whether what was fed may end in that very byte, so that it should not be passed on before more has come.
-    pub fn may_end_in_keep_alive(&self) -> bool {
-        self.progress == Progress::Open
-            && self.depth == 1
-            && self.text == Text::Plain
-            && self.kept.text().is_some_and(|key| Key::matching(&key) == Some(Key::KeepAlive))
+    /// The same of an option in the top level's `options`: whatever the spelling, a `6` there makes it one that nobody knows.
+    pub fn option_at(&self, option: RunnerOption) -> Option<u64> {
+        self.options.at(option)
+    }
+
+    /// An option of the runner that came twice.
+    pub fn doubled_option(&self) -> Option<RunnerOption> {
+        self.options.doubled()
+    }
+
+    /// The context that is asked for (`num_ctx`), in tokens: whatever number was written, for it need be no whole one.
+    pub fn context(&self) -> Option<f64> {
+        self.options.context()
+    }
+
+    /// Whether what was fed may end in the last byte of `keep_alive` or of an option of the runner, so that it should not be
+    /// passed on before more has come.
+    pub fn may_end_in_hidden(&self) -> bool {
+        let is_hidden = |key: Cow<'_, str>| match self.depth {
+            1 => Key::matching(&key) == Some(Key::KeepAlive),
+            2 => self.key == Some(Key::Options) && RunnerOption::matching(&key).is_some(),
+            _ => false,
+        };
+        self.progress == Progress::Open && self.text == Text::Plain && self.kept.text().is_some_and(is_hidden)
     }
 
     /// Whether Ollama's route at `path` takes this for the order to unload the model, once it is
@@ -250,6 +273,9 @@ impl Look {
         if self.depth == 1 && self.key == Some(Key::KeepAlive) {
             self.keep_alive.digit(byte);
         }
+        if self.in_options() {
+            self.options.digit(byte);
+        }
         if byte.is_ascii_digit() {
             // The parser has seen two digits running and would only go on where it is, keeping each.
             if self.digits >= ENOUGH_DIGITS {
@@ -262,7 +288,7 @@ impl Look {
         self.parse(byte)?;
         if byte == b'"' {
             self.text = Text::Plain;
-            self.kept.begin(self.depth == 1 || self.in_tool());
+            self.kept.begin(self.depth == 1 || self.in_options() || self.in_tool());
         }
         Ok(())
     }
@@ -322,6 +348,11 @@ impl Look {
                 }
             }
             JsonEvent::FieldName if self.depth == 1 => self.field(),
+            JsonEvent::FieldName if self.in_options() => {
+                let option = self.kept.text().and_then(|key| RunnerOption::matching(&key));
+                self.options.begin(option, self.at.saturating_sub(1));
+            }
+            JsonEvent::ValueInt | JsonEvent::ValueFloat if self.in_options() => self.options.number(),
             JsonEvent::FieldName if self.in_tool() => {
                 self.tool_type = self.kept.text().is_some_and(|key| folded(&key) == "type");
             }
@@ -373,6 +404,11 @@ impl Look {
             Some(text) => *slot = Some(text.into_owned()),
             None => self.overlong = true,
         }
+    }
+
+    /// Whether this is inside the top level's `options`.
+    fn in_options(&self) -> bool {
+        self.depth == 2 && self.key == Some(Key::Options)
     }
 
     /// Whether this is inside an element of the top level's `tools`.

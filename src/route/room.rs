@@ -13,11 +13,15 @@ const UNIT: usize = 1024;
 
 /// Room for what is held of requests whose senders are not known to be honest, shared by all of them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Room(Arc<Semaphore>);
+pub struct Room {
+    free: Arc<Semaphore>,
+    /// The larger ones that this is a part of, from the inside out.
+    within: Vec<Arc<Semaphore>>,
+}
 
-/// A part of a [`Room`], given back when it is dropped.
+/// What was taken of a [`Room`] and of those around it, given back when it is dropped.
 #[derive(Debug, Default)]
-pub struct Space(Option<OwnedSemaphorePermit>);
+pub struct Space(Vec<OwnedSemaphorePermit>);
 
 /// There is no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +38,14 @@ const SOON: Duration = Duration::from_secs(1);
 impl Room {
     /// Room for so many bytes.
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes / UNIT)))
+        Self { free: Arc::new(Semaphore::new(bytes / UNIT)), within: Vec::new() }
+    }
+
+    /// A room of so many bytes, whatever is taken of which is taken of this one too.
+    #[must_use]
+    pub fn part(&self, bytes: usize) -> Self {
+        let within = std::iter::once(&self.free).chain(&self.within).cloned().collect();
+        Self { free: Arc::new(Semaphore::new(bytes / UNIT)), within }
     }
 
     /// So much of it.
@@ -53,15 +64,21 @@ impl Room {
 impl Space {
     /// Makes it so many bytes, if it is less.
     pub(super) fn grow(&mut self, room: &Room, bytes: usize) -> Result<(), NoRoom> {
-        let more = bytes.div_ceil(UNIT).saturating_sub(self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        let more = bytes.div_ceil(UNIT).saturating_sub(self.0.first().map_or(0, OwnedSemaphorePermit::num_permits));
         if more == 0 {
             return Ok(());
         }
         let more = u32::try_from(more).map_err(|_| NoRoom)?;
-        let more = room.0.clone().try_acquire_many_owned(more).map_err(|_| NoRoom)?;
-        match &mut self.0 {
-            Some(space) => space.merge(more),
-            None => self.0 = Some(more),
+        // Of all or of none: what was taken before one that has no more is given back here.
+        let taken: Result<Vec<_>, _> = std::iter::once(&room.free)
+            .chain(&room.within)
+            .map(|room| room.clone().try_acquire_many_owned(more))
+            .collect();
+        let taken = taken.map_err(|_| NoRoom)?;
+        if self.0.is_empty() {
+            self.0 = taken;
+        } else {
+            self.0.iter_mut().zip(taken).for_each(|(space, more)| space.merge(more));
         }
         Ok(())
     }
@@ -78,5 +95,25 @@ impl NoRoom {
             message: self.to_string(),
             retry_after: Some(SOON),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_has_its_own_bound_and_that_of_the_whole_and_gives_both_back() {
+        let whole = Room::new(8 * UNIT);
+        let (one, other) = (whole.part(6 * UNIT), whole.part(6 * UNIT));
+        let taken = one.take(5 * UNIT).unwrap();
+        assert!(one.take(2 * UNIT).is_err(), "its own");
+        assert!(other.take(4 * UNIT).is_err(), "the whole");
+        // What was refused has taken nothing.
+        let mut rest = other.take(2 * UNIT).unwrap();
+        rest.grow(&other, 3 * UNIT).unwrap();
+        assert!(rest.grow(&other, 4 * UNIT).is_err());
+        drop((taken, rest));
+        assert!(one.take(6 * UNIT).is_ok());
     }
 }

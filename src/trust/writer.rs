@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::ledger::{Change, Ledger, Outcome, Rules};
+use super::origins::Origins;
 use super::{Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, Trust, TrustError, TrustPolicy, file};
 use crate::id::Id;
 use crate::private_file::{self, FileError};
@@ -41,6 +42,7 @@ pub(super) struct Writer {
     /// Revocations that could not be written: whatever is read from the disk later, they stand.
     revoked_for_now: BTreeSet<Id>,
     pins_left: Bucket,
+    origins: Origins,
     loud_left: Bucket,
     pub(super) present: HashMap<Id, Weak<()>>,
     /// When the file was last written, or a write that only looks was last tried.
@@ -67,6 +69,7 @@ impl Writer {
             replace: private_file::replace,
             revoked_for_now: BTreeSet::new(),
             pins_left: Bucket::new(PIN_BURST, PIN_EVERY),
+            origins: Origins::default(),
             loud_left: Bucket::new(LOUD_BURST, LOUD_EVERY),
             present: HashMap::new(),
             written: None,
@@ -89,6 +92,7 @@ impl Writer {
         }
         if outcome.pinned {
             self.pins_left.take(clock);
+            self.origins.pinned(met.address.as_deref(), clock);
         }
         self.tell(met, outcome.standing, outcome.news.as_ref(), clock);
         let presence = self.presence(met.id);
@@ -99,7 +103,7 @@ impl Writer {
         let rules = Rules {
             policy: &self.policy,
             now: unix_now(),
-            may_pin: self.pins_left.holds(clock),
+            may_pin: self.pins_left.holds(clock) && self.origins.may_pin(met.address.as_deref(), clock),
             max_first_use: MAX_FIRST_USE,
             present: &|id| self.present.get(id).is_some_and(|presence| presence.strong_count() > 0),
         };
@@ -263,7 +267,8 @@ impl Bucket {
         Self { left: burst, burst, every, filled: Instant::now() }
     }
 
-    fn holds(&mut self, now: Instant) -> bool {
+    /// Whether there is one. Takes nothing.
+    pub(super) fn holds(&mut self, now: Instant) -> bool {
         while self.left < self.burst && now.duration_since(self.filled) >= self.every {
             self.left += 1;
             self.filled += self.every;
@@ -272,6 +277,11 @@ impl Bucket {
             self.filled = now;
         }
         self.left > 0
+    }
+
+    /// Whether all are there.
+    pub(super) fn is_full(&mut self, now: Instant) -> bool {
+        self.holds(now) && self.left == self.burst
     }
 
     pub(super) fn take(&mut self, now: Instant) -> bool {

@@ -118,9 +118,10 @@ pub enum MessageError {
     /// A frame that belongs on an exchange.
     #[error("a {0:?} frame on the control stream")]
     Kind(Kind),
-    /// The JSON does not say what it should.
-    #[error("a {0:?} frame that cannot be read: {1}")]
-    Json(Kind, #[source] serde_json::Error),
+    /// The JSON does not say what it should, from this byte on. What it says instead is in no message: the library would
+    /// quote it, and it may be a secret, or long, or made to deceive.
+    #[error("a {0:?} frame that cannot be read, from byte {1}")]
+    Json(Kind, usize),
     /// It does not fit into a frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
@@ -140,7 +141,7 @@ impl Message {
             Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
             Self::Vouching(vouching) => (Kind::Vouching, serde_json::to_vec(vouching)),
         };
-        Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e))?)?)
+        Ok(frame::encode(kind, &json.map_err(|e| MessageError::Json(kind, e.column()))?)?)
     }
 
     /// Reads a frame's payload.
@@ -148,7 +149,7 @@ impl Message {
     /// # Errors
     /// [`MessageError`] if it is none of the control stream's messages.
     pub fn decode(kind: Kind, payload: &[u8]) -> Result<Self, MessageError> {
-        let json = |e| MessageError::Json(kind, e);
+        let json = |e: serde_json::Error| MessageError::Json(kind, e.column());
         Ok(match kind {
             Kind::Hello => {
                 let hello: Hello = serde_json::from_slice(payload).map_err(json)?;
@@ -252,6 +253,14 @@ mod tests {
         };
         assert_eq!(read.models.len(), MAX_MODELS);
         assert!(read.models.keys().all(|name| name.starts_with('m')));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_quoted() {
+        for json in [r#"{"secret":1}"#, r#"{"pair":{"round":"secret","step":"offer"}}"#, "secret"] {
+            let error = Message::decode(Kind::Trust, json.as_bytes()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,8 @@ impl Vouching {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::control::Message;
     use crate::wire::frame::{HEADER, Kind};
@@ -86,5 +88,22 @@ mod tests {
         assert_eq!((read[0].id, read[0].name.as_str()), (id, "g-pu"));
         let bad = good.replace(&id.to_string(), "nobody");
         assert!(Message::decode(Kind::Vouching, bad.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_said_is_an_error_or_read_the_same_again(
+            name in ".{0,90}", address in "[0-9a-f:.%\\[\\]]{0,50}", until: u64, key: [u8; 32], rest in ".{0,40}", cut: bool,
+        ) {
+            let server = serde_json::json!({"id": Id::from_bytes(key), "name": name, "address": address, "until": until});
+            let mut text = serde_json::json!({"vouched": [server]}).to_string();
+            if cut {
+                text = text.chars().take(rest.len() * 4).chain(rest.chars()).collect();
+            }
+            if let Ok(message) = Message::decode(Kind::Vouching, text.as_bytes()) {
+                let written = message.encode().unwrap();
+                prop_assert_eq!(Message::decode(Kind::Vouching, &written[HEADER..]).unwrap(), message);
+            }
+        }
     }
 }

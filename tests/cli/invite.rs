@@ -1,6 +1,7 @@
 //! `ollana invite`, and a node that is started with what it prints.
 
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,12 @@ fn an_invitation_is_printed_listed_used_from_standard_input_and_taken_back() {
     assert!(gpu.fails(1, &["invite", "--revoke", &number]).contains("--list"));
     assert_eq!(trust(&gpu)["trust"], "trusted", "who used it stays");
 
+    // What a shell makes for it is for nobody else.
+    let file = gpu.path().join("invitation");
+    let out = std::fs::File::create(&file).unwrap();
+    assert!(gpu.command(&["invite"]).stdout(out).status().unwrap().success());
+    assert_eq!(crate::home::mode(&file), 0o600);
+
     // The secret is nowhere but where it was printed.
     for home in [&gpu, &guest] {
         for entry in std::fs::read_dir(home.state()).unwrap().map(Result::unwrap) {
@@ -52,6 +59,13 @@ fn what_is_no_invitation_keeps_a_node_from_starting_and_is_not_quoted() {
     let home = Home::new();
     let file = home.path().join("invitation");
     std::fs::write(&file, "secret = \"hush\"\n").unwrap();
+    let open_to = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    for mode in [0o644, 0o640, 0o604, 0o622] {
+        open_to(mode);
+        let said = home.fails(1, &["serve", "-d", "--invitation-file", "invitation"]);
+        assert!(said.contains("chmod 600") && said.contains("invite --revoke") && !said.contains("hush"), "{said}");
+    }
+    open_to(0o600);
     let said = home.fails(1, &["serve", "-d", "--invitation-file", "invitation"]);
     assert!(said.contains("no invitation") && !said.contains("hush"), "{said}");
     assert!(home.fails(1, &["serve", "-d", "--invitation-file", "nowhere"]).contains("--invitation-file"));

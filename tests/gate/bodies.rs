@@ -9,7 +9,7 @@ use ollana::id::Scope;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::{Provider, by_hand, peer, read, request};
+use crate::{Provider, by_hand, other, peer, read, request};
 
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
@@ -168,32 +168,35 @@ async fn refusals_have_the_shape_of_the_api_that_was_asked() {
 }
 
 #[tokio::test]
-async fn what_one_peer_makes_the_gate_hold_is_bounded() {
+async fn what_one_peer_makes_the_gate_hold_is_bounded_and_takes_nothing_from_the_others() {
     let provider = Provider::start(&["m"]).await;
     let image = Bytes::from(vec![b'x'; 15 << 20]);
-    let late = |path| {
+    let late = |caller| {
         let (frames, body) = by_hand();
         frames.try_send(Ok(Bytes::from_static(br#"{"images":[""#))).unwrap();
         frames.try_send(Ok(image.clone())).unwrap();
-        (frames, tokio::spawn(provider.gate.serve(peer(Scope::Infer), post(path, body))))
+        (frames, tokio::spawn(provider.gate.serve(caller, post("/api/generate", body))))
     };
-    let mut held: Vec<_> = (0..17).map(|_| late("/api/generate")).collect();
+    let mut held: Vec<_> = (0..4).map(|_| late(peer(Scope::Infer))).collect();
     for (frames, _) in &held {
         // All was read: there is room for another one.
         while frames.capacity() < 16 {
             tokio::task::yield_now().await;
         }
     }
-    let (_last, refused) = late("/api/generate");
+    let (_last, refused) = late(peer(Scope::Infer));
     let answer = read(refused.await.unwrap().unwrap()).await;
     let got = (answer.status, answer.refusal.as_deref());
     assert_eq!(got, (StatusCode::SERVICE_UNAVAILABLE, Some("no-room")), "{}", answer.body);
     assert_eq!(answer.headers["retry-after"], "1");
-    // Who names the model first needs none, and the owner has no such limit.
+    // Who names the model first needs none, the owner has no such limit, and other peers have their own.
     let first = br#"{"model":"m","prompt":"x"}"#;
     assert_eq!(provider.ask(peer(Scope::Infer), request("POST", "/api/generate", &first[..])).await.status, 200);
     let long = [&br#"{"images":[""#[..], &image, br#""],"model":"m","prompt":"x"}"#].concat();
-    assert_eq!(provider.ask(Caller::Owner, request("POST", "/api/generate", long.clone())).await.status, 200);
+    for caller in [Caller::Owner, Caller::Guest, other(1, true), other(2, false)] {
+        let answer = provider.ask(caller.clone(), request("POST", "/api/generate", long.clone())).await;
+        assert_eq!(answer.status, 200, "{caller:?}: {}", answer.body);
+    }
     // What is forwarded gives its room back.
     for _ in 0..2 {
         let (frames, served) = held.pop().unwrap();
@@ -203,6 +206,47 @@ async fn what_one_peer_makes_the_gate_hold_is_bounded() {
         let long = request("POST", "/api/generate", long.clone());
         assert_eq!(provider.ask(peer(Scope::Infer), long).await.status, StatusCode::OK);
     }
+}
+
+#[tokio::test]
+async fn whom_nobody_trusts_leaves_room_to_those_who_are_trusted_however_many_keys_they_have() {
+    let provider = Provider::start(&["m"]).await;
+    let image = Bytes::from(vec![b'x'; 15 << 20]);
+    let mut held = Vec::new();
+    // More than all of them may hold.
+    for n in 0..9 {
+        let (frames, body) = by_hand();
+        frames.try_send(Ok(Bytes::from_static(br#"{"images":[""#))).unwrap();
+        frames.try_send(Ok(image.clone())).unwrap();
+        let served = tokio::spawn(provider.gate.serve(other(n, false), post("/api/generate", body)));
+        while frames.capacity() < 16 && !served.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        held.push((frames, served));
+    }
+    let (_, last) = held.pop().unwrap();
+    assert_eq!(read(last.await.unwrap().unwrap()).await.refusal.as_deref(), Some("no-room"));
+    let long = [&br#"{"images":[""#[..], &image, br#""],"model":"m","prompt":"x"}"#].concat();
+    let answer = provider.ask(other(100, true), request("POST", "/api/generate", long)).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_flood_of_models_that_are_not_there_makes_few_lists() {
+    let provider = Provider::start(&["m"]).await;
+    let before = provider.fake.counts().of("/api/tags");
+    let since = std::time::Instant::now();
+    let asked = (0..300).map(|n| {
+        let body = format!(r#"{{"model":"none{n}","prompt":"x"}}"#);
+        provider.gate.serve(peer(Scope::Infer), request("POST", "/api/generate", body))
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.unwrap().status(), StatusCode::NOT_FOUND, "in Ollama's own words");
+    }
+    let listed = provider.fake.counts().of("/api/tags") - before;
+    // Ten a second, one that was under way, and the watch's own looks.
+    let most = 3 + u64::try_from(since.elapsed().as_millis() / 100).unwrap() + since.elapsed().as_secs() * 4;
+    assert!(listed <= most, "{listed} lists in {:?}", since.elapsed());
 }
 
 #[tokio::test]

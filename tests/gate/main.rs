@@ -82,7 +82,17 @@ async fn read(answer: Response<Body>) -> Read {
 }
 
 fn peer(scope: Scope) -> Caller {
-    Caller::Peer { id: Id::from_bytes([7; 32]), name: NodeName::lossy("laptop"), scope }
+    Caller::Peer { id: Id::from_bytes([7; 32]), name: NodeName::lossy("laptop"), scope, trusted: true }
+}
+
+/// Another peer with scope `infer`.
+fn other(n: u8, trusted: bool) -> Caller {
+    Caller::Peer {
+        id: Id::from_bytes([n, 1].repeat(16).try_into().unwrap()),
+        name: NodeName::lossy("other"),
+        scope: Scope::Infer,
+        trusted,
+    }
 }
 
 fn request(method: &str, path: &str, body: impl Into<Bytes>) -> Request<Body> {

@@ -26,7 +26,12 @@ fn parallel(slots: u32) -> GateSettings {
 }
 
 fn peer(n: u8) -> Caller {
-    Caller::Peer { id: Id::from_bytes([n; 32]), name: NodeName::lossy(&format!("peer{n}")), scope: Scope::Infer }
+    Caller::Peer {
+        id: Id::from_bytes([n; 32]),
+        name: NodeName::lossy(&format!("peer{n}")),
+        scope: Scope::Infer,
+        trusted: false,
+    }
 }
 
 fn ask(model: &str, tokens: usize) -> http::Request<Body> {

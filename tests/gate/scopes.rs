@@ -342,3 +342,46 @@ async fn an_ollama_that_is_gone_is_an_error_and_not_an_answer() {
     let answer = provider.ask(peer(Scope::Infer), request("GET", "/api/version", "")).await;
     assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::SERVICE_UNAVAILABLE, Some("no-ollama")));
 }
+
+#[tokio::test]
+async fn what_a_manager_passes_on_for_guests_is_no_managers() {
+    use ollana::route::headers::GUEST_HEADER;
+    let provider = Provider::start(&["m"]).await;
+    let for_guest = |mut asked: http::Request<ollana::exchange::Body>| {
+        asked.headers_mut().insert(GUEST_HEADER, "1".parse().unwrap());
+        asked
+    };
+    assert!(provider.ask(peer(Scope::Manage), post("/api/generate", &json!({"model":"m"}))).await.status.is_success());
+    let stop = || post("/api/generate", &json!({"model":"m","keep_alive":0}));
+    let answer = provider.ask(peer(Scope::Manage), for_guest(stop())).await;
+    assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::FORBIDDEN, Some("unload")));
+    let answer =
+        provider.ask(peer(Scope::Manage), for_guest(request("DELETE", "/api/delete", r#"{"name":"m"}"#))).await;
+    assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::FORBIDDEN, Some("scope")));
+    // It says so between nodes, and not to Ollama; and gives nothing to who has nothing.
+    let told = for_guest(request("GET", "/fake/headers", ""));
+    let told = provider.ask(peer(Scope::Manage), told).await;
+    assert!(told.status == 200 && !told.body.contains("ollana-guest"), "{}", told.body);
+    let nothing = for_guest(request("GET", "/api/version", ""));
+    assert_eq!(provider.ask(peer(Scope::None), nothing).await.refusal.as_deref(), Some("scope"));
+    assert!(provider.ask(peer(Scope::Manage), stop()).await.body.contains("unload"));
+}
+
+#[tokio::test]
+async fn a_local_model_that_a_manager_has_replaced_by_one_elsewhere_is_not_run() {
+    let provider = Provider::start(&["m"]).await;
+    let pulled = provider.ask(peer(Scope::Manage), post("/api/pull", &json!({"model":"new"}))).await;
+    assert!(pulled.body.contains("success"), "{pulled:?}");
+    // What the pull has brought says that it runs elsewhere, and so does what bears the old name; the watch has not seen it.
+    let mut state = provider.ollama.state();
+    state.wait_for(|state| state.models.contains_key("new:latest")).await.unwrap();
+    provider.fake.models(|models| {
+        models.iter_mut().for_each(|model| model.remote_host = Some("https://ollama.com:443".to_owned()));
+    });
+    for model in ["m", "new"] {
+        let answer =
+            provider.ask(peer(Scope::Manage), post("/api/generate", &json!({"model":model,"prompt":"x"}))).await;
+        assert_eq!(answer.refusal.as_deref(), Some("cloud"), "{model}: {}", answer.body);
+    }
+    assert_eq!(provider.fake.counts().of("/api/generate"), 0);
+}

@@ -76,6 +76,7 @@ impl Setup {
     pub fn invited(mut self, invitation: &str) -> Self {
         let file = self.config.state_dir.with_file_name("invitation");
         std::fs::write(&file, invitation).unwrap();
+        set_mode(&file, 0o600);
         self.config.invitation_file = Some(file);
         self
     }

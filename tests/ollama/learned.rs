@@ -23,11 +23,14 @@ fn measured() -> Settings {
 }
 
 /// Sends a request as a gate does, and reads what comes of it.
-async fn run(ollama: &Ollama, path: &'static str, body: Value) -> String {
+fn run(ollama: &Ollama, path: &'static str, body: Value) -> impl Future<Output = String> + Send + use<> {
     let request: Request<Body> = Request::post(path).body(full(body.to_string())).unwrap();
     let run = ollama.run(MODEL, Work::of(path).unwrap());
-    let answer = run.watch(ollama.send(request).await.unwrap());
-    String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    let ollama = ollama.clone();
+    async move {
+        let answer = run.watch(ollama.send(request).await.unwrap());
+        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
 }
 
 async fn until<T: Clone>(values: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
@@ -91,46 +94,43 @@ async fn an_answer_that_says_no_durations_is_measured_as_it_passes() {
 #[tokio::test]
 async fn a_server_that_becomes_slower_is_noticed_while_an_answer_runs() {
     let fake = FakeOllama::start_with(&["smollm2"], Settings { tokens: 100, ..measured() }).await;
-    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(4));
+    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(4.0));
     healthy(&ollama).await;
     let mut paces = ollama.paces();
     run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})).await;
     let before = pace(&mut paces, |pace| pace.decode.is_some()).await.decode.unwrap();
     // It says no more of itself before this is over, which is after an hour.
     fake.set(|settings| (settings.tokens, settings.pace) = (100_000, Duration::from_millis(50)));
-    let long = {
-        let ollama = ollama.clone();
-        tokio::spawn(async move { run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})).await })
-    };
+    let long = tokio::spawn(run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})));
     pace(&mut paces, |pace| pace.decode.is_some_and(|decode| decode < before / 2.0)).await;
     assert!(!long.is_finished());
     long.abort();
 }
 
-/// Hands over as many requests as it is told to, of as many as are wanted, until this is known of the slots; the most that
-/// were handed over at a time.
-async fn contend(ollama: &Ollama, wanted: impl Fn(Slots) -> bool) -> u32 {
-    let (mut running, mut most) = (JoinSet::new(), 0);
+/// Hands over as many requests as it is told to, of as many as are wanted, until that has been so many and no more was to be
+/// tried for a while; the most that were handed over at a time.
+async fn contend(ollama: &Ollama, slots: u32) -> u32 {
+    let (mut running, mut most, mut untried) = (JoinSet::new(), 0, 0);
     let under_way = Arc::new(AtomicU32::new(0));
     let contention = async {
-        loop {
-            let slots = ollama.slots(MODEL);
-            if wanted(slots) {
-                return;
-            }
+        while untried < 20 {
+            let known = ollama.slots(MODEL);
             let now = under_way.load(Ordering::SeqCst);
-            if now < slots.at_once || (slots.probe && now == slots.at_once) {
+            if now < known.at_once || (known.probe && now == known.at_once) {
                 most = most.max(under_way.fetch_add(1, Ordering::SeqCst) + 1);
                 let (ollama, under_way) = (ollama.clone(), under_way.clone());
+                // Handed over at once, as a gate must before it asks again.
+                let run = run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"}));
                 running.spawn(async move {
-                    run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})).await;
+                    run.await;
                     under_way.fetch_sub(1, Ordering::SeqCst);
                 });
-                // Until it has been handed over.
-                tokio::task::yield_now().await;
                 continue;
             }
             running.join_next().await.unwrap().unwrap();
+            // A probe that has failed is not repeated for ten minutes, one that said nothing within a second or so.
+            let settled = known == Slots { at_once: slots, probe: false };
+            untried = if settled && now <= slots { untried + 1 } else { 0 };
         }
     };
     timeout(Duration::from_secs(60), contention).await.expect("it comes to that");
@@ -144,7 +144,7 @@ async fn the_slots_of_a_runner_are_found_when_requests_contend() {
     let (ollama, _watch) = Ollama::spawn(&fake.url());
     healthy(&ollama).await;
     assert_eq!(ollama.slots(MODEL), Slots { at_once: 1, probe: true });
-    let most = contend(&ollama, |slots| slots == Slots { at_once: 3, probe: false }).await;
+    let most = contend(&ollama, 3).await;
     assert!(most <= 4, "one more than there are is tried, not {most}");
     assert_eq!(ollama.paces().borrow()[MODEL].slots, Some(3));
 }
@@ -154,9 +154,8 @@ async fn one_slot_is_found_by_the_wait_for_it() {
     let fake = FakeOllama::start_with(&["smollm2"], Settings { parallel: 1, tokens: 60, ..measured() }).await;
     let (ollama, _watch) = Ollama::spawn(&fake.url());
     healthy(&ollama).await;
-    contend(&ollama, |slots| slots == Slots { at_once: 1, probe: false }).await;
-    let mut paces = ollama.paces();
-    assert_eq!(pace(&mut paces, |pace| pace.slots.is_some()).await.slots, Some(1));
+    assert_eq!(contend(&ollama, 1).await, 2);
+    assert_eq!(ollama.paces().borrow()[MODEL].slots, Some(1));
 }
 
 #[tokio::test]
@@ -171,7 +170,7 @@ async fn how_many_models_fit_is_seen_when_one_makes_way() {
         });
     };
     loaded(&["one:latest", "two:latest"]);
-    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(10));
+    let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(10.0));
     let mut memory = ollama.memory();
     let known = until(&mut memory, |memory| memory.models.len() == 2).await;
     assert!(known.most_loaded().is_none() && known.models["one:latest"].size > 0, "{known:?}");
@@ -192,10 +191,7 @@ async fn requests_that_go_straight_to_the_server_are_counted_and_ours_are_not() 
     let (ollama, _watch) = Ollama::spawn(&fake.url());
     healthy(&ollama).await;
     let mut direct = ollama.direct();
-    let ours = {
-        let ollama = ollama.clone();
-        tokio::spawn(async move { run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})).await })
-    };
+    let ours = tokio::spawn(run(&ollama, "/api/generate", json!({"model":MODEL,"prompt":"x"})));
     let _kept = TcpStream::connect(fake.addr()).await.unwrap();
     let body = json!({"model":MODEL,"prompt":"x"}).to_string();
     let head = format!("POST /api/generate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {}\r\n\r\n", body.len());

@@ -12,6 +12,16 @@ use crate::route::{Peeked, peek};
 
 /// What comes out of the gate for a body that comes in these pieces, or what is objected to.
 fn passed(path: &'static str, pieces: &[&[u8]], lodger: bool) -> Result<Vec<u8>, Refusal> {
+    passed_within(None, path, pieces, lodger)
+}
+
+/// The same where this is the longest context that is lent.
+fn passed_within(
+    max_context: Option<u64>,
+    path: &'static str,
+    pieces: &[&[u8]],
+    lodger: bool,
+) -> Result<Vec<u8>, Refusal> {
     let frames: Vec<_> = pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
     let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
     let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
@@ -27,7 +37,9 @@ fn passed(path: &'static str, pieces: &[&[u8]], lodger: bool) -> Result<Vec<u8>,
                 id: Id::from_bytes([7; 32]),
                 name: NodeName::lossy("laptop"),
                 scope: Scope::Infer,
+                trusted: false,
             }),
+            max_context,
         };
         if let Some(refusal) = inspector.objection() {
             return Err(refusal);
@@ -110,6 +122,57 @@ fn an_order_to_unload_is_refused_and_only_that() {
     ] {
         assert!(all_at_once(path, other).is_ok(), "{path} {other}");
     }
+}
+
+#[test]
+fn how_a_model_is_loaded_is_not_for_a_lodger_to_say() {
+    for (written, sent) in [
+        (
+            r#"{"model":"m","options":{"num_gpu":0,"seed":1,"num_thread":64,"num_ctx":4096},"prompt":"x"}"#,
+            r#"{"model":"m","options":{"num_gp6":0,"seed":1,"num_threa6":64,"num_ctx":4096},"prompt":"x"}"#,
+        ),
+        (
+            r#"{"OPTION\u017f":{"main_gp\u0075":1,"use_mmap" :false,"num_batc\u0068":1}}"#,
+            r#"{"OPTION\u017f":{"main_gp\u0076":1,"use_mma6" :false,"num_batc\u0066":1}}"#,
+        ),
+        // Not those that count: in other letters, deeper, elsewhere, or as values.
+        (
+            r#"{"options":{"NUM_GPU":1,"x":{"num_gpu":1},"y":["num_gpu"],"stop":"num_gpu"},"num_gpu":1}"#,
+            r#"{"options":{"NUM_GPU":1,"x":{"num_gpu":1},"y":["num_gpu"],"stop":"num_gpu"},"num_gpu":1}"#,
+        ),
+        (r#"{"x":{"num_gpu":1},"options":[{"num_gpu":1}]}"#, r#"{"x":{"num_gpu":1},"options":[{"num_gpu":1}]}"#),
+    ] {
+        let written = written.as_bytes();
+        let single: Vec<_> = written.chunks(1).collect();
+        for pieces in [&[written][..], &single] {
+            assert_eq!(String::from_utf8(passed("/api/embed", pieces, true).unwrap()).unwrap(), sent);
+            assert_eq!(passed("/api/embed", pieces, false).unwrap(), written);
+        }
+    }
+    let twice = r#"{"options":{"num_gpu":1,"num_gp\u0075":2},"prompt":"x"}"#;
+    assert_eq!(all_at_once("/api/embed", twice).unwrap_err().code, "doubled-key");
+}
+
+#[test]
+fn a_context_counts_as_far_as_it_is_lent() {
+    let of = |number: &str| format!(r#"{{"model":"m","options":{{"num_ctx": {number} ,"seed":1}},"prompt":"x"}}"#);
+    let within = |most, number: &str| passed_within(most, "/api/embed", &[of(number).as_bytes()], true);
+    for number in ["1", "8192", "8192.0", "8.192e3", "-1", "null", "\"9999999\""] {
+        assert_eq!(within(Some(8192), number).unwrap(), of(number).as_bytes(), "{number}");
+    }
+    let long = "1".repeat(100);
+    for number in ["8193", "8192.5", "1e9", "8193e0", "00", &long] {
+        match within(Some(8192), number) {
+            Err(refusal) => assert_eq!((refusal.status, refusal.code), (StatusCode::FORBIDDEN, "context"), "{number}"),
+            // What is no JSON is for Ollama to say.
+            Ok(_) => assert_eq!(number, "00"),
+        }
+        assert!(within(None, number).is_ok());
+        // Whoever may change models may ask for what they like.
+        assert!(passed_within(Some(1), "/api/embed", &[of(number).as_bytes()], false).is_ok());
+    }
+    let hidden = String::from_utf8(within(Some(0), "8192").unwrap()).unwrap();
+    assert_eq!(hidden, of("8192").replace("num_ctx", "num_ct6"));
 }
 
 /// A key of the top level in one of the spellings that Go takes for `keep_alive`.

@@ -291,7 +291,7 @@ proptest! {
             queue.handle_arrival(now, request(Flow::Guest, slots)).unwrap();
         }
         running.extend(granted(&mut queue));
-        for n in 0..weights.len() as u8 {
+        for (n, _) in (0..).zip(&weights) {
             for _ in 0..3 {
                 whose.insert(queue.handle_arrival(now, weighs(n)).unwrap(), n);
             }

@@ -13,11 +13,14 @@ struct Simulated {
     start: Instant,
     now: u64,
     next: u64,
-    /// Who was handed over, in order: when, when it was begun, when its first byte comes, when it ends.
-    handed: Vec<(u64, u64, Option<(u64, u64, u64)>)>,
+    /// Who was handed over, in order, and when.
+    handed: Vec<(u64, u64, Option<Begun>)>,
     prompt: u64,
     most_handed: usize,
 }
+
+/// When it was begun, when its first byte comes, when it ends.
+type Begun = (u64, u64, u64);
 
 impl Simulated {
     fn new(slots: usize, exact: bool) -> Self {
@@ -64,15 +67,15 @@ impl Simulated {
         let over: Vec<_> =
             self.handed.iter().filter(|one| one.2.is_some_and(|(_, _, end)| end <= self.now)).copied().collect();
         for (id, handed, begun) in over {
-            let (begun, _, end) = begun.unwrap();
+            let (begun, _, _) = begun.unwrap();
             let ended = match self.exact {
                 true => Ended::Exact {
                     work: Duration::from_millis(self.now - begun),
                     waited: Duration::from_millis(begun - handed),
+                    total: Duration::from_millis(self.now - handed),
                 },
                 false => Ended::Streamed,
             };
-            let _ = end;
             self.learner.ended(id, ended, alone, self.at(self.now));
             self.handed.retain(|one| one.0 != id);
         }
@@ -100,6 +103,8 @@ fn lengths(all: Vec<u64>) -> impl FnMut() -> u64 {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
     #[test]
     fn the_slots_are_found_and_never_more(
         slots in 1..9_usize,
@@ -108,12 +113,19 @@ proptest! {
     ) {
         let mut simulated = Simulated::new(slots, exact);
         let mut lengths = lengths(all);
-        for _ in 0..2400 {
+        let mut found = 0;
+        // At most an hour, and ten seconds longer than it takes.
+        for _ in 0..36_000 {
             simulated.run(100, &mut lengths);
+            found += u32::from(simulated.believed() as usize == slots);
+            if found == 100 {
+                break;
+            }
             prop_assert!(simulated.believed() as usize <= slots, "{} of {slots}", simulated.believed());
             prop_assert!(simulated.most_handed <= slots + 1);
         }
         prop_assert_eq!(simulated.believed() as usize, slots);
+        simulated.run(60_000, &mut lengths);
         prop_assert_eq!(simulated.learner.known(), Some(u32::try_from(slots).unwrap()));
     }
 
@@ -143,7 +155,7 @@ proptest! {
             match event {
                 0 | 1 => learner.handed(id, ms % 7 == 0, now),
                 2 => learner.byte(id, now, now + time),
-                3 => learner.ended(id, Ended::Exact { work: time, waited: time }, true, now),
+                3 => learner.ended(id, Ended::Exact { work: time, waited: time, total: 2 * time }, true, now),
                 4 => learner.ended(id, Ended::Streamed, true, now),
                 _ => now += time,
             }
@@ -197,6 +209,24 @@ fn embedding_models_run_one_and_are_not_tried() {
     assert_eq!(learner.known(), Some(1));
     learner.handed(2, false, now);
     assert_eq!(learner.now(now).at_once, 4, "it can do more than that");
+}
+
+#[test]
+fn requests_that_were_handed_over_together_may_come_in_any_order() {
+    let mut learner = Learner::new(MARGIN);
+    let start = Instant::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    learner.told(Some(3));
+    learner.told = None;
+    (0..4).for_each(|id| learner.handed(id, false, at(id)));
+    let ended = |waited: u64, total: u64| {
+        let [work, waited, total] = [total - waited, waited, total].map(Duration::from_millis);
+        Ended::Exact { work, waited, total }
+    };
+    // The second has to wait, though it was not the last.
+    [0, 2, 3].into_iter().for_each(|id| learner.ended(id, ended(0, 1000), true, at(1000 + id)));
+    learner.ended(1, ended(1000, 2000), true, at(2002));
+    assert_eq!(learner.now(at(100_000)), Slots { at_once: 3, probe: false });
 }
 
 #[test]

@@ -63,12 +63,12 @@ impl Active {
 
     /// When it was worked on.
     pub(super) fn ended(&self, said: Said, whole: bool, reading: Reading, margin: Duration) -> slots::Ended {
-        let read = reading.unread < margin;
+        let read = reading.late < margin;
         let work = said.prompt_time.unwrap_or(0.0) + said.output_time.unwrap_or(0.0);
         match (self.work, said.total) {
             (Work::Generate, Some(total)) if read && work > 0.0 => {
                 let waited = total - said.load.unwrap_or(0.0) - work;
-                slots::Ended::Exact { work: duration(work), waited: duration(waited) }
+                slots::Ended::Exact { work: duration(work), waited: duration(waited), total: duration(total) }
             }
             (Work::Generate, None) if read && whole && reading.frames >= FEWEST_FRAMES => slots::Ended::Streamed,
             _ => slots::Ended::Unknown,

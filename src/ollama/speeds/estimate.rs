@@ -10,7 +10,7 @@
 //! `LoadCacheSlot` has left; in the recorded answers the same ten tokens take 170 ms and then 28). So a conversation that
 //! goes on looks ten times as fast as it is, while no sample looks much slower than the truth: the truth is at the low end
 //! of the samples, at the twentieth part of their weight. They are weighted by their time, since an uncached prompt takes
-//! longest, up to twice the usual time, or a single one that took for ever would be all there is.
+//! longest, up to the usual time, or a single one that took for ever would be all there is.
 
 use std::collections::VecDeque;
 
@@ -77,11 +77,11 @@ fn quantile(samples: &VecDeque<Sample>, part: f64, half_life: f64) -> Option<f64
     })
 }
 
-/// The samples with none weighing more than twice as much as the one in the middle.
+/// The samples with none weighing more than the one in the middle.
 fn capped(samples: &VecDeque<Sample>) -> VecDeque<Sample> {
     let mut weights: Vec<f64> = samples.iter().map(|sample| sample.weight).collect();
     weights.sort_by(f64::total_cmp);
-    let most = 2.0 * weights.get(weights.len() / 2).copied().unwrap_or_default();
+    let most = weights.get(weights.len() / 2).copied().unwrap_or_default();
     samples.iter().map(|sample| Sample { weight: sample.weight.min(most), ..*sample }).collect()
 }
 

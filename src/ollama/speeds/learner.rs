@@ -113,7 +113,7 @@ impl Learner {
             let Some(first) = run.first else { continue };
             let reading = run.meter.read();
             // What was read late was perhaps said long before.
-            if let (Some(model), true) = (self.models.get_mut(&run.model), reading.unread < margin) {
+            if let (Some(model), true) = (self.models.get_mut(&run.model), reading.late < margin) {
                 model.slots.byte(*id, first.at, reading.last);
             }
             let last = Moment { at: reading.last, alone: self.crowd.alone(&run.model, reading.last) };

@@ -33,6 +33,8 @@ pub(super) struct Meter {
     silence: AtomicU64,
     /// For how long frames were there that nobody read: then nothing here tells the server's speed.
     unread: AtomicU64,
+    /// When the last frame came that was waited for, and so was not there before.
+    fresh: AtomicU64,
 }
 
 /// What the meter shows.
@@ -42,6 +44,8 @@ pub(super) struct Reading {
     /// When the last of them came.
     pub(super) last: Instant,
     pub(super) unread: Duration,
+    /// How long it may have been there before it was read, at most.
+    pub(super) late: Duration,
 }
 
 /// A body with a meter on it.
@@ -53,6 +57,8 @@ pub(super) struct Metered {
     next: usize,
     /// When a frame was handed on that the reader has not come back from.
     handed: Option<u64>,
+    /// Whether the reader waits for a frame.
+    waits: bool,
 }
 
 // === impl Meter ===
@@ -60,13 +66,15 @@ pub(super) struct Metered {
 impl Meter {
     pub(super) fn new(since: Instant) -> Self {
         let zero = AtomicU64::default;
-        Self { since, frames: AtomicU32::default(), last: zero(), silence: zero(), unread: zero() }
+        Self { since, frames: AtomicU32::default(), last: zero(), silence: zero(), unread: zero(), fresh: zero() }
     }
 
     pub(super) fn read(&self) -> Reading {
+        let last = self.last.load(Relaxed);
         Reading {
             frames: self.frames.load(Relaxed),
-            last: self.since + Duration::from_micros(self.last.load(Relaxed)),
+            last: self.since + Duration::from_micros(last),
+            late: Duration::from_micros(last.saturating_sub(self.fresh.load(Relaxed))),
             unread: Duration::from_micros(self.unread.load(Relaxed)),
         }
     }
@@ -76,8 +84,11 @@ impl Meter {
         Duration::from_micros(self.silence.swap(0, Relaxed))
     }
 
-    /// A frame has come at this time. Whether it is the first.
-    pub(super) fn frame(&self, at: u64) -> bool {
+    /// A frame has come at this time, which was waited for or not. Whether it is the first.
+    pub(super) fn frame(&self, at: u64, fresh: bool) -> bool {
+        if fresh {
+            self.fresh.store(at, Relaxed);
+        }
         // One writer: a load and a store are as good as an exchange.
         let last = self.last.load(Relaxed);
         if at.saturating_sub(last) > self.silence.load(Relaxed) {
@@ -107,7 +118,8 @@ impl Meter {
 
 impl Metered {
     pub(super) fn new(body: Body, run: Run, meter: Arc<Meter>) -> Self {
-        let mut metered = Self { body, run: Some(run), meter, tail: Default::default(), next: 0, handed: None };
+        let mut metered =
+            Self { body, run: Some(run), meter, tail: Default::default(), next: 0, handed: None, waits: true };
         if metered.body.is_end_stream() {
             metered.end(true);
         }
@@ -118,7 +130,8 @@ impl Metered {
         if data.is_empty() {
             return;
         }
-        if let (true, Some(run)) = (self.meter.frame(at), &self.run) {
+        let fresh = std::mem::take(&mut self.waits);
+        if let (true, Some(run)) = (self.meter.frame(at, fresh), &self.run) {
             run.first();
         }
         if let Some(slot) = self.tail.get_mut(self.next) {
@@ -149,6 +162,7 @@ impl http_body::Body for Metered {
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
         let handed = this.handed.take();
+        this.waits |= polled.is_pending();
         let at = match (&polled, handed) {
             (Poll::Pending, None) => return Poll::Pending,
             _ => this.meter.now(),

@@ -4,7 +4,7 @@
 //! answer is enough: `{…,"done":true,…,"total_duration":…,"load_duration":…,"prompt_eval_count":…,…}`. llama-server gives
 //! `timings` in milliseconds. The APIs under `/v1` count tokens in `usage` and say nothing of time.
 //!
-//! Only the tail is there, so it is not read from its beginning: the last `"name":` is looked for. No text that a model has
+//! Only the tail is there: if it does not hold the last object from its beginning, the last `"name":` is looked for. No text that a model has
 //! said can be taken for one, since a quotation mark within a JSON string has a backslash before it. The arguments of a
 //! tool's call can, where nothing comes after them; whoever uses this compares with a clock of its own.
 
@@ -66,7 +66,9 @@ impl Said {
     /// Reads the end of an answer.
     pub(in crate::ollama) fn read(tail: &[u8]) -> Self {
         const NANOSECOND: f64 = 1e-9;
-        if let Some(metrics) = last::<Metrics>(tail, b"\"total_duration\":", true) {
+        let whole = tail.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let whole = serde_json::from_slice::<Metrics>(whole).ok();
+        if let Some(metrics) = whole.or_else(|| last::<Metrics>(tail, b"\"total_duration\":", true)) {
             let time = |duration: Option<f64>| duration.map(|duration| duration * NANOSECOND);
             return Self {
                 total: Some(metrics.total_duration * NANOSECOND),
@@ -180,6 +182,14 @@ mod tests {
         let said = Said::read(recorded("generate, empty prompt loads").as_bytes());
         assert_eq!(said, Said { only_loads: true, ..Said::default() });
         assert_eq!(Said::read(recorded("generate, keep_alive 0 unloads").as_bytes()), Said::default());
+    }
+
+    #[test]
+    fn fields_in_another_order_are_read_where_the_object_is_whole() {
+        let sorted =
+            b"{\"done\":false}\n{\"done\":true,\"eval_count\":9,\"load_duration\":1e9,\"total_duration\":2e9}\n";
+        let expected = Said { total: Some(2.0), load: Some(1.0), output: Some(9.0), ..Said::default() };
+        assert_eq!(Said::read(sorted), expected);
     }
 
     #[test]

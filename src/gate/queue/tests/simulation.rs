@@ -166,7 +166,7 @@ impl World {
                 Event::Moved(id, place) => {
                     if let Some(known) = self.known.get(&id).filter(|known| !known.runs) {
                         let all: f64 = self.of(&known.model, false).map(|(_, known)| known.counts).sum();
-                        assert!((0.0..=all as f32 + 0.01).contains(&place.ahead));
+                        assert!((0.0..=all + 0.01).contains(&f64::from(place.ahead)));
                     }
                     self.seen += 1;
                 }

@@ -67,7 +67,7 @@ impl Simulated {
             self.pass(at as u64);
             if self.a_frame > 0 && token % self.a_frame == 0 {
                 for (id, meter) in &runs {
-                    if meter.frame((self.now - began) * 1000) {
+                    if meter.frame((self.now - began) * 1000, true) {
                         self.learner.first(*id, self.at(self.now));
                     }
                 }
@@ -76,7 +76,7 @@ impl Simulated {
         }
         let output_time = (self.now - first) as f64 / 1e3;
         for (id, meter) in &runs {
-            meter.frame((self.now - began) * 1000);
+            meter.frame((self.now - began) * 1000, true);
             let said = match request.says {
                 true => Said {
                     total: Some(prompt_time + output_time),
@@ -155,7 +155,7 @@ proptest! {
         let mut simulated = Simulated::new(1.0, 1.0);
         for (model, said, whole) in events {
             let (id, meter) = simulated.learner.begin(&model.to_string(), Work::Generate, false, simulated.at(simulated.now));
-            meter.frame(1000);
+            meter.frame(1000, true);
             let [total, load, prompt, prompt_time, output, output_time] = said.map(Some);
             let said = Said { total, load, prompt, prompt_time, output, output_time, only_loads: whole };
             simulated.now += 50;
@@ -200,7 +200,7 @@ fn a_silence_before_the_call_of_a_tool_and_a_slow_reader_are_no_slow_server() {
     let began = simulated.now;
     let frame = |simulated: &mut Simulated, after: u64| {
         simulated.pass(simulated.now + after);
-        if meter.frame((simulated.now - began) * 1000) {
+        if meter.frame((simulated.now - began) * 1000, true) {
             simulated.learner.first(id, simulated.at(simulated.now));
         }
     };
