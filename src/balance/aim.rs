@@ -8,7 +8,7 @@ use super::members::{Member, Members, Obstacle};
 use super::refuse::{self, Hindered};
 use crate::digests::Kept;
 use crate::exchange::Refusal;
-use crate::id::{Id, Use};
+use crate::id::Id;
 use crate::route::{Dialect, ModelName, is_about_models, unknown_model};
 
 /// What decides who may take a request.
@@ -97,7 +97,7 @@ fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     let members = search.members;
     let mut meant = members.meant(choice);
     // Anyone may bear any name: who is not used must not be able to make the choice of one who is ambiguous.
-    let used = |id: &Id| members.get(id).is_none_or(|member| member.is_local() || member.endpoint.use_() == Use::Yes);
+    let used = |id: &Id| members.get(id).is_none_or(|member| member.is_used());
     if meant.iter().any(|(id, _)| used(id)) {
         meant.retain(|(id, _)| used(id));
     }

@@ -74,7 +74,10 @@ impl Inner {
             let found = match self.find(&errand).await {
                 Ok(found) => found,
                 // After a first try somebody else was there a moment ago, or we would not be here again.
-                Err(lost) => return last.unwrap_or_else(|| lost.into_answer()),
+                Err(lost) => match last {
+                    Some(result) => return result,
+                    None => return Err(lost.into_refusal().await),
+                },
             };
             let (member, slot) = (found.member.clone(), found.slot.is_some());
             let asked = Asked { errand: &errand, digest: digest_of(&errand.aim, &member) };

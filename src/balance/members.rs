@@ -217,6 +217,11 @@ impl Member {
         !self.is_local() && self.endpoint.use_() == Use::No
     }
 
+    /// Whether it gets prompts of ours.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_local() || self.endpoint.use_() == Use::Yes
+    }
+
     /// What keeps it from taking any request at all. Whether it has the model is asked apart.
     pub(super) fn obstacle(&self) -> Option<Obstacle> {
         let view = self.view();

@@ -4,11 +4,15 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::header::RETRY_AFTER;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use serde::Deserialize;
+use tokio::time::timeout;
 
 use super::aim::Search;
 use super::members::{Member, Members, Obstacle};
-use crate::exchange::Refusal;
+use crate::exchange::{Body, Refusal};
 use crate::id::{Id, NodeName};
 use crate::route::{Dialect, ModelName};
 
@@ -20,6 +24,12 @@ const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
 /// A queue has to become shorter.
 const MUCH_LATER: Duration = Duration::from_secs(120);
+/// The longest that a gate may have an application wait: what its own queue says at most.
+const LONGEST_AFTER: Duration = Duration::from_secs(600);
+/// A gate's refusal is there with its head, and a few sentences.
+const SAYS_WITHIN: Duration = Duration::from_secs(1);
+const MAX_WORDS: usize = 16 * 1024;
+const MAX_MESSAGE: usize = 1000;
 
 /// A node that something is in the way of, as a sentence names it.
 #[derive(Debug)]
@@ -220,6 +230,30 @@ pub(super) fn too_long(model: &ModelName, wait: Duration) -> Refusal {
     // A tenth of it: by then it is known whether the queue shrinks.
     let retry_after = Some(Duration::from_secs(wait.as_secs().div_ceil(10)).clamp(LATER, MUCH_LATER));
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message, retry_after }
+}
+
+/// The gate that was asked last has no place in its queue, in its own words.
+pub(super) async fn turned_away(peer: &NodeName, answer: Response<Body>) -> Refusal {
+    let (parts, body) = answer.into_parts();
+    let is_error = parts.status.is_client_error() || parts.status.is_server_error();
+    let status = if is_error { parts.status } else { StatusCode::SERVICE_UNAVAILABLE };
+    let after = parts.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
+    let retry_after = after.map(|after| Duration::from_secs(after).clamp(SOON, LONGEST_AFTER));
+    let words = timeout(SAYS_WITHIN, Limited::new(body, MAX_WORDS).collect()).await.ok().and_then(Result::ok);
+    let words = words.and_then(|words| serde_json::from_slice::<Said>(&words.to_bytes()).ok());
+    let words: String = words.unwrap_or_default().error.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    let message = match words.is_empty() {
+        true => format!("{peer} takes no more requests at the moment"),
+        false => format!("{peer}: {words}"),
+    };
+    Refusal { status, code: "busy", message, retry_after }
+}
+
+/// A gate's refusal, in the shape of Ollama's API.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    error: String,
 }
 
 fn unavailable(code: &'static str, message: String, members: &Members) -> Refusal {

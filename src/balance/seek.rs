@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, future};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use http::Response;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,8 +25,8 @@ use super::errand::Errand;
 use super::members::{Member, Members};
 use super::weigh::Scales;
 use super::{Known, SUSPENSE, breaker, refuse};
-use crate::exchange::{Body, Decision, ExchangeError, Health, Refusal, Slot, Ticket, Turn};
-use crate::id::Id;
+use crate::exchange::{Body, Decision, ExchangeError, Health, REFUSAL_HEADER, Refusal, Slot, Ticket, Turn};
+use crate::id::{Id, NodeName};
 use crate::route::ModelName;
 
 /// Those who wait for a slot on this node, and no more than there is room for.
@@ -51,7 +52,7 @@ pub(super) enum Lost {
     /// In the mesh's own words.
     Refused(Refusal),
     /// In the words of the gate that was asked last.
-    TurnedAway(Response<Body>),
+    TurnedAway(NodeName, Response<Body>),
 }
 
 /// A ticket of ours.
@@ -90,11 +91,12 @@ impl Found {
 // === impl Lost ===
 
 impl Lost {
-    /// What the application gets.
-    pub(super) fn into_answer(self) -> Result<Response<Body>, Refusal> {
+    /// What the application is told. A gate says why it queues nothing without knowing which API the request is of, and may
+    /// be anybody's: of its answer no more is taken than its words.
+    pub(super) async fn into_refusal(self) -> Refusal {
         match self {
-            Self::Refused(refusal) => Err(refusal),
-            Self::TurnedAway(answer) => Ok(answer),
+            Self::Refused(refusal) => refusal,
+            Self::TurnedAway(peer, answer) => refuse::turned_away(&peer, answer).await,
         }
     }
 }
@@ -140,10 +142,12 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
             Err(refusal) => return Err(Lost::Refused(refusal)),
         };
         let candidates: Vec<_> = candidates.into_iter().filter(|member| !full.contains(&member.id())).collect();
+        // Who may not have it any more is not waited for either.
+        held.retain(|held| candidates.iter().any(|member| member.id() == held.member.id()));
         let places: Vec<(Id, f32)> = held.iter().map(Held::place).collect();
         let scales = Scales { known, errand, model, held: &places };
         let Some(weighed) = scales.weigh(candidates) else {
-            return Err(turned_away.map_or_else(|| Lost::Refused(refuse::nobody(&snapshot)), Lost::TurnedAway));
+            return Err(turned_away.unwrap_or_else(|| Lost::Refused(refuse::nobody(&snapshot))));
         };
         tracing::debug!(request = %errand.entry.id(), %model, decision = ?weighed.decision(), "{weighed}");
         errand.entry.looked(weighed.look());
@@ -167,15 +171,22 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
             Event::Turn(at, turn) => {
                 let Held { member, .. } = held.swap_remove(at);
                 match turn {
+                    // Said between two looks: the prompt does not go there.
+                    Ok(Turn::Slot(_)) if !member.is_used() => {}
                     Ok(Turn::Slot(slot)) => {
                         let promised = weighed.promised(member.id());
                         return Ok(Found { member, slot: Some(slot), promised });
+                    }
+                    // Nobody's word on why: it is no gate that keeps to the protocol.
+                    Ok(Turn::Refused(answer)) if !answer.headers().contains_key(REFUSAL_HEADER) => {
+                        weighed.failed(&member, breaker::Outcome::Failed);
+                        full.insert(member.id());
                     }
                     Ok(Turn::Refused(answer)) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
                         weighed.failed(&member, busy(&answer));
                         full.insert(member.id());
-                        turned_away = Some(answer);
+                        turned_away = Some(Lost::TurnedAway(member.label(), answer));
                     }
                     Err(error) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), %error, "a ticket is lost");
@@ -192,16 +203,20 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
 /// Waits for something to happen.
 async fn next(held: &mut [Held], delay: Duration, members: &mut watch::Receiver<Members>) -> Event {
     let idle = held.is_empty();
-    let mut healths: Vec<_> = held.iter().map(|held| held.health.clone()).collect();
-    let unwell =
-        future::select_all(healths.iter_mut().map(|health| Box::pin(health.wait_for(|now| *now != Health::Healthy))));
+    let mut healths: FuturesUnordered<_> = held.iter().map(|held| unwell(held.health.clone())).collect();
     tokio::select! {
         biased;
         (at, turn) = turn(held), if !idle => Event::Turn(at, turn),
-        _ = unwell, if !idle => Event::Unwell,
+        Some(()) = healths.next() => Event::Unwell,
         Ok(()) = members.changed(), if idle => Event::Changed,
         () = tokio::time::sleep(delay) => Event::Look,
     }
+}
+
+/// Resolves once a server does not answer.
+async fn unwell(mut health: watch::Receiver<Health>) {
+    // One that is gone for good is not well either.
+    let _ = health.wait_for(|now| *now != Health::Healthy).await;
 }
 
 /// The first of the tickets whose turn it is, or that is lost, or whose server fell silent.
@@ -234,5 +249,18 @@ impl Held {
 
     fn place(&self) -> (Id, f32) {
         (self.member.id(), self.ticket.place.borrow().ahead)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_holds_no_ticket_waits_for_the_next_look_or_for_somebody_to_come() {
+        let (sender, mut members) = watch::channel(Members::default());
+        assert!(matches!(next(&mut [], Duration::from_secs(1), &mut members).await, Event::Look));
+        sender.send_replace(Members::default());
+        assert!(matches!(next(&mut [], Duration::from_secs(1), &mut members).await, Event::Changed));
     }
 }

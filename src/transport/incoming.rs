@@ -142,7 +142,16 @@ impl Waiting {
                         let place: Place = *ticket.place.borrow_and_update();
                         // Numbers always serialize.
                         let json = serde_json::to_vec(&place).unwrap_or_default();
-                        self.writer.frame(frame::encode(Kind::Place, &json).map_err(StreamError::from)?).await?;
+                        let telling = self.writer.frame(frame::encode(Kind::Place, &json).map_err(StreamError::from)?);
+                        let mut telling = pin!(telling);
+                        // A peer that reads nothing holds this up for as long as it likes, but no slot.
+                        let turn = tokio::select! {
+                            biased;
+                            told = &mut telling => { told?; continue }
+                            turn = &mut ticket.turn => turn,
+                        };
+                        in_turn(telling).await?;
+                        return turn.map_err(PumpError::Body);
                     }
                 }
             }
@@ -157,11 +166,16 @@ impl Waiting {
             Err(PumpError::Body(error)) => return Responder { writer: self.writer }.answer(ready(Err(error))).await,
             Err(error) => return Err(error),
         };
-        self.writer.frame(frame::encode(Kind::Turn, &[]).map_err(StreamError::from)?).await?;
+        in_turn(self.writer.frame(frame::encode(Kind::Turn, &[]).map_err(StreamError::from)?)).await?;
         let incoming = Incoming { writer: self.writer, reader: self.reader };
         let (request, responder) = incoming.read(TURN_TIMEOUT, peer).await?.request()?;
         responder.answer(slot.exchange(request)).await
     }
+}
+
+/// What is said while a slot is kept for who hears it, or it is somebody else's turn.
+async fn in_turn(saying: impl Future<Output = Result<(), StreamError>>) -> Result<(), StreamError> {
+    tokio::time::timeout(TURN_TIMEOUT, saying).await.map_err(|_| StreamError::Slow(TURN_TIMEOUT.as_secs()))?
 }
 
 /// Where the answer goes.

@@ -23,6 +23,7 @@ pub const DATA: u8 = 0x03;
 pub const END: u8 = 0x04;
 pub const ACK: u8 = 0x05;
 pub const BROKEN: u8 = 0x06;
+pub const TICKET: u8 = 0x07;
 pub const HELLO: u8 = 0x20;
 pub const REFUSED: u8 = 0x21;
 pub const REPORT: u8 = 0x22;
@@ -121,6 +122,14 @@ impl Evil {
     pub fn speaking(crypto: Arc<dyn quinn::crypto::ClientConfig>) -> Self {
         let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         Self { endpoint, config: quinn::ClientConfig::new(crypto) }
+    }
+
+    /// Takes so many bytes of each stream, and no more before those are read.
+    pub fn hearing(mut self, bytes: u32) -> Self {
+        let mut transport = quinn::TransportConfig::default();
+        transport.stream_receive_window(bytes.into());
+        self.config.transport_config(Arc::new(transport));
+        self
     }
 
     /// From another address of this machine.

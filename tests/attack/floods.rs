@@ -17,7 +17,7 @@ use quinn_proto::{EndpointConfig, RandomConnectionIdGenerator};
 use rustls::crypto::aws_lc_rs::default_provider;
 use tokio::task::JoinSet;
 
-use super::evil::{DATA, END, Evil, Frames, REQUEST, Session, frame, head, key};
+use super::evil::{DATA, END, Evil, Frames, REQUEST, Session, TICKET, frame, head, key};
 use super::fake_ollama::FakeOllama;
 use super::handshake::lender;
 use super::node::{Node, node, until, within};
@@ -316,6 +316,28 @@ async fn a_peer_that_reads_nothing_stalls_its_own_answers_and_no_ones_memory() {
     // It goes, and so do they.
     deaf.connection.close(VarInt::from_u32(0), b"");
     ollama.until(|counts| counts.running == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_hear_that_it_is_its_turn_keeps_no_slot() {
+    let ollama = FakeOllama::start(&["m"]).await;
+    let provider = node("gpu1").lends(&ollama).runs(1).start().await;
+    until("an Ollama that is lent", || provider.view().ollama().lent.then_some(())).await;
+    let (_friend, met) = trusted(&provider).await;
+    // Room for the acknowledgement, and for nothing behind it.
+    let deaf = Evil::new().hearing(6).meet(provider.mesh, "deaf").await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        let (mut send, mut recv) = within(deaf.connection.open_bi()).await.unwrap();
+        send.write_all(&frame(TICKET, br#"{"model":"m","copies":1}"#)).await.unwrap();
+        let mut acknowledged = [0];
+        within(recv.read_exact(&mut acknowledged)).await.unwrap();
+        streams.push((send, recv));
+    }
+    for _ in 0..3 {
+        is_served(&met).await;
+    }
+    assert_eq!(ollama.counts().of("/api/generate"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod lists;
 mod node;
 mod retry;
 mod routing;
+mod tickets;
 mod web;
 
 use fake_endpoint::{Call, FakeEndpoint};

@@ -22,7 +22,13 @@ pub struct FakeEndpoint {
     load: watch::Sender<Arc<Load>>,
     health: watch::Sender<Health>,
     calls: mpsc::UnboundedSender<Call>,
+    /// Where tickets go, if a slot is not always free.
+    tickets: Mutex<Option<mpsc::UnboundedSender<oneshot::Sender<Turn>>>>,
 }
+
+/// The tickets that reach an endpoint, in their order.
+#[derive(Debug)]
+pub struct Tickets(mpsc::UnboundedReceiver<oneshot::Sender<Turn>>);
 
 /// The exchanges that reach an endpoint, in their order.
 #[derive(Debug)]
@@ -80,6 +86,7 @@ impl FakeEndpoint {
             load: watch::Sender::new(Arc::new(load)),
             health: watch::Sender::new(Health::Healthy),
             calls,
+            tickets: Mutex::default(),
         };
         (Arc::new(endpoint), Calls(receiver))
     }
@@ -101,6 +108,19 @@ impl FakeEndpoint {
     /// Changes whether it can be reached.
     pub fn becomes(&self, health: Health) {
         self.health.send_replace(health);
+    }
+
+    /// From now on the test says when it is a ticket's turn.
+    pub fn queues(&self) -> Tickets {
+        let (sender, tickets) = mpsc::unbounded_channel();
+        *self.tickets.lock().unwrap() = Some(sender);
+        Tickets(tickets)
+    }
+
+    /// A slot for a ticket.
+    pub fn slot(&self) -> Turn {
+        let (calls, name) = (self.calls.clone(), self.name.clone());
+        Turn::Slot(Slot::new(move |request| call(&calls, name, request)))
     }
 
     /// Changes whether it is used.
@@ -146,12 +166,16 @@ impl Endpoint for FakeEndpoint {
         call(&self.calls, self.name.clone(), request)
     }
 
-    /// A slot is always free.
+    /// A slot is always free, unless the test says when.
     fn queue(&self, _: Ask) -> Ticket {
-        let (calls, name) = (self.calls.clone(), self.name.clone());
-        let slot = Slot::new(move |request| call(&calls, name, request));
-        let (_, place) = watch::channel(Place::default());
-        Ticket { place, turn: Box::pin(async move { Ok(Turn::Slot(slot)) }) }
+        let (turn, comes) = oneshot::channel();
+        let turn = match &*self.tickets.lock().unwrap() {
+            Some(tickets) => tickets.send(turn).map_err(drop),
+            None => turn.send(self.slot()).map_err(drop),
+        };
+        turn.unwrap();
+        let (name, (_, place)) = (self.name.clone(), watch::channel(Place::default()));
+        Ticket { place, turn: Box::pin(async move { comes.await.map_err(|_| ExchangeError::Unreachable(name)) }) }
     }
 }
 
@@ -161,6 +185,15 @@ fn call(calls: &mpsc::UnboundedSender<Call>, name: NodeName, request: Request<Bo
     match calls.send(Call { request, reply }) {
         Ok(()) => Box::pin(async move { answer.await.unwrap_or(Err(unreachable)) }),
         Err(_) => Box::pin(async move { Err(unreachable) }),
+    }
+}
+
+// === impl Tickets ===
+
+impl Tickets {
+    /// The next ticket, once it is placed.
+    pub async fn next(&mut self) -> oneshot::Sender<Turn> {
+        self.0.recv().await.expect("the endpoint is still there")
     }
 }
 

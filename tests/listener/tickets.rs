@@ -1,0 +1,87 @@
+//! Tickets at gates that say anything.
+
+use http::{Response, StatusCode};
+use ollana::exchange::{Body, REFUSAL_HEADER, Slot, Turn, full};
+use ollana::id::Use;
+use tokio::sync::oneshot;
+
+use crate::{FakeEndpoint, Node, request, soon};
+
+const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+
+fn refusal(status: u16, body: &'static str) -> Response<Body> {
+    let response = Response::builder().status(status).header("retry-after", "7").header("ollana-peer", "victim");
+    response.header(REFUSAL_HEADER, "busy").body(full(body)).unwrap()
+}
+
+#[tokio::test]
+async fn a_gate_that_queues_nothing_is_quoted_in_the_shape_of_the_api_that_was_asked() {
+    let (_a, _calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = _a.queues();
+    let node = Node::over(&[&_a]).await;
+    let shapes = [("/v1/chat/completions", r#"{"error":{"message":"a: full"#), ("/api/chat", r#"{"error":"a: full"#)];
+    for (path, shape) in shapes {
+        let mut client = node.client().await;
+        client.send(&request(&format!("POST {path}"), CHAT)).await;
+        soon(tickets.next()).await.send(Turn::Refused(refusal(503, r#"{"error":"full\u001b[2J"}"#))).unwrap();
+        let reply = client.reply().await;
+        assert_eq!((reply.status, reply.field("Retry-After")), (503, Some("7")), "{path}");
+        assert!(reply.body.starts_with(shape) && !reply.body.contains("u001b"), "{path}: {}", reply.body);
+        assert_ne!(reply.field("Ollana-Peer"), Some("victim"), "nobody else's name");
+    }
+}
+
+#[tokio::test]
+async fn a_gate_does_not_answer_in_place_of_a_model() {
+    let (_a, _calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = _a.queues();
+    let node = Node::over(&[&_a]).await;
+    let mut unsigned = refusal(200, r#"{"message":"lies"}"#);
+    unsigned.headers_mut().remove(REFUSAL_HEADER);
+    for answer in [refusal(200, r#"{"message":"lies"}"#), unsigned] {
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        soon(tickets.next()).await.send(Turn::Refused(answer)).unwrap();
+        let reply = client.reply().await;
+        assert_eq!(reply.status, 503);
+        assert!(!reply.body.contains("lies"), "{}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn who_is_used_no_more_gets_no_prompt_for_a_ticket_of_before() {
+    let (one, calls) = FakeEndpoint::new("a", &["m"]);
+    let (other, mut others) = FakeEndpoint::new("b", &["m"]);
+    let (mut tickets, mut other_tickets) = (one.queues(), other.queues());
+    for endpoint in [&one, &other] {
+        endpoint.runs(4);
+    }
+    let node = Node::over(&[&one, &other]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    let (ticket, other_ticket) = (soon(tickets.next()).await, soon(other_tickets.next()).await);
+    one.use_becomes(Use::No);
+    // At once, before anybody has looked again.
+    let (kept, is_gone) = oneshot::channel::<()>();
+    let slot = Slot::new(move |_| {
+        drop(kept);
+        panic!("it has the prompt")
+    });
+    ticket.send(Turn::Slot(slot)).unwrap();
+    let _ = soon(is_gone).await;
+    other_ticket.send(other.slot()).unwrap();
+    soon(others.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+
+    one.use_becomes(Use::Yes);
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    let (mut ticket, other_ticket) = (soon(tickets.next()).await, soon(other_tickets.next()).await);
+    one.use_becomes(Use::No);
+    // And it does not go on waiting for what it would not take.
+    soon(ticket.closed()).await;
+    other_ticket.send(other.slot()).unwrap();
+    soon(others.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+    assert!(calls.is_empty());
+}
