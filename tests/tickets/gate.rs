@@ -75,6 +75,8 @@ pub struct Hall {
     pub draining: bool,
     /// Its Ollama fails most of the time.
     pub failing: bool,
+    /// It never fails by chance.
+    pub calm: bool,
     pub dead: bool,
 }
 
@@ -288,7 +290,7 @@ impl Life {
         let mut running = self.ledger.begins(send);
         let cold = seat.as_mut().is_some_and(Seat::starts);
         let fails = self.hall().failing && random.chance(0.8);
-        let breaks = random.chance(0.003);
+        let breaks = random.chance(0.003) && !self.hall().calm;
         let load = if cold { ms(600) } else { Duration::ZERO };
         let work = if fails { ms(1) } else { random.about(ms(250)).min(ms(4000)) };
         tokio::select! {

@@ -85,15 +85,15 @@ impl World {
         let random = &self.random;
         match random.unit() {
             pause if pause < 0.70 => sleep(random.about(ms(22))).await,
-            ask if ask < 0.90 => self.ask(),
-            gone if gone < 0.913 => self.abandon().await,
-            burst if burst < 0.9132 => (0..60).for_each(|_| self.ask()),
-            unload if unload < 0.920 => self.unload(),
-            cut if cut < 0.922 => self.cut(random.below(USERS), random.below(GATES)),
-            freeze if freeze < 0.925 => self.freeze(),
-            fail if fail < 0.926 => self.fail(),
-            crash if crash < 0.9264 => self.crash(random.below(GATES)),
-            drain if drain < 0.9267 => self.drain(random.below(GATES)),
+            ask if ask < 0.85 => self.ask(),
+            gone if gone < 0.86 => self.abandon().await,
+            burst if burst < 0.8602 => (0..60).for_each(|_| self.ask()),
+            unload if unload < 0.867 => self.unload(),
+            cut if cut < 0.869 => self.cut(random.below(USERS), random.below(GATES)),
+            freeze if freeze < 0.872 => self.freeze(),
+            fail if fail < 0.873 => self.fail(),
+            crash if crash < 0.8734 => self.crash(random.below(GATES)),
+            drain if drain < 0.8739 => self.drain(random.below(GATES)),
             _ => tokio::task::yield_now().await,
         }
     }
@@ -356,6 +356,7 @@ impl World {
             }
         }
         // And it works as before.
+        self.gates.lock().unwrap().iter().flatten().for_each(|life| life.hall().calm = true);
         for (n, model) in MODELS.iter().cycle().take(50).enumerate() {
             let before = self.answered();
             self.ask_for("/api/generate", format!(r#"{{"model":"{model}","prompt":"why"}}"#), None, false);
