@@ -60,7 +60,7 @@ struct Became {
 
 /// One that queues. Every other is withdrawn while it waits, and of the others every other leaves its slot unused.
 async fn ask(remote: &Remote, n: usize) -> Became {
-    let ask = Ask { model: "m".to_owned(), copies: if n % 3 == 0 { 1 } else { 2 }, ..Ask::default() };
+    let ask = Ask { model: "m".to_owned(), copies: if n.is_multiple_of(3) { 1 } else { 2 }, ..Ask::default() };
     let mut ticket = remote.queue(ask);
     if n.is_multiple_of(2) {
         tokio::select! {
