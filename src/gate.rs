@@ -391,13 +391,15 @@ async fn keep_looking(ollama: Ollama, mut lend: watch::Receiver<bool>, seats: Ar
             // Who waits in vain here may have luck elsewhere; the owner's are told by the server itself.
             seats.close(Why::NoOllama);
         }
+        // The line of what is not listed has no model.
+        let slots = |model: &str| settings.slots(&ollama, &now, Some(model).filter(|model| !model.is_empty())).tried();
         // What is not about which models are in memory is no look at that.
         loop {
             seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded());
             tokio::select! {
                 Ok(()) = state.changed() => break,
                 Ok(()) = lend.changed() => break,
-                Ok(()) = paces.changed() => seats.slots(|model| settings.slots(&ollama, &now, Some(model)).tried()),
+                Ok(()) = paces.changed() => seats.slots(slots),
                 Ok(()) = direct.changed() => {}
                 Ok(()) = memory.changed() => {}
                 else => return,

@@ -49,6 +49,8 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy)]
 pub enum Step {
     First,
+    /// It has so many tokens by now.
+    Said(usize),
     Done(Stages),
 }
 
@@ -75,7 +77,13 @@ struct Engine {
     /// Those to come, the last first.
     speed_changes: Vec<(f64, usize, f64)>,
     events: Vec<Event>,
+    /// When those that wait are told next how far their answers are.
+    tells: f64,
 }
+
+/// Simulated seconds from one piece of an answer to the next. Each token would be a piece; so many no machine of two
+/// processors keeps up with at twenty times the speed.
+const PIECE: f64 = 1.0;
 
 // === impl Fleet ===
 
@@ -101,6 +109,7 @@ impl Fleet {
             waiting: HashMap::new(),
             speed_changes,
             events: Vec::new(),
+            tells: 0.0,
         };
         engine.publish();
         let thread = std::thread::Builder::new().name("fleet".to_owned()).spawn(move || engine.run(&received)).unwrap();
@@ -166,11 +175,15 @@ impl Engine {
     fn run(mut self, orders: &mpsc::Receiver<Order>) -> Vec<Server> {
         loop {
             let next = self.servers.iter().map(Server::next_event).fold(self.next_speed_change(), f64::min);
+            let next = if self.waiting.is_empty() { next } else { next.min(self.tells) };
             // Without a moment it is an order that comes next.
             let wait = self.clock.instant(next).map(|at| at.saturating_duration_since(std::time::Instant::now()));
             let order = orders.recv_timeout(wait.unwrap_or(Duration::from_secs(3600)));
             let now = self.clock.now();
             self.catch_up(now);
+            if now >= self.tells {
+                self.tell(now);
+            }
             match order {
                 Ok(Order::Submit { server, job, tell }) => {
                     self.waiting.insert(job.id, tell);
@@ -212,6 +225,17 @@ impl Engine {
             match event {
                 Event::First(id) => drop(self.waiting.get(&id).map(|tell| tell.send(Step::First))),
                 Event::Done(id, stages) => drop(self.waiting.remove(&id).map(|tell| tell.send(Step::Done(stages)))),
+            }
+        }
+    }
+
+    fn tell(&mut self, now: f64) {
+        self.tells = now + PIECE;
+        for server in &mut self.servers {
+            for (id, tokens) in server.said(now) {
+                if let Some(tell) = self.waiting.get(&id) {
+                    let _ = tell.send(Step::Said(tokens));
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A simulated Ollama's HTTP, lean: what a node and an application ask of it here, over the model of [`server`](super::server).
 //!
-//! An answer has two chunks, its first token and all the rest with the last line; nothing is between them that a mesh
+//! An answer has a chunk for its first token, one a simulated second, and the last line; nothing is between them that a mesh
 //! would have to do with. The durations in the last line are real ones, as a node measures time: the simulated ones
 //! divided by the tempo. `prompt_eval_count` is the whole prompt's even if part of it was in the cache, and
 //! `prompt_eval_duration` is what the rest took, as Ollama's runner says it. The wait for a slot is in `total_duration`
@@ -136,23 +136,34 @@ impl Ollama {
     async fn work(&self, job: Job, chat: bool) -> Response<Body> {
         let mut progress = self.desk.submit(job);
         // The head comes with the first token, and not before.
+        // What is said of it before is nothing yet.
         let Some(Step::First) = progress.next().await else {
             return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error":"the server is gone"}"#.to_owned());
         };
         let clock = self.clock.clone();
-        let chunks =
-            stream::unfold((Some(Bytes::from(line(&job, chat, 1, ""))), Some(progress)), move |(first, rest)| {
-                let clock = clock.clone();
-                async move {
-                    if let Some(first) = first {
-                        return Some((Ok(Frame::data(first)), (None, rest)));
-                    }
-                    let mut progress = rest?;
-                    let Some(Step::Done(stages)) = progress.next().await else { return None };
-                    let last = line(&job, chat, job.output as usize - 1, &ending(&job, &stages, &clock));
-                    Some((Ok(Frame::data(Bytes::from(last))), (None, None)))
+        let chunks = stream::unfold((0, Some(progress)), move |(said, rest)| {
+            let clock = clock.clone();
+            async move {
+                let frame = |line: String| Ok(Frame::data(Bytes::from(line)));
+                let mut progress = rest?;
+                if said == 0 {
+                    return Some((frame(line(&job, chat, 1, "")), (1, Some(progress))));
                 }
-            });
+                loop {
+                    match progress.next().await? {
+                        Step::Said(tokens) if tokens > said => {
+                            return Some((frame(line(&job, chat, tokens - said, "")), (tokens, Some(progress))));
+                        }
+                        Step::First | Step::Said(_) => {}
+                        Step::Done(stages) => {
+                            let left = (job.output as usize).saturating_sub(said);
+                            let last = line(&job, chat, left, &ending(&job, &stages, &clock));
+                            return Some((frame(last), (said, None)));
+                        }
+                    }
+                }
+            }
+        });
         let mut response = Response::new(StreamBody::new(chunks).boxed_unsync());
         response.headers_mut().insert(CONTENT_TYPE, "application/x-ndjson".parse().unwrap());
         response
@@ -170,9 +181,10 @@ fn listing(models: impl Iterator<Item = usize>) -> String {
     let entries: Vec<String> = models
         .map(|model| {
             let name = model_name(model);
+            let size = super::workload::GIGABYTES[model] * 1e9;
             // Every server has the same weights under a name.
             let digest = format!("{:064x}", model + 1);
-            format!(r#"{{"name":"{name}","model":"{name}","size":1000000,"digest":"{digest}"}}"#)
+            format!(r#"{{"name":"{name}","model":"{name}","size":{size},"digest":"{digest}"}}"#)
         })
         .collect();
     format!(r#"{{"models":[{}]}}"#, entries.join(","))

@@ -171,6 +171,15 @@ impl Server {
         self.loading.map_or(f64::INFINITY, |loading| loading.ends).min(self.next_stage)
     }
 
+    /// Tokens that each answer has by now whose first one was said.
+    pub fn said(&mut self, now: f64) -> impl Iterator<Item = (u64, usize)> {
+        self.advance(now);
+        self.working.iter().filter(|working| working.first_said).map(|Working { job, output, .. }| {
+            let left = output.max(0.0) / work(job.model, 0.0, job.output);
+            (job.id, (job.output * (1.0 - left)) as usize)
+        })
+    }
+
     // What happens to it. Times never go back.
 
     pub fn submit(&mut self, now: f64, job: Job) {

@@ -13,7 +13,7 @@ pub const DECODE: f64 = 25.0;
 
 /// Work a token, relative to the smallest model.
 const WEIGHTS: [f64; MODELS] = [1.0, 1.0, 1.6, 1.6, 2.8, 2.8];
-const GIGABYTES: [f64; MODELS] = [5.0, 5.0, 9.0, 9.0, 19.0, 19.0];
+pub const GIGABYTES: [f64; MODELS] = [5.0, 5.0, 9.0, 9.0, 19.0, 19.0];
 /// Zipf's law with exponent 1.
 const POPULARITY: [f64; MODELS] = [0.408, 0.204, 0.136, 0.102, 0.082, 0.068];
 /// Seconds of a load before the first byte is read.

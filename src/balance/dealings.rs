@@ -40,7 +40,7 @@ struct Record {
     own: u32,
     judgement: Judgement,
     breaker: Breaker,
-    /// Those that run: how long they have taken, and how long each should take.
+    /// Those that have not answered yet: how long they have taken, and how long each should take in all.
     running: HashMap<u64, (Arc<Stopwatch>, Duration)>,
     used: Option<Instant>,
     numbers: u64,
@@ -99,22 +99,22 @@ impl Dealings {
 
     /// It failed: for a moment the others come first.
     pub(super) fn stumbled(&self) {
-        *lock(&self.stumbled) = Some(Instant::now());
+        *lock(&self.stumbled) = Some(now());
     }
 
     /// Whether it failed a moment ago.
     pub(super) fn has_stumbled(&self) -> bool {
-        lock(&self.stumbled).is_some_and(|at| at.elapsed() < STUMBLE)
+        lock(&self.stumbled).is_some_and(|at| now().saturating_duration_since(at) < STUMBLE)
     }
 
     /// Whether it may have models that it has not reported yet, since they were made through this node a moment ago.
     pub(super) fn has_changed(&self) -> bool {
-        lock(&self.changed).is_some_and(|at| at.elapsed() < CHANGED)
+        lock(&self.changed).is_some_and(|at| now().saturating_duration_since(at) < CHANGED)
     }
 
     /// How it stands with a model.
     pub(super) fn standing(&self, model: &ModelName) -> Standing {
-        let now = Instant::now();
+        let now = now();
         let models = lock(&self.models);
         let Some(record) = models.get(model) else {
             return Standing { own: 0, slowness: 1.0, caution: 1.0, admitted: true };
@@ -132,7 +132,7 @@ impl Dealings {
 
     /// Something else than a request that passed went wrong there: a ticket, or an answer that had begun.
     pub(super) fn failed(&self, model: &ModelName, outcome: Outcome) {
-        let now = Instant::now();
+        let now = now();
         let mut models = lock(&self.models);
         let breaker = &mut entry(&mut models, model, now).breaker;
         if let Some(pass) = breaker.pass(now) {
@@ -161,6 +161,11 @@ fn entry<'a>(models: &'a mut HashMap<ModelName, Record>, model: &ModelName, now:
     record
 }
 
+/// By the runtime's clock, so that a test without time to lose has breakers that close again.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// A panic elsewhere does not make the numbers wrong.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -171,7 +176,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl InFlight {
     /// It runs this model, and should take so long once it has a slot; not known where the model is to be loaded first.
     pub(super) fn runs(mut self, model: &ModelName, promised: Option<Duration>) -> Self {
-        let now = Instant::now();
+        let now = now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, model, now);
         record.own += 1;
@@ -189,16 +194,20 @@ impl InFlight {
     /// Its answer's head is there: what it changes may be done.
     pub(super) fn answered(&self) {
         if self.changes {
-            *lock(&self.dealings.changed) = Some(Instant::now());
+            *lock(&self.dealings.changed) = Some(now());
         }
     }
 
     /// What it comes to, as far as the server is concerned: known with the head of the answer.
     pub(super) fn comes_to(&mut self, outcome: Outcome) {
         let Some(run) = &mut self.run else { return };
-        let now = Instant::now();
+        let now = now();
+        let mut models = lock(&self.dealings.models);
+        let record = entry(&mut models, &run.model, now);
+        // From here on it says something now and then: how long it goes on is the answer's business.
+        record.running.remove(&run.number);
         if let Some(pass) = run.pass.take() {
-            entry(&mut lock(&self.dealings.models), &run.model, now).breaker.settle(pass, outcome, now);
+            record.breaker.settle(pass, outcome, now);
         }
     }
 
@@ -221,7 +230,7 @@ impl InFlight {
     /// It was answered to its end: what it took counts.
     pub(super) fn done(&self) {
         let Some(Run { model, watch, promised: Some(promised), .. }) = &self.run else { return };
-        let now = Instant::now();
+        let now = now();
         entry(&mut lock(&self.dealings.models), model, now).judgement.observe(*promised, watch.waited(), now);
     }
 }
@@ -231,7 +240,7 @@ impl Drop for InFlight {
         self.answered();
         self.dealings.own.fetch_sub(1, Ordering::Relaxed);
         let Some(run) = self.run.take() else { return };
-        let now = Instant::now();
+        let now = now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, &run.model, now);
         record.own = record.own.saturating_sub(1);

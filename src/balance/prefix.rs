@@ -6,6 +6,10 @@
 //! (its messages), and then goes on differently (the answer, the new message, brackets, options). So bodies are compared by
 //! the blocks they begin with, each block's hash covering all before it.
 //!
+//! A chat's next body holds the answer to the last one as well, which the server has cached as much as what it was sent.
+//! Where messages begin is told by their `"role"`: a body that goes on where one of so many messages ended has the answer
+//! to it between that and the message behind it. In other dialects the answer does not count.
+//!
 //! What is kept is what was *sent*, for as many conversations as a runner holds, and in bounded memory. A hash has a key
 //! that is made at start and never leaves, so that no application can make its prompt look like another's.
 
@@ -13,6 +17,8 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _};
 use std::sync::Arc;
+
+use memchr::memmem;
 
 use crate::id::Id;
 
@@ -31,6 +37,10 @@ const BESIDE_SLOTS: usize = 8;
 const MOST: usize = 64;
 /// A body that has at least three quarters of an older one continues it, and stands for both: what differs is its tail.
 const CONTINUES: (usize, usize) = (3, 4);
+/// What stands before the messages of a chat, in every dialect that knows them.
+const ROLE: &[u8; 6] = b"\"role\"";
+/// Messages of a body whose beginnings are kept. A longer conversation's latest answer does not count.
+const MESSAGES: usize = 256;
 /// Bytes of a body to a token of the prompt: English in JSON, somewhat more than it is in other languages.
 const BYTES_A_TOKEN: f64 = 4.0;
 
@@ -51,6 +61,8 @@ pub(crate) struct Prefixes {
 pub(crate) struct Fingerprint {
     /// The n-th is a hash of the first n + 1 blocks, so that where two are equal, all before are.
     blocks: Arc<[u64]>,
+    /// Where its messages begin: the bytes before each [`ROLE`], in the part that is read.
+    messages: Arc<[u32]>,
 }
 
 /// A fingerprint in the making.
@@ -60,6 +72,10 @@ pub(crate) struct Reading {
     /// The beginning of the next block: what of `part` is filled.
     part: [u8; BLOCK],
     filled: usize,
+    messages: Vec<u32>,
+    /// Bytes that were read, and the last few of them, of which a word may have begun.
+    read: usize,
+    tail: [u8; ROLE.len() - 1],
 }
 
 /// The conversations of one model on one server, the latest last.
@@ -94,16 +110,23 @@ impl Prefixes {
 
     /// Begins to read a body.
     pub(crate) fn read(&self) -> Reading {
-        Reading { hasher: self.keys.build_hasher(), blocks: Vec::new(), part: [0; BLOCK], filled: 0 }
+        Reading {
+            hasher: self.keys.build_hasher(),
+            blocks: Vec::new(),
+            part: [0; BLOCK],
+            filled: 0,
+            messages: Vec::new(),
+            read: 0,
+            tail: [0; ROLE.len() - 1],
+        }
     }
 
     /// Bytes of the body that a server has seen before, for this model: the longest beginning that it shares with one that
     /// was sent there.
     pub(crate) fn matched(&self, server: &Id, model: &str, body: &Fingerprint) -> usize {
         let runner = self.servers.get(server).and_then(|models| models.get(model));
-        let common =
-            runner.map(|runner| runner.0.iter().map(|conversation| conversation.fingerprint.common(body)).max());
-        common.flatten().unwrap_or(0) * BLOCK
+        let cached = runner.map(|runner| runner.0.iter().map(|known| known.fingerprint.cached(body)).max());
+        cached.flatten().unwrap_or(0)
     }
 
     /// A body was sent there; the model's runner has so many slots.
@@ -157,6 +180,7 @@ impl Prefixes {
 impl Reading {
     /// Reads on. What comes after the first 64 KiB is not looked at.
     pub(crate) fn feed(&mut self, mut piece: &[u8]) {
+        self.find_messages(piece);
         if self.filled > 0 {
             let (head, rest) = piece.split_at(piece.len().min(BLOCK - self.filled));
             for (to, from) in self.part.iter_mut().skip(self.filled).zip(head) {
@@ -191,7 +215,32 @@ impl Reading {
 
     /// What was read so far. A rest that fills no block does not count: that is where bodies begin to differ.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        Fingerprint { blocks: self.blocks.as_slice().into() }
+        Fingerprint { blocks: self.blocks.as_slice().into(), messages: self.messages.as_slice().into() }
+    }
+
+    fn find_messages(&mut self, piece: &[u8]) {
+        if self.read > READ {
+            return;
+        }
+        let keep = ROLE.len() - 1;
+        // What begins in the piece before: the seam, with as much of this one as can belong to it.
+        let seam: Vec<u8> = self.tail.iter().chain(piece.iter().take(keep)).copied().collect();
+        let begins = self.read.saturating_sub(keep);
+        let ahead = keep.saturating_sub(self.read);
+        let in_seam = memmem::find_iter(&seam, ROLE).map(|at| begins + at.saturating_sub(ahead));
+        let in_piece = memmem::find_iter(piece, ROLE).map(|at| self.read + at);
+        let found: Vec<u32> = in_seam.chain(in_piece).filter_map(|at| u32::try_from(at).ok()).collect();
+        let room = MESSAGES.saturating_sub(self.messages.len());
+        self.messages.extend(found.into_iter().take(room));
+        self.read += piece.len();
+        let rest = seam.len().min(keep + piece.len());
+        let last: Vec<u8> = match piece.len() >= keep {
+            true => piece.get(piece.len() - keep..).unwrap_or_default().to_vec(),
+            false => seam.get(rest - keep..rest).unwrap_or_default().to_vec(),
+        };
+        if let Ok(last) = last.try_into() {
+            self.tail = last;
+        }
     }
 
     fn block(&mut self, block: &[u8]) {
@@ -206,6 +255,19 @@ impl Reading {
 // === impl Fingerprint ===
 
 impl Fingerprint {
+    /// Bytes of a body that whoever was sent this one has cached: what both begin with, and the answer, if the body goes on
+    /// where this one ended.
+    fn cached(&self, body: &Self) -> usize {
+        let common = self.common(body) * BLOCK;
+        // Into its last message, if that is long enough to tell: others may share all before it.
+        let goes_on = self.messages.last().is_some_and(|last| {
+            let (last, whole) = (*last as usize, self.blocks.len() * BLOCK);
+            common + BLOCK > if whole > last + 2 * BLOCK { last + BLOCK } else { last }
+        });
+        let behind_the_answer = body.messages.get(self.messages.len() + 1).filter(|_| goes_on && common > 0);
+        behind_the_answer.map_or(common, |at| common.max(*at as usize))
+    }
+
     /// Blocks that both begin with.
     fn common(&self, other: &Self) -> usize {
         let pairs = || self.blocks.iter().zip(other.blocks.iter());
@@ -246,7 +308,8 @@ impl Runner {
 
 impl Conversation {
     fn size(&self) -> usize {
-        self.fingerprint.blocks.len() + OVERHEAD
+        // Two beginnings of messages take the room of a hash.
+        self.fingerprint.blocks.len() + self.fingerprint.messages.len() / 2 + OVERHEAD
     }
 }
 

@@ -38,15 +38,64 @@ fn a_conversation_is_found_where_it_was_but_for_its_tail() {
     let first = chat(&[&question]);
     prefixes.record(&server(1), "m", &fingerprint(&prefixes, &first), 1);
 
-    let next = fingerprint(&prefixes, &chat(&[&question, &answer, "and then?"]));
+    let body = chat(&[&question, &answer, "and then?"]);
+    let next = fingerprint(&prefixes, &body);
     let matched = prefixes.matched(&server(1), "m", &next);
-    assert!(matched <= first.len() && matched + BLOCK + 100 > first.len(), "{matched} of {}", first.len());
+    // The answer came from there, and is in the cache as well; the new message is not.
+    let new = memmem::rfind(&body, b"\"role\"").unwrap();
+    assert_eq!(matched, new);
+    // A body without messages that begins alike: what was sent.
+    let completion = |text: &str| format!(r#"{{"model":"m","prompt":"{text}","stream":true}}"#).into_bytes();
+    prefixes.record(&server(3), "m", &fingerprint(&prefixes, &completion(&question)), 1);
+    let longer = fingerprint(&prefixes, &completion(&format!("{question}{answer}")));
+    let begins = prefixes.matched(&server(3), "m", &longer);
+    assert!(begins <= question.len() + 50 && begins + BLOCK > question.len(), "{begins} of {}", question.len());
     assert_eq!(tokens(matched), matched as f64 / 4.0);
     assert_eq!(prefixes.matched(&server(2), "m", &next), 0);
     assert_eq!(prefixes.matched(&server(1), "n", &next), 0);
     // It stands for the older one now.
     prefixes.record(&server(1), "m", &next, 1);
     assert_eq!(prefixes.servers[&server(1)]["m"].0.len(), 1);
+}
+
+#[test]
+fn a_conversation_that_went_on_elsewhere_is_cached_as_far_as_it_was_there() {
+    let mut prefixes = Prefixes::new();
+    let texts: Vec<_> = (0..4).map(|n| text(n, 150)).collect();
+    let [one, two, three, four] = &texts[..] else { panic!() };
+    prefixes.record(&server(1), "m", &fingerprint(&prefixes, &chat(&[one])), 1);
+    let later = chat(&[one, two, three, four, "and now?"]);
+    let matched = prefixes.matched(&server(1), "m", &fingerprint(&prefixes, &later));
+    let third = memmem::find_iter(&later, b"\"role\"").nth(2).unwrap();
+    assert_eq!(matched, third, "its own answer, and nothing of what others said");
+    // Another conversation behind the same long system prompt has none of the answer.
+    let (system, mine, theirs) = (text(9, 300), text(10, 150), text(11, 150));
+    prefixes.record(&server(2), "m", &fingerprint(&prefixes, &chat(&[&system, &mine])), 1);
+    let other = chat(&[&system, &theirs, "answer", "and?"]);
+    let matched = prefixes.matched(&server(2), "m", &fingerprint(&prefixes, &other));
+    assert!(matched <= system.len() + 100, "{matched}");
+}
+
+proptest! {
+    #[test]
+    fn where_messages_begin_is_found_however_a_body_is_cut(
+        words in prop::collection::vec(0u32..30, 1..6),
+        cuts in prop::collection::vec(1usize..40, 1..30),
+    ) {
+        let prefixes = Prefixes::new();
+        let texts: Vec<_> = words.iter().map(|n| text(*n, *n)).collect();
+        let body = chat(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut reading = prefixes.read();
+        let (mut rest, mut cuts) = (&body[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (piece, others) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
+            reading.feed(piece);
+            rest = others;
+        }
+        let expected: Vec<u32> = memmem::find_iter(&body, b"\"role\"").map(|at| at as u32).collect();
+        prop_assert_eq!(&*reading.fingerprint().messages, &expected[..]);
+        prop_assert_eq!(reading.fingerprint(), fingerprint(&prefixes, &body));
+    }
 }
 
 #[test]

@@ -39,8 +39,8 @@ pub(crate) struct Machine {
     /// Tokens a second, times bytes.
     prefill: Option<f64>,
     decode: Option<f64>,
-    /// Bytes a second from disk into memory.
-    bandwidth: Option<f64>,
+    /// Bytes of a model, and seconds that it takes to load: the middle one of those that were loaded.
+    load: Option<(f64, f64)>,
 }
 
 /// How fast one model is on one server, nothing left open.
@@ -74,16 +74,20 @@ impl Machine {
         Self {
             prefill: middle(|model| Some(f64::from(model.pace.plausible().prefill?) * size(model)?)),
             decode: middle(|model| Some(f64::from(model.pace.plausible().decode?) * size(model)?)),
-            // A load from the page cache takes hardly more than the start.
-            bandwidth: middle(|model| {
-                Some(size(model)? / (f64::from(model.pace.plausible().load?) - LOAD_START).max(0.1))
-            }),
+            load: {
+                let load = |model: &ModelInfo| Some((size(model)?, f64::from(model.pace.plausible().load?)));
+                let mut loads: Vec<_> = models.into_iter().filter_map(load).collect();
+                loads.sort_by(|(bytes, seconds), (others, its)| (bytes * its).total_cmp(&(others * seconds)));
+                loads.get(loads.len() / 2).copied()
+            },
         }
     }
 
-    /// How fast a model is there; `elsewhere` is what other servers say of the same model.
+    /// How fast a model is there; `elsewhere` is what other servers say of the same model. `tempo` is how many times faster
+    /// than real ones the servers are ([`Preferences::tempo`](super::Preferences::tempo)).
     pub(crate) fn assume<'a>(
         &self,
+        tempo: f64,
         model: &ModelInfo,
         elsewhere: impl IntoIterator<Item = &'a ModelInfo> + Clone,
     ) -> Assumed {
@@ -97,10 +101,19 @@ impl Machine {
         let decode = pace.decode.map(f64::from).or(self.decode.map(|scale| scale / bytes));
         Assumed {
             slots: pace.slots.unwrap_or(SLOTS),
-            prefill: prefill.or_else(|| others(|model| model.pace.plausible().prefill)).unwrap_or(PREFILL / bytes),
-            decode: decode.or_else(|| others(|model| model.pace.plausible().decode)).unwrap_or(DECODE / bytes),
-            load_time: pace.load.map_or_else(|| LOAD_START + bytes / self.bandwidth.unwrap_or(BANDWIDTH), f64::from),
+            prefill: prefill
+                .or_else(|| others(|model| model.pace.plausible().prefill))
+                .unwrap_or(tempo * PREFILL / bytes),
+            decode: decode.or_else(|| others(|model| model.pace.plausible().decode)).unwrap_or(tempo * DECODE / bytes),
+            load_time: pace.load.map_or_else(|| self.load_time(tempo, bytes), f64::from),
         }
+    }
+
+    fn load_time(&self, tempo: f64, bytes: f64) -> f64 {
+        let start = LOAD_START / tempo;
+        // A load from the page cache takes hardly more than the start.
+        let bandwidth = self.load.map(|(bytes, seconds)| bytes / (seconds - start).max(0.1 / tempo));
+        start + bytes / bandwidth.unwrap_or(tempo * BANDWIDTH)
     }
 }
 
@@ -138,6 +151,7 @@ impl Server {
         machine: &Machine,
         assumed: Assumed,
         usual: Usual,
+        tempo: f64,
     ) -> Self {
         let here = load.of(model);
         let nothing = ModelInfo::default();
@@ -146,7 +160,10 @@ impl Server {
             .iter()
             .filter(|(name, _)| *name != model)
             .take(MODELS)
-            .map(|(name, load)| Other { load, assumed: machine.assume(models.get(name).unwrap_or(&nothing), []) })
+            .map(|(name, load)| Other {
+                load,
+                assumed: machine.assume(tempo, models.get(name).unwrap_or(&nothing), []),
+            })
             .collect();
         let in_memory = || others.iter().filter(|other| other.load.residence == Residence::Memory);
         let busy_others =

@@ -18,14 +18,14 @@ fn unmeasured(size: u64) -> ModelInfo {
 #[test]
 fn what_was_measured_stands() {
     let known = model(5 * GB, 900.0, 30.0, 7.5);
-    let assumed = Machine::default().assume(&known, []);
+    let assumed = Machine::default().assume(1.0, &known, []);
     assert_eq!(assumed, Assumed { slots: 2, prefill: 900.0, decode: 30.0, load_time: 7.5 });
 }
 
 #[test]
 fn a_model_that_has_not_run_there_is_as_fast_as_what_has_by_its_size() {
     let machine = Machine::of(&[model(4 * GB, 1000.0, 60.0, 3.5)]);
-    let assumed = machine.assume(&unmeasured(8 * GB), &[model(8 * GB, 9e3, 9e3, 1.0)]);
+    let assumed = machine.assume(1.0, &unmeasured(8 * GB), &[model(8 * GB, 9e3, 9e3, 1.0)]);
     // Twice the bytes: half the speed, and the two seconds of reading become four.
     assert_eq!(assumed, Assumed { slots: 1, prefill: 500.0, decode: 30.0, load_time: 5.5 });
 }
@@ -33,7 +33,7 @@ fn a_model_that_has_not_run_there_is_as_fast_as_what_has_by_its_size() {
 #[test]
 fn a_server_that_nobody_knows_is_like_the_middle_of_the_others() {
     let others = [model(5 * GB, 100.0, 10.0, 1.0), model(5 * GB, 900.0, 40.0, 1.0), model(5 * GB, 300.0, 90.0, 1.0)];
-    let assumed = Machine::default().assume(&unmeasured(5 * GB), &others);
+    let assumed = Machine::default().assume(1.0, &unmeasured(5 * GB), &others);
     assert_eq!((assumed.prefill, assumed.decode, assumed.slots), (300.0, 40.0, 1));
     // How fast a disk is, and how many slots are set, says nothing of another machine.
     assert!((assumed.load_time - (1.5 + 5.0 * 1.048_576)).abs() < 1e-9);
@@ -41,7 +41,7 @@ fn a_server_that_nobody_knows_is_like_the_middle_of_the_others() {
 
 #[test]
 fn where_nothing_is_known_at_all_the_simulation_was_tuned_with_something() {
-    let assumed = Machine::default().assume(&unmeasured(0), []);
+    let assumed = Machine::default().assume(1.0, &unmeasured(0), []);
     assert_eq!(assumed, Assumed { slots: 1, prefill: 1000.0, decode: 50.0, load_time: 6.5 });
     assert_eq!(Usual::of([]), Usual { prompt: 420.0, output: 262.0 });
 }
@@ -55,8 +55,8 @@ fn one_server_has_no_more_to_say_about_answers_than_another() {
 
 fn server(load: &Load, name: &str, models: &BTreeMap<String, ModelInfo>) -> Server {
     let machine = Machine::of(models.values());
-    let assumed = machine.assume(&models[name], []);
-    Server::of(name, load, models, &machine, assumed, Usual { prompt: 500.0, output: 100.0 })
+    let assumed = machine.assume(1.0, &models[name], []);
+    Server::of(name, load, models, &machine, assumed, Usual { prompt: 500.0, output: 100.0 }, 1.0)
 }
 
 fn busy(residence: Residence, running: u32, queued: f32) -> ModelLoad {

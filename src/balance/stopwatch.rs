@@ -2,7 +2,9 @@
 //! for an hour says nothing of the server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Runs while the server is waited for. One task stops and starts it, any may read it.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ impl<'a> Scales<'a> {
             candidates.iter().map(|member| (member.view(), member.busy())).collect();
         let infos: Vec<&ModelInfo> = sights.iter().filter_map(|(view, _)| Some(view.entry(self.model)?.1)).collect();
         let usual = self.errand.usual(Usual::of(infos.iter().copied()));
-        let unlisted = ModelInfo::default();
+        let (unlisted, tempo) = (ModelInfo::default(), self.known.node.preferences.tempo);
         let mut prefixes = self.known.prefixes();
         let mut weights: Vec<_> = candidates
             .into_iter()
@@ -65,8 +65,8 @@ impl<'a> Scales<'a> {
             .map(|(member, (view, load))| {
                 let (name, info) = view.entry(self.model).unwrap_or((self.model.as_written(), &unlisted));
                 let elsewhere = infos.iter().copied().filter(|other| !std::ptr::eq(*other, info));
-                let assumed = view.machine.assume(info, elsewhere);
-                let server = Server::of(name, load, &view.report.models, &view.machine, assumed, usual);
+                let assumed = view.machine.assume(tempo, info, elsewhere);
+                let server = Server::of(name, load, &view.report.models, &view.machine, assumed, usual, tempo);
                 if server.residence == Residence::Disk {
                     // What it had cached went with the model.
                     prefixes.forget_model(&member.id(), name);

@@ -194,10 +194,12 @@ impl Admission<'_> {
             return Err(deny(&route, &refusal));
         }
         let model = inspector.model().or_else(|| path_model(&route));
-        if let Some(model) = &model {
-            self.runs_here(model, &route).await?;
-        }
-        let work = Work::of(&parts, Some(&inspector.reader));
+        let there = match &model {
+            Some(model) => self.runs_here(model, &route).await?,
+            None => true,
+        };
+        // Of what is not there Ollama says so at once, and no runner has work with it.
+        let work = if there { Work::of(&parts, Some(&inspector.reader)) } else { Work::Nothing };
         let (body, objection) = inspect(body, inspector);
         let request = Request::from_parts(parts, body);
         Ok(Permit { request, route, model, objection: Some(objection), hide_remote, work })
@@ -310,9 +312,9 @@ impl Admission<'_> {
         })
     }
 
-    /// Whether Ollama runs this model itself. One that it did not list at the last look may have been made since, or, where
+    /// Denied if Ollama would have this model run elsewhere; else whether there is one, as far as can be told. One that it did not list at the last look may have been made since, or, where
     /// somebody changes models, replaced, and be a name for a model elsewhere: then it is asked, before the request is sent.
-    async fn runs_here(&self, model: &ModelName, route: &Route) -> Result<(), Denied> {
+    async fn runs_here(&self, model: &ModelName, route: &Route) -> Result<bool, Denied> {
         let known = self.ollama.state().borrow().clone();
         let is_sure = known.has(model) && !self.ollama.is_in_doubt();
         let state = if known.kind != ServerKind::Ollama || is_sure || known.is_remote(model) {
@@ -320,7 +322,10 @@ impl Admission<'_> {
         } else {
             self.ollama.listing().await.map_err(Denied::Broken)?
         };
-        if state.is_remote(model) { Err(deny(route, &remote(model))) } else { Ok(()) }
+        match state.is_remote(model) {
+            true => Err(deny(route, &remote(model))),
+            false => Ok(state.kind != ServerKind::Ollama || state.has(model)),
+        }
     }
 }
 

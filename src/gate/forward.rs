@@ -25,7 +25,7 @@ pub(super) async fn forward(
     permit: Permit,
     ollama: &Ollama,
     running: Running,
-    seat: Option<Seat>,
+    mut seat: Option<Seat>,
 ) -> Result<Response<Body>, ExchangeError> {
     let Granted { request, route, model, objection, hide_remote, work } = permit.redeem();
     if let Some(seat) = seat.as_ref().filter(|_| work != Work::Unload) {
@@ -46,8 +46,9 @@ pub(super) async fn forward(
             seat.unloaded();
             ollama.refresh();
         }
-        // An error is said without the model.
-        (Some(seat), _) => seat.answered(answer.status().is_success()),
+        (Some(seat), _) if answer.status().is_success() => seat.answered(true),
+        // An error is said without the model: the slot is free, whoever may read on.
+        (Some(_), _) => seat = None,
         (None, _) => {}
     }
     if work != Work::Unload && model.is_some_and(|model| is_news(&model, &ollama.state().borrow())) {

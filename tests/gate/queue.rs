@@ -437,11 +437,24 @@ async fn an_ollama_that_breaks_off_leaves_no_slot_taken() {
         assert!(within(answer.into_body().collect()).await.is_err());
         assert_eq!(provider.of("m").running, 0);
     }
-    // What no model answers to has a slot as well, and gives it back.
-    for _ in 0..10 {
-        assert_eq!(within(provider.ask(peer(1), ask("nobody", 1))).await.status, StatusCode::NOT_FOUND);
-    }
     provider.until(|load| load.inflight == 0).await;
+}
+
+#[tokio::test]
+async fn an_error_keeps_no_slot_while_it_is_read_and_what_is_not_there_needs_none() {
+    let provider = Provider::start_one(endless()).await;
+    // Gone since the last look: it is the Ollama that says so.
+    provider.fake.models(|models| models.retain(|model| model.name != "m:latest"));
+    let first = within(provider.gate.serve(peer(1), ask("m", 1))).await.unwrap();
+    let second = within(provider.gate.serve(peer(1), ask("m", 1))).await.unwrap();
+    assert_eq!((first.status(), second.status()), (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND));
+    assert_eq!(provider.of("m"), ModelLoad::default());
+    for caller in [peer(1), Caller::Owner] {
+        let unread = (0..20).map(|_| provider.gate.serve(caller.clone(), ask("nobody", 1)));
+        for unread in within(futures_util::future::join_all(unread)).await {
+            assert_eq!(unread.unwrap().status(), StatusCode::NOT_FOUND);
+        }
+    }
 }
 
 impl Provider {

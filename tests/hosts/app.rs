@@ -42,6 +42,8 @@ pub struct Chat {
     pub status: u16,
     /// Which node says to have served it.
     pub peer: Option<String>,
+    /// By what `ollana explain` knows it.
+    pub request: Option<String>,
     prompt: String,
     tokens: usize,
     lines: Receiver<Result<Bytes, String>>,
@@ -60,6 +62,16 @@ pub enum Next {
     End,
     /// The end of one that is not.
     Break,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum End {
+    Whole,
+    /// After its head.
+    Broken,
+    /// With this status, for this reason.
+    Refused(String),
 }
 
 /// An answer that has ended.
@@ -164,7 +176,11 @@ impl App {
                 Ok(response) => response,
                 Err(error) => return drop(head.send(Err(error))),
             };
-            let _ = head.send(Ok((response.status().as_u16(), peer_of(&response))));
+            let _ = head.send(Ok((
+                response.status().as_u16(),
+                of(&response, "ollana-peer"),
+                of(&response, "ollana-request"),
+            )));
             while let Some(frame) = response.body_mut().frame().await {
                 let data = frame.map_err(|error| error.to_string());
                 let data = data.map(|frame| frame.into_data().unwrap_or_default());
@@ -174,8 +190,18 @@ impl App {
                 }
             }
         });
-        let (status, peer) = headed.recv_timeout(PATIENCE).map_err(|_| "no answer, and nothing else".to_owned())??;
-        Ok(Chat { status, peer, prompt: prompt.to_owned(), tokens, lines, unread: Vec::new(), text: String::new() })
+        let (status, peer, request) =
+            headed.recv_timeout(PATIENCE).map_err(|_| "no answer, and nothing else".to_owned())??;
+        Ok(Chat {
+            status,
+            peer,
+            request,
+            prompt: prompt.to_owned(),
+            tokens,
+            lines,
+            unread: Vec::new(),
+            text: String::new(),
+        })
     }
 
     /// A chat to its end, which must be right. The node that served it.
@@ -237,8 +263,8 @@ async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<Resp
     client.send_request(request).await.map_err(|error| error.to_string())
 }
 
-fn peer_of(response: &Response<Incoming>) -> Option<String> {
-    response.headers().get("ollana-peer").map(|peer| peer.to_str().unwrap().to_owned())
+fn of(response: &Response<Incoming>, header: &str) -> Option<String> {
+    response.headers().get(header).map(|value| value.to_str().unwrap().to_owned())
 }
 
 // === impl Chat ===
@@ -306,6 +332,24 @@ impl Chat {
 
     fn expected(&self) -> String {
         expected(MODEL, &self.prompt, self.tokens)
+    }
+
+    /// How it ends, read to there; what came of it must be right.
+    pub fn ends(mut self) -> End {
+        if self.status != 200 {
+            return End::Refused(self.refusal());
+        }
+        let end = loop {
+            match self.next() {
+                Next::Word(_) => {}
+                Next::Done => break End::Whole,
+                Next::End | Next::Break => break End::Broken,
+            }
+        };
+        let right =
+            if end == End::Whole { self.text == self.expected() } else { self.expected().starts_with(&self.text) };
+        assert!(right, "{}: wrong words", self.prompt);
+        end
     }
 
     /// The error that it is, with its status.

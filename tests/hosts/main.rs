@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod app;
+mod balance;
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 mod faults;
@@ -64,6 +65,10 @@ fn main() -> ExitCode {
             sharing::a_host_on_two_networks_uses_both_and_joins_neither_to_the_other
             sharing::a_host_on_two_networks_is_reached_by_the_other_when_one_is_cut
             sharing::a_node_without_a_network_uses_its_own_ollama_and_joins_the_network_that_comes
+            balance::a_provider_that_is_killed_under_load_costs_nobody_an_answer_and_has_its_share_again_within_5_s
+            balance::a_provider_that_stops_under_load_finishes_what_runs_and_nothing_is_lost
+            balance::a_provider_whose_ollama_fails_at_once_draws_little
+            balance::a_request_is_explained_after_the_fact
             roles::an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again
             roles::beside_an_ollama_the_listener_is_at_the_next_port
             roles::a_listener_of_ollana_is_never_taken_for_an_ollama

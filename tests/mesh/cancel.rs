@@ -31,8 +31,14 @@ struct Client(TcpStream);
 
 impl Mesh {
     async fn start(change: impl FnOnce(&mut Settings)) -> Self {
+        // More than any Ollama: what waits, waits there.
+        Self::start_with(64, change).await
+    }
+
+    /// With so many requests of a model that the gate lets to the Ollama at a time.
+    async fn start_with(slots: u32, change: impl FnOnce(&mut Settings)) -> Self {
         let ollama = FakeOllama::start(&["m"]).await;
-        let provider = node("gpu1").lends(&ollama).start().await;
+        let provider = node("gpu1").lends(&ollama).runs(slots).start().await;
         let relay = Relay::to(provider.mesh).await;
         let user = node("laptop").dials(relay.address).start().await;
         user.until_lent(provider.id(), "m").await;
@@ -134,6 +140,26 @@ async fn in_the_queue_of_the_ollama() {
     let last = running.pop().unwrap();
     drop(running);
     mesh.ends_without(last).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_queue_of_the_gate() {
+    let mesh = Mesh::start_with(1, |settings| settings.pace = Duration::from_millis(20)).await;
+    let running = mesh.generate().await;
+    mesh.until(|counts| counts.running == 1 && counts.waiting == 0).await;
+    let asked = mesh.ollama.counts().of("/api/generate");
+    let queued = |mesh: &Mesh| {
+        let peer = mesh.user.peer(mesh.provider.id())?;
+        peer.numbers.get("m:latest").map(|numbers| numbers.load.queued)
+    };
+    let client = mesh.generate().await;
+    until("a place in the queue", || queued(&mesh).filter(|queued| *queued > 0.0)).await;
+    drop(client);
+    let left = Instant::now();
+    until("a queue that is empty", || queued(&mesh).filter(|queued| *queued == 0.0)).await;
+    assert!(left.elapsed() < AT_MOST, "it waited on for {:?}", left.elapsed());
+    assert_eq!(mesh.ollama.counts().of("/api/generate"), asked, "what waited never ran");
+    mesh.ends_without(running).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,10 +17,10 @@ use super::fake_ollama::{FakeOllama, Settings};
 use super::node::{Node, PATIENCE, node, until, within};
 use super::stranger::Stranger;
 
-/// A peer that knows how to queue, and what it is told of the load.
 /// What the server is set to run at a time.
 const SLOTS: u32 = 4;
 
+/// A peer that knows how to queue, and what it is told of the load.
 struct Peer {
     remote: Remote,
     load: watch::Receiver<Arc<Load>>,
@@ -95,7 +95,9 @@ async fn a_ticket_waits_has_its_turn_and_the_request_runs() {
     for _ in 0..SLOTS {
         holds.push(busy.hold().await);
     }
-    let _before = busy.place().await;
+    // Of somebody who has had no turn either.
+    let other = Peer::of(&provider, "other").await;
+    let before = other.place().await;
     let (turn, mut place) = peer.place().await;
     let queued = |load: &Load| {
         let of = load.of("m:latest");
@@ -103,10 +105,12 @@ async fn a_ticket_waits_has_its_turn_and_the_request_runs() {
     };
     peer.until(queued).await;
     within(place.wait_for(|place| place.ahead == 0.5)).await.unwrap();
-    drop(_before);
+    drop(before);
     within(place.wait_for(|place| place.ahead == 0.0)).await.unwrap();
     holds.pop();
     let Turn::Slot(slot) = within(turn).await.unwrap().unwrap() else { panic!("no slot") };
+    // The Ollama takes a moment to see that the other has left.
+    within(ollama.until(|counts| counts.aborted == 1)).await;
     let answer = within(slot.exchange(ask(3))).await.unwrap();
     let body = within(answer.into_body().collect()).await.unwrap().to_bytes();
     assert_eq!(String::from_utf8_lossy(&body).lines().count(), 4);

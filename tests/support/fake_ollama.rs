@@ -69,6 +69,8 @@ pub struct Settings {
     pub break_after: Option<usize>,
     /// Says an error in mid-answer after so many tokens.
     pub error_after: Option<usize>,
+    /// Fails whatever would run, at once: a runner that cannot be started.
+    pub failing: bool,
     /// Whether requests are kept in [`Counts::seen`].
     pub record: bool,
     /// Whether answers say how long they really took, and how many words their prompts had; else they always say the same.
@@ -323,6 +325,7 @@ impl Default for Settings {
             pull_pace: Duration::from_millis(1),
             break_after: None,
             error_after: None,
+            failing: false,
             record: true,
             measured: false,
         }

@@ -22,6 +22,8 @@ pub const OLLANA: &str = env!("CARGO_BIN_EXE_ollana");
 const START: Duration = Duration::from_secs(10);
 /// Between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(20);
+/// What a simulated Ollama runs at a time, if nothing is said: no test that is not about slots shall wait for one.
+const SLOTS: u32 = 256;
 /// Lines of a log that are shown when a test fails. All of it is shown if `OLLANA_TEST_LOG` says what to log.
 const TAIL: usize = 80;
 
@@ -30,6 +32,7 @@ const TAIL: usize = 80;
 pub struct Home {
     name: String,
     dir: TempDir,
+    slots: u32,
 }
 
 /// A running node. Killed when dropped; if its test fails it says what it has logged.
@@ -79,7 +82,13 @@ impl Home {
         Self {
             name: name.to_owned(),
             dir: tempfile::Builder::new().prefix(&format!("ollana-{name}-")).tempdir().unwrap(),
+            slots: SLOTS,
         }
+    }
+
+    /// Its Ollama runs so many requests of a model at a time, and its owner says so.
+    pub fn with_slots(self, slots: u32) -> Self {
+        Self { slots, ..self }
     }
 
     /// A machine of another name with a copy of all that this one's node keeps: a cloned disk.
@@ -94,6 +103,11 @@ impl Home {
             }
         }
         copy
+    }
+
+    /// The machine's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where the node keeps what it knows.
@@ -155,8 +169,7 @@ impl Node {
         }
         command
             .env("HOME", dir)
-            // What a simulated Ollama runs at a time: no test that is not about slots shall wait for one.
-            .env("OLLANA_LEND_PARALLEL", "256")
+            .env("OLLANA_LEND_PARALLEL", home.slots.to_string())
             .env("RUST_LOG", std::env::var("OLLANA_TEST_LOG").unwrap_or_else(|_| "debug".to_owned()));
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let running = Running::spawn(&mut command);

@@ -251,6 +251,12 @@ async fn say(
         (None, Some(count)) => (count, "length"),
         (None, None) => (settings.tokens, "stop"),
     };
+    if settings.failing {
+        return job.full(json_answer(
+            500,
+            json!({"error": "llama runner process has terminated: exit status 2"}).to_string(),
+        ));
+    }
     let asked = Instant::now();
     let slot = slot(&shared, &known.name).await;
     let load_ns = u64::try_from(slot.load.as_nanos()).unwrap_or(u64::MAX);
