@@ -253,14 +253,15 @@ impl InFlight {
         }
     }
 
-    /// It was answered to its end: what it took counts.
-    pub(super) fn done(&self) {
-        let Some(Run { model, number, watch, promised: Some(promised), .. }) = &self.run else { return };
+    /// It was answered to its end: what it took counts, once.
+    pub(super) fn done(&mut self) {
+        let Some(Run { model, number, watch, promised, .. }) = &mut self.run else { return };
+        let Some(promised) = promised.take() else { return };
         let now = now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, model, now);
         record.running.remove(number);
-        record.judgement.observe(*promised, watch.waited(), now);
+        record.judgement.observe(promised, watch.waited(), now);
     }
 }
 
