@@ -112,7 +112,7 @@ impl Remote {
             let opening = async { connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into())) };
             match unless_gone(&pulse, opening).await {
                 Ok((send, recv)) => {
-                    numbered.is_open();
+                    numbered.keep();
                     Ok(Opened { writer: Writer::new(send), reader: Reader::new(recv), counted, peer, pulse })
                 }
                 Err(error) => Err(not_taken(error, &peer)),
@@ -132,7 +132,7 @@ impl Numbered {
     }
 
     /// The other side will hear of it, whatever becomes of it.
-    fn is_open(mut self) {
+    fn keep(mut self) {
         self.0 = None;
     }
 }
