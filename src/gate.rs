@@ -200,10 +200,15 @@ impl Gate {
         };
         let state = self.ollama.state().borrow().clone();
         let (model, slots) = self.settings.line(&self.ollama, &state, permit.model());
-        let seat = match permit.work() {
-            Work::Nothing => None,
-            Work::Load | Work::Unload => Some(self.seats.order(caller.flow(), model)),
-            Work::Run => match seat.filter(|seat| seat.model() == model) {
+        let order = match permit.work() {
+            Work::Nothing => return Ok(Entered::Admitted(permit, None, share.ok())),
+            Work::Run => None,
+            Work::Load => self.seats.load_order(caller.flow(), model),
+            Work::Unload => Some(self.seats.unload(caller.flow(), model)),
+        };
+        let seat = match order {
+            Some(order) => Some(order),
+            None => match seat.filter(|seat| seat.model() == model) {
                 Some(seat) => Some(seat),
                 None => match self.seats.take(self.share(&caller), model, slots, None) {
                     Ok((seat, _)) => Some(seat),

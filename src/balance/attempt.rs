@@ -154,8 +154,13 @@ impl http_body::Body for Counted {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
+        // One whose length is known is not asked for more behind its last byte.
+        let is_over = self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
         if let Some(counting) = &mut self.counting {
             counting.saw(&polled);
+            if is_over && matches!(polled, Poll::Ready(Some(Ok(_)))) {
+                counting.in_flight.done();
+            }
         }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.counting = None;
@@ -169,5 +174,32 @@ impl http_body::Body for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::dealings::Dealings;
+    use super::super::journal::Journal;
+    use super::*;
+    use crate::exchange::full;
+    use crate::route::ModelName;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_of_known_length_is_measured_though_nobody_asks_for_its_end() {
+        let (dealings, model) = (Arc::<Dealings>::default(), ModelName::new("m"));
+        let in_flight = dealings.begin(false).runs(&model, Some(Duration::from_secs(1)));
+        let entry = Journal::default().begin(&Request::new(()).into_parts().0);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        let Outcome::Answered(answer) = outcome(Ok(Response::new(full("all of it"))), (in_flight, entry)) else {
+            panic!()
+        };
+        let mut body = answer.into_body();
+        let _ = body.frame().await.unwrap().unwrap();
+        drop(body);
+        assert!(dealings.standing(&model).slowness > 2.0);
     }
 }

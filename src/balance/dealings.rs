@@ -19,6 +19,9 @@ const STUMBLE: Duration = Duration::from_secs(1);
 /// again at once, but not more often than every 300 ms, and then a report crosses.
 const CHANGED: Duration = Duration::from_secs(2);
 
+/// A single answer may be so many times as long as the average, and some servers say nothing before its end.
+const LONG: u32 = 8;
+
 /// Models of one server of which something is remembered: more than any machine runs in a day.
 const MAX_MODELS: usize = 128;
 
@@ -40,10 +43,18 @@ struct Record {
     own: u32,
     judgement: Judgement,
     breaker: Breaker,
-    /// Those that have not answered yet: how long they have taken, and how long each should take in all.
-    running: HashMap<u64, (Arc<Stopwatch>, Duration)>,
+    running: HashMap<u64, Running>,
     used: Option<Instant>,
     numbers: u64,
+}
+
+/// One that runs, of which it is known how long it should take.
+#[derive(Debug)]
+struct Running {
+    watch: Arc<Stopwatch>,
+    promised: Duration,
+    /// Whether its answer has begun.
+    answered: bool,
 }
 
 /// What stands against a server, for a model.
@@ -119,8 +130,9 @@ impl Dealings {
         let Some(record) = models.get(model) else {
             return Standing { own: 0, slowness: 1.0, caution: 1.0, admitted: true };
         };
-        let late = |(watch, promised): &(Arc<Stopwatch>, Duration)| {
-            record.judgement.slowness_with(*promised, watch.waited(), now)
+        let late = |running: &Running| {
+            let (expected, so_far) = running.so_far();
+            record.judgement.slowness_with(expected, so_far, now)
         };
         Standing {
             own: record.own,
@@ -171,6 +183,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+// === impl Running ===
+
+impl Running {
+    /// What can be held against the server so far: how long it should have taken, and how long it was waited for. How long
+    /// an answer goes on that has begun is its own business, as long as it says something now and then.
+    fn so_far(&self) -> (Duration, Duration) {
+        match self.answered {
+            true => (self.promised.saturating_mul(LONG), self.watch.silence()),
+            false => (self.promised, self.watch.waited()),
+        }
+    }
+}
+
 // === impl InFlight ===
 
 impl InFlight {
@@ -183,7 +208,7 @@ impl InFlight {
         record.numbers += 1;
         let (number, watch) = (record.numbers, Arc::new(Stopwatch::started()));
         if let Some(promised) = promised {
-            record.running.insert(number, (watch.clone(), promised));
+            record.running.insert(number, Running { watch: watch.clone(), promised, answered: false });
         }
         let pass = record.breaker.pass(now);
         drop(models);
@@ -204,8 +229,9 @@ impl InFlight {
         let now = now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, &run.model, now);
-        // From here on it says something now and then: how long it goes on is the answer's business.
-        record.running.remove(&run.number);
+        if let Some(running) = record.running.get_mut(&run.number) {
+            running.answered = true;
+        }
         if let Some(pass) = run.pass.take() {
             record.breaker.settle(pass, outcome, now);
         }
@@ -227,11 +253,15 @@ impl InFlight {
         }
     }
 
-    /// It was answered to its end: what it took counts.
-    pub(super) fn done(&self) {
-        let Some(Run { model, watch, promised: Some(promised), .. }) = &self.run else { return };
+    /// It was answered to its end: what it took counts, once.
+    pub(super) fn done(&mut self) {
+        let Some(Run { model, number, watch, promised, .. }) = &mut self.run else { return };
+        let Some(promised) = promised.take() else { return };
         let now = now();
-        entry(&mut lock(&self.dealings.models), model, now).judgement.observe(*promised, watch.waited(), now);
+        let mut models = lock(&self.dealings.models);
+        let record = entry(&mut models, model, now);
+        record.running.remove(number);
+        record.judgement.observe(promised, watch.waited(), now);
     }
 }
 
@@ -244,9 +274,52 @@ impl Drop for InFlight {
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, &run.model, now);
         record.own = record.own.saturating_sub(1);
-        record.running.remove(&run.number);
+        if let Some((expected, so_far)) = record.running.remove(&run.number).map(|running| running.so_far())
+            && so_far > expected
+        {
+            // Whoever waited has given up, and will come again.
+            record.judgement.observe(expected, so_far, now);
+        }
         if let Some(pass) = run.pass {
             record.breaker.settle(pass, Outcome::Unknown, now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_and_then_nothing_is_held_against_a_server_and_a_long_answer_is_not() {
+        let (dealings, model) = (Arc::<Dealings>::default(), ModelName::new("m"));
+        let slowness = || dealings.standing(&model).slowness;
+        let begin = || {
+            let mut request = dealings.begin(false).runs(&model, Some(SECOND));
+            request.comes_to(Outcome::Served);
+            request.waits(false);
+            request
+        };
+        let long = begin();
+        for _ in 0..100 {
+            long.waits(true);
+            advance(SECOND).await;
+            long.waits(false);
+        }
+        assert_eq!(slowness(), 1.0, "it says something now and then");
+        drop(long);
+        assert_eq!(slowness(), 1.0, "the application may go when it likes");
+        let silent = begin();
+        silent.waits(true);
+        advance(8 * SECOND).await;
+        assert_eq!(slowness(), 1.0, "perhaps it says all at the end");
+        advance(92 * SECOND).await;
+        let held = slowness();
+        assert!(held > 2.0, "{held}");
+        drop(silent);
+        assert!(slowness() > 2.0, "and not forgotten because nobody waits any more");
     }
 }

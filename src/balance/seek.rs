@@ -23,11 +23,16 @@ use tower::load_shed::LoadShed;
 use super::attempt::busy;
 use super::errand::Errand;
 use super::members::{Member, Members};
-use super::weigh::Scales;
+use super::weigh::{Queues, Scales};
 use super::{Known, SUSPENSE, breaker, refuse};
 use crate::exchange::{Body, Decision, ExchangeError, Health, REFUSAL_HEADER, Refusal, Slot, Ticket, Turn};
-use crate::id::{Id, NodeName};
+use crate::id::NodeName;
 use crate::route::ModelName;
+
+/// A ticket that has waited this many times longer than it should, and than [`ASIDE`] in seconds, looks worse and worse. That
+/// costs an honest server nothing: where it waits it goes on waiting, with a second ticket at who looks better.
+const OVERDUE: f64 = 4.0;
+const ASIDE: f64 = 1.0;
 
 /// Those who wait for a slot on this node, and no more than there is room for.
 pub(super) type WaitingRoom = LoadShed<ConcurrencyLimit<Seek>>;
@@ -60,6 +65,9 @@ struct Held {
     member: Arc<Member>,
     ticket: Ticket,
     health: watch::Receiver<Health>,
+    since: Instant,
+    /// Seconds that it should take, when it was placed.
+    expected: f64,
 }
 
 /// What happened while we waited.
@@ -144,7 +152,8 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
         let candidates: Vec<_> = candidates.into_iter().filter(|member| !full.contains(&member.id())).collect();
         // Who may not have it any more is not waited for either.
         held.retain(|held| candidates.iter().any(|member| member.id() == held.member.id()));
-        let places: Vec<(Id, f32)> = held.iter().map(Held::place).collect();
+        let tempo = known.node.preferences.tempo;
+        let places: Vec<Queues> = held.iter().map(|held| held.place(tempo)).collect();
         let scales = Scales { known, errand, model, held: &places };
         let Some(weighed) = scales.weigh(candidates) else {
             return Err(turned_away.unwrap_or_else(|| Lost::Refused(refuse::nobody(&snapshot))));
@@ -161,8 +170,8 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
                 let wanted: Vec<_> = weighed.queues_at().cloned().collect();
                 held.retain(|held| wanted.iter().any(|member| member.id() == held.member.id()));
                 let copies = u8::try_from(wanted.len()).unwrap_or(u8::MAX);
-                let new = wanted.into_iter().filter(|member| places.iter().all(|(id, _)| *id != member.id()));
-                held.extend(new.map(|member| Held::queue(member, errand, copies)));
+                let new = wanted.into_iter().filter(|member| places.iter().all(|held| held.id != member.id()));
+                held.extend(new.map(|member| Held::queue(weighed.wait(member.id()), member, errand, copies)));
             }
             Decision::Stay => {}
             Decision::Refuse => return Err(Lost::Refused(weighed.refusal())),
@@ -235,11 +244,11 @@ async fn turn(held: &mut [Held]) -> (usize, Result<Turn, ExchangeError>) {
 // === impl Held ===
 
 impl Held {
-    fn queue(member: Arc<Member>, errand: &Errand, copies: u8) -> Self {
+    fn queue(expected: f64, member: Arc<Member>, errand: &Errand, copies: u8) -> Self {
         let ticket = member.endpoint.queue(errand.ask(copies));
         member.sent(errand.aim.model(), copies);
         let health = member.health();
-        Self { member, ticket, health }
+        Self { member, ticket, health, since: Instant::now(), expected }
     }
 
     /// Whether its server answers: else somebody else may be better.
@@ -247,8 +256,12 @@ impl Held {
         *self.health.borrow() == Health::Healthy
     }
 
-    fn place(&self) -> (Id, f32) {
-        (self.member.id(), self.ticket.place.borrow().ahead)
+    /// Where it stands, as the gate says; and as time says: a gate that always has a slot in a moment would else be waited at
+    /// for ever, and nothing that is measured of servers would tell.
+    fn place(&self, tempo: f64) -> Queues {
+        let expected = OVERDUE * (self.expected + ASIDE / tempo);
+        let overdue = (self.since.elapsed().as_secs_f64() / expected).max(1.0);
+        Queues { id: self.member.id(), ahead: self.ticket.place.borrow().ahead, overdue }
     }
 }
 

@@ -41,9 +41,13 @@ impl Stopwatch {
 
     /// How long it was waited for, up to now.
     pub(super) fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited.load(Ordering::Relaxed)) + self.silence()
+    }
+
+    /// How long it is waited for since it said something last; nothing while it is not waited for.
+    pub(super) fn silence(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
-        let running = if since > 0 { (self.micros() + 1).saturating_sub(since) } else { 0 };
-        Duration::from_micros(self.waited.load(Ordering::Relaxed) + running)
+        Duration::from_micros(if since > 0 { (self.micros() + 1).saturating_sub(since) } else { 0 })
     }
 
     fn micros(&self) -> u64 {

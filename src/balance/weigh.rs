@@ -27,8 +27,17 @@ pub(super) struct Scales<'a> {
     pub(super) errand: &'a Errand,
     /// The model that is asked for.
     pub(super) model: &'a ModelName,
-    /// Where it queues already, and what is before it there.
-    pub(super) held: &'a [(Id, f32)],
+    /// Where it queues already.
+    pub(super) held: &'a [Queues],
+}
+
+/// Where a request queues.
+pub(super) struct Queues {
+    pub(super) id: Id,
+    /// What is before it there, as the gate says.
+    pub(super) ahead: f32,
+    /// How many times longer than one may expect it has waited; 1 if it has not.
+    pub(super) overdue: f64,
 }
 
 /// What came out.
@@ -88,14 +97,14 @@ impl<'a> Scales<'a> {
 
     fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual, cached: f64) -> Weight {
         let standing = member.dealings.standing(self.model);
-        let held = self.held.iter().find(|(id, _)| *id == member.id());
+        let held = self.held.iter().find(|held| held.id == member.id());
         let local = member.is_local();
         let server = Server {
             unreported: member.unreported(self.model, load),
             own: standing.own.into(),
-            ahead: held.map(|(_, ahead)| f64::from(*ahead)),
+            ahead: held.map(|held| f64::from(held.ahead)),
             slowness: standing.slowness,
-            caution: standing.caution.max(slow_start(member.age())),
+            caution: standing.caution.max(slow_start(member.age())).max(held.map_or(1.0, |held| held.overdue)),
             preference: if local { 1.0 / self.known.node.preferences.prefer_local } else { 1.0 },
             ..server
         };
@@ -159,6 +168,12 @@ impl Weighing<'_> {
     pub(super) fn promised(&self, id: Id) -> Option<Duration> {
         let weight = self.candidates.iter().find(|weight| weight.member.id() == id)?;
         Duration::try_from_secs_f64(weight.candidate.score.promised).ok()
+    }
+
+    /// How long it should wait there for a slot, in seconds.
+    pub(super) fn wait(&self, id: Id) -> f64 {
+        let weight = self.candidates.iter().find(|weight| weight.member.id() == id);
+        weight.map_or(0.0, |weight| weight.candidate.score.wait)
     }
 
     /// A gate would not queue it, or cannot.

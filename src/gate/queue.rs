@@ -23,6 +23,10 @@ use line::Line;
 const WHOLE: u32 = 1_000_000;
 /// A ticket says how many stand for one request. More than this is no use to anybody, and makes a queue look empty.
 const MAX_COPIES: u8 = 8;
+/// Orders to load a model that are at the server at once: of all others than the owner, and of one of them. Ollama queues
+/// what it has to load, and where 512 wait (`OLLAMA_MAX_QUEUE`) it turns everybody away, its owner too.
+const MAX_LOADS: usize = 32;
+const MAX_LOADS_EACH: usize = 4;
 /// Shortest time between two words to those who wait in one line about where they stand.
 const TELL: Duration = Duration::from_millis(200);
 
@@ -176,10 +180,18 @@ impl Queue {
         Ok(id)
     }
 
-    /// One more runs that no slot is needed for: an order to load a model.
+    /// One more runs that no slot is needed for: an order to load a model, or to unload it.
     pub(super) fn handle_order(&mut self, now: Instant, flow: Flow, model: &Model) -> EntryId {
         self.lines.entry(model.clone()).or_default();
         self.enter(now, flow, model, Stage::Granted, true)
+    }
+
+    /// The same of an order to load a model, unless so many are there that this one has to wait for a slot like all else.
+    pub(super) fn handle_load(&mut self, now: Instant, flow: Flow, model: &Model) -> Option<EntryId> {
+        let loads = || self.entries.values().filter(|entry| entry.free && entry.flow != Flow::Owner);
+        let own = || loads().filter(|entry| entry.flow == flow).count();
+        let is_free = flow == Flow::Owner || (loads().count() < MAX_LOADS && own() < MAX_LOADS_EACH);
+        is_free.then(|| self.handle_order(now, flow, model))
     }
 
     /// What was granted is on its way to the server.

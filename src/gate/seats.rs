@@ -108,12 +108,21 @@ impl Seats {
         })
     }
 
-    /// A seat for what needs no slot: it counts as loading the model, and is told to nobody else.
-    pub(super) fn order(self: &Arc<Self>, flow: Flow, model: &str) -> Seat {
+    /// A seat for an order to unload a model, which needs no slot.
+    pub(super) fn unload(self: &Arc<Self>, flow: Flow, model: &str) -> Seat {
         self.change(|inner, now| {
             let model = inner.queue.named(model);
             let id = inner.queue.handle_order(now, flow, &model);
             Seat { seats: self.clone(), id, model, turn: None }
+        })
+    }
+
+    /// A seat for an order to load a model, which needs no slot either and counts as loading it; none if too many are there.
+    pub(super) fn load_order(self: &Arc<Self>, flow: Flow, model: &str) -> Option<Seat> {
+        self.change(|inner, now| {
+            let model = inner.queue.named(model);
+            let id = inner.queue.handle_load(now, flow, &model)?;
+            Some(Seat { seats: self.clone(), id, model, turn: None })
         })
     }
 

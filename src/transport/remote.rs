@@ -39,7 +39,7 @@ pub struct Remote {
     report: watch::Receiver<Arc<Report>>,
     load: watch::Receiver<Arc<Load>>,
     pulse: Arc<Pulse>,
-    opened: AtomicU64,
+    opened: Arc<AtomicU64>,
 }
 
 impl Remote {
@@ -51,7 +51,7 @@ impl Remote {
         load: watch::Receiver<Arc<Load>>,
         pulse: Arc<Pulse>,
     ) -> Self {
-        Self { connection, face, report, load, pulse, opened: AtomicU64::new(0) }
+        Self { connection, face, report, load, pulse, opened: Arc::default() }
     }
 }
 
@@ -105,17 +105,42 @@ impl Endpoint for Remote {
 impl Remote {
     /// A stream for one exchange.
     fn open(&self) -> impl Future<Output = Result<Opened, ExchangeError>> + Send + use<> {
-        self.opened.fetch_add(1, Ordering::Relaxed);
         let (connection, peer, pulse) = (self.connection.clone(), self.label(), Arc::clone(&self.pulse));
+        let numbered = Numbered::new(&self.opened);
         async move {
             let counted = connection.exchange();
             let opening = async { connection.quic.open_bi().await.map_err(|error| StreamError::Lost(error.into())) };
             match unless_gone(&pulse, opening).await {
                 Ok((send, recv)) => {
+                    numbered.keep();
                     Ok(Opened { writer: Writer::new(send), reader: Reader::new(recv), counted, peer, pulse })
                 }
                 Err(error) => Err(not_taken(error, &peer)),
             }
+        }
+    }
+}
+
+/// A stream that is counted before it is there: at once, since whoever asked for it looks at the number. One that nobody
+/// waits for any more before it was opened counts no longer, or the other side would be one behind for good.
+struct Numbered(Option<Arc<AtomicU64>>);
+
+impl Numbered {
+    fn new(opened: &Arc<AtomicU64>) -> Self {
+        opened.fetch_add(1, Ordering::Relaxed);
+        Self(Some(opened.clone()))
+    }
+
+    /// The other side will hear of it, whatever becomes of it.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Numbered {
+    fn drop(&mut self) {
+        if let Some(opened) = &self.0 {
+            opened.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }

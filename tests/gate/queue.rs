@@ -412,6 +412,23 @@ async fn a_model_is_loading_until_its_first_word_and_then_in_memory() {
 }
 
 #[tokio::test]
+async fn orders_to_load_do_not_fill_the_ollamas_own_queue() {
+    let provider = Provider::start_one(Settings { load: Duration::from_secs(3600), ..endless() }).await;
+    let load = || post("/api/generate", &json!({"model":"m"}));
+    let orders: Vec<Answer> = (0..20).map(|_| Box::pin(provider.gate.serve(peer(1), load())) as Answer).collect();
+    let orders = tokio::spawn(futures_util::future::join_all(orders));
+    // Four as they come and one in the model's slot; the others wait for that.
+    within(provider.fake.until(|counts| counts.of("/api/generate") == 5)).await;
+    assert_eq!((provider.of("m").running, provider.of("m").queued), (1, 15.0));
+    let owners = tokio::spawn(provider.gate.serve(Caller::Owner, load()));
+    within(provider.fake.until(|counts| counts.of("/api/generate") == 6)).await;
+    provider.fake.set(|settings| settings.load = Duration::ZERO);
+    orders.abort();
+    owners.abort();
+    provider.until(|load| load.of("m:latest") == ModelLoad::default() && load.inflight == 0).await;
+}
+
+#[tokio::test]
 async fn an_ollama_that_breaks_off_leaves_no_slot_taken() {
     let settings = Settings { break_after: Some(2), ..Settings::default() };
     let provider = Provider::start_one(settings).await;

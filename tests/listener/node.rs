@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use ollana::balance::{Router, RouterSettings};
+use ollana::balance::{Preferences, Router, RouterSettings};
 use ollana::catalog::Catalog;
 use ollana::digests::Digests;
 use ollana::exchange::Endpoint;
@@ -37,11 +37,12 @@ pub struct Setup {
     pub grace: Duration,
     pub drain: Duration,
     pub digests: Digests,
+    pub tempo: f64,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { open: false, grace: Duration::ZERO, drain: PATIENCE, digests: Digests::default() }
+        Self { open: false, grace: Duration::ZERO, drain: PATIENCE, digests: Digests::default(), tempo: 1.0 }
     }
 }
 
@@ -61,7 +62,7 @@ impl Node {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
         let settings = RouterSettings {
-            preferences: Default::default(),
+            preferences: Preferences { tempo: setup.tempo, ..Preferences::default() },
             name: "me".parse().unwrap(),
             id: Id::of_spki(b"me"),
             listen: Some(address),

@@ -5,7 +5,7 @@ use ollana::exchange::{Body, REFUSAL_HEADER, Slot, Turn, full};
 use ollana::id::Use;
 use tokio::sync::oneshot;
 
-use crate::{FakeEndpoint, Node, request, soon};
+use crate::{FakeEndpoint, Node, Setup, request, soon};
 
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 
@@ -82,6 +82,21 @@ async fn who_is_used_no_more_gets_no_prompt_for_a_ticket_of_before() {
     soon(ticket.closed()).await;
     other_ticket.send(other.slot()).unwrap();
     soon(others.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+    assert!(calls.is_empty());
+}
+
+#[tokio::test]
+async fn a_gate_that_promises_a_slot_at_once_and_gives_none_keeps_nobody_waiting_for_ever() {
+    let (liar, calls) = FakeEndpoint::new("a", &["m"]);
+    let (honest, others) = FakeEndpoint::new("b", &["m"]);
+    let mut tickets = liar.queues();
+    honest.runs(2);
+    others.always(StatusCode::OK, "done");
+    let node = Node::set_up(Setup { tempo: 20.0, ..Setup::default() }, &[&liar, &honest]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    let _never = soon(tickets.next()).await;
     assert_eq!(client.reply().await.body, "done");
     assert!(calls.is_empty());
 }

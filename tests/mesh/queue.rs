@@ -145,6 +145,17 @@ async fn a_withdrawn_ticket_and_one_that_is_not_used_leave_their_places_and_reac
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_given_up_before_it_was_opened_is_not_counted_on_either_side() {
+    let (_ollama, provider) = provider().await;
+    let peer = Peer::of(&provider, "laptop").await;
+    drop(peer.remote.queue(Ask::default()));
+    drop(peer.remote.exchange(ask(3)));
+    assert_eq!(peer.remote.opened(), Some(0));
+    let _answer = peer.hold().await;
+    peer.until(|load| load.of("m:latest").running == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_dies_leaves_its_slots_and_its_places() {
     let (_ollama, provider) = provider().await;
     let (dying, peer) = (Peer::of(&provider, "dying").await, Peer::of(&provider, "laptop").await);
