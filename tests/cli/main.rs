@@ -6,6 +6,7 @@ mod fake_ollama;
 
 mod config;
 mod daemon;
+mod explain;
 mod home;
 mod invite;
 mod owner;

@@ -1,6 +1,10 @@
 //! What is left of very many exchanges on one connection: nothing. A test of its own process, whose memory it looks at.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "../support/fake_ollama.rs"]
+mod fake_ollama;
+mod tickets;
+
 use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,6 +32,16 @@ const EXCHANGES: usize = 20_000;
 /// What they may leave behind: an allocator's odds and ends. One entry an exchange in a table of quinn's took 780 kB.
 const LEFT: i64 = 400 * 1024;
 
+/// Held by the one whose memory is measured.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Both ends of a connection.
+struct Pair {
+    dialled: Connection,
+    accepted: Connection,
+    _transports: [Transport; 2],
+}
+
 /// How an exchange ends before its time.
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -46,6 +60,15 @@ enum End {
 fn transport() -> Transport {
     let socket = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     Transport::new(&Identity::ephemeral().unwrap(), socket).unwrap()
+}
+
+async fn pair() -> Pair {
+    let (user, provider) = (transport(), transport());
+    let address = provider.local_addr().unwrap();
+    let accept = async { provider.accept().await.unwrap().shake_hands().await.unwrap() };
+    let (dialled, accepted) = tokio::join!(async { user.dial(address).await.unwrap() }, accept);
+    accepted.admit(true);
+    Pair { dialled, accepted, _transports: [user, provider] }
 }
 
 /// Answers whatever comes as its path says.
@@ -125,15 +148,12 @@ fn memory() -> i64 {
 #[cfg_attr(not(target_os = "linux"), ignore = "asks Linux how much memory it takes")]
 #[tokio::test]
 async fn exchanges_that_end_before_their_time_leave_nothing_behind_on_their_connection() {
-    let (user, provider) = (transport(), transport());
-    let address = provider.local_addr().unwrap();
-    let accept = async { provider.accept().await.unwrap().shake_hands().await.unwrap() };
-    let (dialled, accepted) = tokio::join!(async { user.dial(address).await.unwrap() }, accept);
-    accepted.admit(true);
-    let _serving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(serve(accepted)));
+    let _alone = ALONE.lock().await;
+    let pair = pair().await;
+    let _serving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(serve(pair.accepted.clone())));
     let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
     let remote = Remote::new(
-        dialled,
+        pair.dialled.clone(),
         face,
         watch::channel(Arc::default()).1,
         watch::channel(Arc::default()).1,

@@ -12,9 +12,11 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 
 mod gate;
+mod hall;
 mod ledger;
 mod network;
 mod peer;
+mod pulse;
 mod random;
 mod world;
 

@@ -2,7 +2,7 @@
 //! `transport::remote` does.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::gate::{Life, MODELS, SLOTS, Stream as GateStream, ToGate, ToUser};
 use crate::ledger::{Holding, Ledger, Sending};
 use crate::network::{Broken, In, Link, Out, Side};
+use crate::pulse::Pulse;
 
 /// The application's number of a request.
 pub const JOB: &str = "x-job";
@@ -43,12 +44,6 @@ pub struct Peer {
     load: watch::Sender<Arc<Load>>,
     pulse: Arc<Pulse>,
     ledger: Ledger,
-}
-
-/// Whether it answers.
-pub struct Pulse {
-    health: watch::Sender<Health>,
-    owed: AtomicU32,
 }
 
 /// The user's end of a stream.
@@ -92,7 +87,7 @@ impl Peer {
             opened: AtomicU64::new(0),
             report: watch::Sender::new(Arc::new(report)),
             load: watch::Sender::new(Arc::new(life.load(0))),
-            pulse: Arc::new(Pulse { health: watch::Sender::new(Health::Healthy), owed: AtomicU32::new(0) }),
+            pulse: Arc::default(),
             ledger: life.ledger.clone(),
         });
         life.spawn(life.clone().reports(link, counted, out));
@@ -327,44 +322,4 @@ fn refusal(why: &'static str) -> Response<Body> {
     let status = if why == "unknown" { 404 } else { 503 };
     let answer = Response::builder().status(status).header(REFUSAL_HEADER, why).header(RETRY_AFTER, 1);
     answer.body(exchange::full(format!(r#"{{"error":"{why}"}}"#))).unwrap()
-}
-
-// === impl Pulse ===
-
-struct Owed<'a>(&'a Pulse);
-
-impl Pulse {
-    fn owes(&self) -> Owed<'_> {
-        self.owed.fetch_add(1, Ordering::Relaxed);
-        self.turn(|health| if health == Health::Healthy { Health::Suspect } else { health });
-        Owed(self)
-    }
-
-    fn owes_nothing(&self) -> bool {
-        self.owed.load(Ordering::Relaxed) == 0
-    }
-
-    fn paid(&self) {
-        let well = self.owes_nothing();
-        self.turn(|health| if health == Health::Suspect && well { Health::Healthy } else { health });
-    }
-
-    fn spoke(&self) {
-        let well = self.owes_nothing();
-        self.turn(|_| if well { Health::Healthy } else { Health::Suspect });
-    }
-
-    fn turn(&self, to: impl FnOnce(Health) -> Health) {
-        self.health.send_if_modified(|health| {
-            let before = *health;
-            *health = to(before);
-            *health != before
-        });
-    }
-}
-
-impl Drop for Owed<'_> {
-    fn drop(&mut self) {
-        self.0.owed.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -343,7 +343,7 @@ impl World {
     pub async fn rests(self: &Arc<Self>) {
         let since = Instant::now();
         while self.ledger.open() != (0, 0, 0) || since.elapsed() < Duration::from_secs(60) {
-            sleep(Duration::from_millis(250)).await;
+            sleep(Duration::from_secs(1)).await;
             self.check();
             assert!(since.elapsed() < Duration::from_secs(400), "left: {:?}", self.ledger.open());
         }

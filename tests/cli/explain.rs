@@ -1,0 +1,47 @@
+//! `ollana explain`: what it says of requests, and of what is none. (Of a request that had a choice: `tests/hosts`.)
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use serde_json::json;
+
+use crate::fake_ollama::FakeOllama;
+use crate::home::Home;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_explained_and_an_id_that_is_none_is_an_error_that_helps() {
+    let ollama = FakeOllama::start(&["m"]).await;
+    let mut home = Home::new();
+    home.set("OLLANA_OLLAMA", &ollama.url().to_string());
+    assert!(home.fails(1, &["explain"]).contains("ollana serve"), "no node runs");
+    let _node = home.foreground(&["serve"]);
+    assert_eq!(home.ok(&["explain"]), "no application has asked this node for anything since it was started\n");
+    assert_eq!(home.json(&["explain", "--json"]), json!([]));
+
+    let listen = home.json(&["status", "--json"])["listen"].as_str().unwrap().to_owned();
+    let body = r#"{"model":"m","prompt":"why","stream":false}"#;
+    let ask = |path: &str| {
+        let mut application = TcpStream::connect(&listen).unwrap();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\nContent-Length: {}", body.len());
+        application.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        let mut answer = String::new();
+        application.read_to_string(&mut answer).unwrap();
+        let id =
+            answer.lines().find_map(|line| line.to_lowercase().strip_prefix("ollana-request: ").map(str::to_owned));
+        id.unwrap_or_else(|| panic!("no ID in {answer}"))
+    };
+    let id = ask("/api/generate");
+    let text = home.ok(&["explain", &id.to_uppercase()]);
+    assert!(text.contains("POST /api/generate, model m") && text.contains("the answer began"), "{text}");
+    let account = home.json(&["explain", &id, "--json"]);
+    assert_eq!((&account["status"], &account["tries"][0]["outcome"]), (&json!(200), &json!("200")));
+    assert!(home.ok(&["explain"]).contains(&id));
+
+    let unknown = home.fails(1, &["explain", "aaaaaaaa"]);
+    assert!(unknown.contains("request aaaaaaaa is not known here") && unknown.contains("latest 512"), "{unknown}");
+    for malformed in ["m", "aaaaaaa!", &format!("{id}a")] {
+        let error = home.fails(2, &["explain", malformed]);
+        assert!(error.contains("eight letters and digits") && error.contains("`ollana-request`"), "{error}");
+    }
+}
