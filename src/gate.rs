@@ -354,6 +354,7 @@ impl Caller {
         match self {
             Self::Owner => Flow::Owner,
             Self::Guest => Flow::Guest,
+            Self::Peer { id, trusted: true, .. } => Flow::Trusted(*id),
             Self::Peer { id, .. } => Flow::Peer(*id),
         }
     }

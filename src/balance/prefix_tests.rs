@@ -92,7 +92,7 @@ proptest! {
             reading.feed(piece);
             rest = others;
         }
-        let expected: Vec<u32> = memmem::find_iter(&body, b"\"role\"").map(|at| at as u32).collect();
+        let expected: Vec<u32> = memmem::find_iter(&body, b"\"role\"").map(|at| u32::try_from(at).unwrap()).collect();
         prop_assert_eq!(&*reading.fingerprint().messages, &expected[..]);
         prop_assert_eq!(reading.fingerprint(), fingerprint(&prefixes, &body));
     }

@@ -43,6 +43,15 @@ pub(super) enum Flow {
     Guest,
     /// A peer, by its key.
     Peer(Id),
+    /// A peer that a person trusts, or someone whom they trust.
+    Trusted(Id),
+}
+
+impl Flow {
+    /// Whether nobody knows who it is. A key costs nothing, so there may be any number of these.
+    pub(super) fn is_stranger(self) -> bool {
+        matches!(self, Self::Guest | Self::Peer(_))
+    }
 }
 
 /// A line's name: a model as the server lists it.
@@ -160,7 +169,7 @@ impl Queue {
     /// One more wants to run. If a slot is free it has it at once: an [`Event`] says so.
     ///
     /// Where all places are taken, whoever has the most of them loses its last one to who has fewer: a peer cannot keep
-    /// others out by waiting in great numbers.
+    /// others out by waiting in great numbers. Nor can strangers by being many: whom a person trusts takes a place of theirs.
     pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) -> Result<EntryId, Why> {
         let Arrival { flow, weight, model, slots, copies } = arrival;
         if self.draining && flow != Flow::Owner {
@@ -392,7 +401,11 @@ impl Queue {
             Flow::Owner => id,
             _ if own > waiting_each => id,
             _ if others().map(|(n, _)| n).sum::<usize>() <= waiting => return Ok(()),
-            _ => others().max().filter(|(n, _)| *n > own).and_then(|(_, most)| self.last_of(most)).unwrap_or(id),
+            _ => {
+                let strangers = others().filter(|(_, of)| !flow.is_stranger() && of.is_stranger()).max();
+                let most = strangers.or_else(|| others().max().filter(|(n, _)| *n > own));
+                most.and_then(|(_, most)| self.last_of(most)).unwrap_or(id)
+            }
         };
         let of = if loser == id { Some(model.clone()) } else { self.entries.get(&loser).map(|e| e.model.clone()) };
         let why = of.and_then(|of| self.lines.get(&of)).map_or(Why::Busy(0, Duration::ZERO), Line::busy);

@@ -7,6 +7,9 @@
 //! whatever each of them does: how many it has waiting, how many tickets it withdraws. A grant counts as one whether a
 //! request follows or not, or a peer that took slots and left them would always be next.
 //!
+//! A key costs nothing, so strangers may be any number of peers: while somebody waits whom a person trusts, all strangers
+//! together have no more than every other turn.
+//!
 //! What a request will cost is not known before it ran, so requests are what is shared, and not seconds.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -81,6 +84,8 @@ struct Turns {
     clock: f64,
     /// Grants of the owner's since others wait for one.
     owners: u32,
+    /// Whether the last of the others that was granted was a stranger.
+    stranger: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -271,7 +276,9 @@ impl Turns {
             self.owners = if contested { self.owners + 1 } else { 0 };
         } else {
             self.owners = 0;
-            self.clock = share.start;
+            self.stranger = flow.is_stranger();
+            // Turn and turn about with strangers, a start may be behind one that was granted before.
+            self.clock = self.clock.max(share.start);
             share.start += share.weight.recip();
         }
         self.tidy();
@@ -282,7 +289,9 @@ impl Turns {
     fn next(&self, others_may: bool) -> Option<(Flow, bool)> {
         let owner = self.flows.get(&Flow::Owner).is_some_and(|share| !share.waiting.is_empty());
         let heads = self.flows.iter().filter_map(|(flow, share)| Some((share.start, share.waiting.front()?.id, *flow)));
-        let others = heads.filter(|(_, _, flow)| *flow != Flow::Owner && others_may);
+        let others: Vec<_> = heads.filter(|(_, _, flow)| *flow != Flow::Owner && others_may).collect();
+        let known = self.stranger && others.iter().any(|(_, _, flow)| !flow.is_stranger());
+        let others = others.into_iter().filter(|(_, _, flow)| !known || !flow.is_stranger());
         let first = others.min_by(|one, other| one.0.total_cmp(&other.0).then(one.1.cmp(&other.1)));
         match first {
             Some((_, _, flow)) if !owner || self.owners >= OWNERS_IN_A_ROW => Some((flow, owner)),

@@ -69,6 +69,25 @@ fn one_model_does_not_wait_for_another() {
 }
 
 #[test]
+fn whom_a_person_trusts_has_a_place_and_every_other_turn_however_many_strangers_wait() {
+    let (mut queue, now) = (Queue::new(limits()), Instant::now());
+    let friend = Flow::Trusted(Id::from_bytes([0; 32]));
+    let runs = queue.handle_arrival(now, request(peer(0), 1)).unwrap();
+    for n in 0..=255 {
+        queue.handle_arrival(now, request(peer(n), 1)).unwrap();
+    }
+    assert!(queue.handle_arrival(now, request(Flow::Guest, 1)).is_err(), "all places are taken");
+    let friends: Vec<_> = (0..20).map(|_| queue.handle_arrival(now, request(friend, 1)).unwrap()).collect();
+    let refused = std::iter::from_fn(|| queue.poll_event()).filter(|event| matches!(event, Event::Refused(..)));
+    assert_eq!(refused.count(), 20, "strangers make room");
+    assert!(queue.place(friends[19]).unwrap().ahead <= 40.0);
+    let order = run_out(&mut queue, now, vec![runs]);
+    let turns: Vec<_> = friends.iter().map(|id| order.iter().position(|granted| granted == id).unwrap()).collect();
+    assert!(turns.iter().enumerate().all(|(n, at)| *at <= 2 * n + 1), "{turns:?}");
+    assert_eq!(order.len(), 256);
+}
+
+#[test]
 fn a_ticket_with_a_twin_counts_as_half() {
     let (mut queue, now) = (Queue::new(limits()), Instant::now());
     for arrival in [request(peer(1), 1), ticket(peer(1), 1, 2), ticket(peer(2), 1, 2), ticket(peer(3), 1, 0)] {
