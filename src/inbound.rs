@@ -360,9 +360,10 @@ async fn until_below(mut trust: watch::Receiver<Arc<Snapshot>>, id: Id, needed: 
     }
 }
 
-/// Whether a person has said what it may do here, or someone whom they trust.
+/// Whether a person has said what it may do here.
 fn is_trusted(standing: Standing) -> bool {
-    matches!(standing.trust, Trust::Trusted | Trust::Vouched)
+    // Not whom others vouch for: that is about whom we use, and gives nothing here.
+    standing.trust == Trust::Trusted
 }
 
 /// Where those were last met whom a person trusts.
@@ -507,6 +508,13 @@ mod tests {
             assert_eq!((due - heartbeat.0).as_millis() % HEARTBEAT.as_millis(), 0);
             assert!(wait > HEARTBEAT / 2 && wait <= HEARTBEAT * 3 / 2, "{wait:?} after {ms} ms");
         }
+    }
+
+    #[test]
+    fn whom_others_vouch_for_has_none_of_the_places_that_are_kept() {
+        let of = |trust| is_trusted(Standing { trust, ..Standing::default() });
+        assert!(of(Trust::Trusted));
+        assert!(!of(Trust::Vouched) && !of(Trust::FirstUse) && !of(Trust::None));
     }
 
     #[test]

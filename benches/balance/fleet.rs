@@ -81,9 +81,8 @@ struct Engine {
     tells: f64,
 }
 
-/// Simulated seconds from one piece of an answer to the next. Each token would be a piece; so many no machine of two
-/// processors keeps up with at twenty times the speed.
-const PIECE: f64 = 1.0;
+/// Simulated seconds from one look at how far answers are to the next.
+const LOOK: f64 = 0.5;
 
 // === impl Fleet ===
 
@@ -230,7 +229,7 @@ impl Engine {
     }
 
     fn tell(&mut self, now: f64) {
-        self.tells = now + PIECE;
+        self.tells = now + LOOK;
         for server in &mut self.servers {
             for (id, tokens) in server.said(now) {
                 if let Some(tell) = self.waiting.get(&id) {

@@ -1,7 +1,7 @@
 //! A simulated Ollama's HTTP, lean: what a node and an application ask of it here, over the model of [`server`](super::server).
 //!
-//! An answer has a chunk for its first token, one a simulated second, and the last line; nothing is between them that a mesh
-//! would have to do with. The durations in the last line are real ones, as a node measures time: the simulated ones
+//! An answer has a chunk for its first token, one for every [`PIECE`] tokens, and the last line: an Ollama's has one for
+//! every token, which no machine of two processors keeps up with at twenty times the speed. The durations in the last line are real ones, as a node measures time: the simulated ones
 //! divided by the tempo. `prompt_eval_count` is the whole prompt's even if part of it was in the cache, and
 //! `prompt_eval_duration` is what the rest took, as Ollama's runner says it. The wait for a slot is in `total_duration`
 //! alone, the wait for the model in `load_duration`.
@@ -33,6 +33,9 @@ use super::clock::Clock;
 use super::fleet::{Desk, Step};
 use super::server::{Job, Stages};
 use super::workload::model_name;
+
+/// Tokens of a piece of an answer.
+const PIECE: usize = 32;
 
 /// Bytes that a token takes.
 pub const TOKEN: usize = 4;
