@@ -144,24 +144,27 @@ impl Ollama {
             return json(StatusCode::INTERNAL_SERVER_ERROR, r#"{"error":"the server is gone"}"#.to_owned());
         };
         let clock = self.clock.clone();
-        let chunks = stream::unfold((0, Some(progress)), move |(said, rest)| {
+        // What was said, what there is to say, and what is to come.
+        let chunks = stream::unfold((0, 0, Some(progress)), move |(said, mut made, rest)| {
             let clock = clock.clone();
             async move {
                 let frame = |line: String| Ok(Frame::data(Bytes::from(line)));
                 let mut progress = rest?;
                 if said == 0 {
-                    return Some((frame(line(&job, chat, 1, "")), (1, Some(progress))));
+                    return Some((frame(line(&job, chat, 1, "")), (1, 1, Some(progress))));
                 }
                 loop {
+                    if made >= said + PIECE {
+                        let piece = frame(line(&job, chat, PIECE, ""));
+                        return Some((piece, (said + PIECE, made, Some(progress))));
+                    }
                     match progress.next().await? {
-                        Step::Said(tokens) if tokens > said => {
-                            return Some((frame(line(&job, chat, tokens - said, "")), (tokens, Some(progress))));
-                        }
-                        Step::First | Step::Said(_) => {}
+                        Step::First => {}
+                        Step::Said(tokens) => made = made.max(tokens),
                         Step::Done(stages) => {
                             let left = (job.output as usize).saturating_sub(said);
                             let last = line(&job, chat, left, &ending(&job, &stages, &clock));
-                            return Some((frame(last), (said, None)));
+                            return Some((frame(last), (said, made, None)));
                         }
                     }
                 }
