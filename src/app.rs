@@ -5,7 +5,7 @@
 
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
@@ -46,6 +46,8 @@ use view::View;
 
 /// Sightings that wait for the actor of the peers: a burst of a lab's beacons. More are dropped, and come again.
 const SIGHTINGS: usize = 256;
+/// How often speeds are looked at while answers run, at least: matters to benchmarks alone.
+const SHORTEST_BEAT: Duration = Duration::from_millis(250);
 /// Callers that wait for it.
 const CALLERS: usize = 64;
 
@@ -115,6 +117,8 @@ impl App {
         let (ollama, ollama_task) = match lends {
             true => {
                 let cadence = Cadence::default().faster(config.tempo);
+                // A look at answers that run needs several pieces of each in it, and pieces come no faster.
+                let cadence = Cadence { beat: cadence.beat.max(SHORTEST_BEAT), ..cadence };
                 let (ollama, task) = Ollama::spawn_with(&config.ollama.url, config.ollama.explicit, cadence);
                 (ollama, Some(task))
             }
@@ -431,7 +435,6 @@ pub enum AppError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test]
     async fn a_node_that_loses_a_part_of_itself_ends_and_says_which() {

@@ -69,6 +69,11 @@ pub fn every_route() -> Group {
             if route == "/api/pull" && name.starts_with("a model") || route.contains("blobs") {
                 continue;
             }
+            // Two faults at once, the model and what is no form: which of them is said first is left open (`allowed`), and
+            // goes by whether a model was made here two seconds ago.
+            if route.contains("transcriptions") && name.starts_with("a model") {
+                continue;
+            }
             let method = if route == "/api/delete" { "DELETE" } else { "POST" };
             let request = json(&format!("{method} {route}"), body);
             cases.push(Case::new(format!("{name} for {method} {route}"), Script::one(request)));
