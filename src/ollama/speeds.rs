@@ -133,10 +133,19 @@ impl Speeds {
     pub(super) async fn keep_looking(self) {
         loop {
             if self.is_idle() {
-                self.0.begun.notified().await;
+                let rest = self.0.beat * learner::REST;
+                if tokio::time::timeout(rest, self.0.begun.notified()).await.is_err() {
+                    self.learner().rest(Instant::now());
+                    self.publish();
+                    // Until something runs nothing changes any more.
+                    self.0.begun.notified().await;
+                }
             }
             tokio::time::sleep(self.0.beat).await;
-            self.learner().beat();
+            let mut learner = self.learner();
+            learner.beat();
+            learner.rest(Instant::now());
+            drop(learner);
             self.publish();
         }
     }

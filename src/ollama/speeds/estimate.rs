@@ -5,6 +5,9 @@
 //! samples, so it is also watched for a jump: samples that agree with each other, one after the other, and are all far off
 //! on the same side say that the server is another one than before, and what was known is forgotten.
 //!
+//! Whoever is taken for slow is given nothing more to show that it is not. So what was known before a jump downwards is kept,
+//! and holds again once the server has had rest.
+//!
 //! **Prefill** is measured as the tokens of the prompt through the time to evaluate it, and Ollama counts those that were in
 //! its cache while the time does not have them (`numPromptInputs` is the whole prompt, and the time begins with what
 //! `LoadCacheSlot` has left; in the recorded answers the same ten tokens take 170 ms and then 28). So a conversation that
@@ -35,6 +38,8 @@ pub(super) struct Decode {
     known: Option<f64>,
     /// Samples one after the other that are far off on one side.
     far: Vec<Sample>,
+    /// What was known before it became slower by a jump, if it has not become as fast again.
+    before: Option<f64>,
 }
 
 /// Tokens of the prompt a second.
@@ -117,11 +122,26 @@ impl Decode {
             }
             self.samples = self.far.drain(..).collect();
             faster = value > known;
+            if !faster {
+                self.before = Some(self.before.map_or(known, |before| before.max(known)));
+            }
         } else {
             keep(&mut self.samples, sample);
         }
         self.known = quantile(&self.samples, 0.5, DECODE_HALF_LIFE);
+        if self.known.zip(self.before).is_some_and(|(known, before)| known * FAR >= before) {
+            self.before = None;
+        }
         faster
+    }
+
+    /// It has had rest: what made it slow may be over. How many times faster it is taken to be, if it is.
+    pub(super) fn rested(&mut self) -> Option<f64> {
+        let (before, known) = (self.before.take()?, self.known?);
+        self.samples.clear();
+        self.far.clear();
+        self.known = Some(before);
+        Some(before / known)
     }
 
     pub(super) fn known(&self) -> Option<f64> {
@@ -144,6 +164,12 @@ impl Prefill {
     /// become slower they tell at once.
     pub(super) fn forget(&mut self) {
         self.samples.clear();
+    }
+
+    /// It is taken to be so many times faster, until something is measured.
+    pub(super) fn faster(&mut self, times: f64) {
+        self.known = self.known.map(|known| known * times);
+        self.forget();
     }
 
     pub(super) fn known(&self) -> Option<f64> {
@@ -176,6 +202,29 @@ mod tests {
 
     fn near(value: Option<f64>, truth: f64, part: f64) -> bool {
         value.is_some_and(|value| (value / truth - 1.0).abs() <= part)
+    }
+
+    #[test]
+    fn what_became_slow_is_taken_for_what_it_was_after_a_rest_and_is_found_out_again() {
+        let mut decode = Decode::default();
+        let measures = |decode: &mut Decode, value: f64| (0..3).for_each(|_| drop(decode.take(value, 100.0, 1.0)));
+        measures(&mut decode, 40.0);
+        assert_eq!(decode.rested(), None, "it never was any faster");
+        measures(&mut decode, 10.0);
+        measures(&mut decode, 2.0);
+        assert!(near(decode.known(), 2.0, 0.01));
+        assert_eq!((decode.rested(), decode.known()), (Some(20.0), Some(40.0)));
+        assert_eq!(decode.rested(), None, "once");
+        measures(&mut decode, 2.0);
+        assert!(near(decode.known(), 2.0, 0.01), "it is slow still");
+        measures(&mut decode, 39.0);
+        assert_eq!(decode.rested(), None, "it is well again by itself");
+        let mut prefill = Prefill::default();
+        prefill.take(100.0, 1.0);
+        prefill.faster(4.0);
+        assert_eq!(prefill.known(), Some(400.0));
+        prefill.take(90.0, 1.0);
+        assert_eq!(prefill.known(), Some(90.0));
     }
 
     proptest! {

@@ -27,6 +27,9 @@ use crate::ollama::slots::Slots;
 const MOST_MODELS: usize = 512;
 /// What a busy machine's scheduler takes anyhow, however fast the server's time goes.
 const SHORTEST: Duration = Duration::from_millis(25);
+/// Beats after which a server that became slow is tried again: half a minute. One prompt in so long is what it costs if it is
+/// slow still.
+pub(super) const REST: u32 = 30;
 
 /// Everything that is learned.
 #[derive(Debug)]
@@ -96,12 +99,24 @@ impl Learner {
         let (reading, margin) = (run.meter.read(), self.margin());
         if let Some(model) = self.models.get_mut(&run.model) {
             let said = said.within(end.since(run.began).0);
+            model.ended = Some(now);
             model.learn(&run, said, whole, end, reading);
             let ended = run.ended(said, whole, reading, margin);
             model.slots.ended(id, ended, self.direct == 0, now);
         }
         let slots = self.models.get(&run.model).map_or(1, |model| model.slots.now(now).at_once);
         self.crowd.leave(&run.model, slots, now);
+    }
+
+    /// Those of which nothing has run for [`REST`] beats may be as fast again as they were.
+    pub(super) fn rest(&mut self, now: Instant) {
+        let rest = self.beat * REST;
+        for (name, model) in &mut self.models {
+            let resting = model.ended.is_some_and(|ended| now.saturating_duration_since(ended) >= rest);
+            if resting && !self.runs.values().any(|run| run.model == *name) {
+                model.rested();
+            }
+        }
     }
 
     /// Looks at what is under way.

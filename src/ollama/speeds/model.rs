@@ -1,6 +1,6 @@
 //! What is known of one model, and what an answer that is over adds to it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Work;
 use super::active::{Active, FEWEST_FRAMES, Moment};
@@ -25,6 +25,8 @@ const MEAN_OF_LOADS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) used: u64,
+    /// When one of its requests ended last.
+    pub(super) ended: Option<Instant>,
     pub(super) decode: Decode,
     pub(super) prefill: Prefill,
     /// Whether a time to evaluate a prompt was ever said: then times of first bytes are not mixed in.
@@ -44,6 +46,7 @@ impl Model {
         slots.told(told);
         Self {
             used,
+            ended: None,
             decode: Decode::default(),
             prefill: Prefill::default(),
             exact: false,
@@ -107,6 +110,13 @@ impl Model {
         }
         // After it: a jump forgets the prompts before this one.
         self.learn_prompt(run, said, all, elapsed, until_first);
+    }
+
+    /// Nothing of it has run for a while.
+    pub(super) fn rested(&mut self) {
+        if let Some(times) = self.decode.rested() {
+            self.prefill.faster(times);
+        }
     }
 
     pub(super) fn decodes(&mut self, rate: f64, tokens: f64, sure: f64) {
