@@ -133,7 +133,7 @@ async fn contend(ollama: &Ollama, slots: u32) -> u32 {
             untried = if settled && now <= slots { untried + 1 } else { 0 };
         }
     };
-    timeout(Duration::from_secs(60), contention).await.expect("it comes to that");
+    timeout(Duration::from_secs(240), contention).await.expect("it comes to that");
     most
 }
 

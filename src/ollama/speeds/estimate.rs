@@ -207,7 +207,11 @@ mod tests {
     #[test]
     fn what_became_slow_is_taken_for_what_it_was_after_a_rest_and_is_found_out_again() {
         let mut decode = Decode::default();
-        let measures = |decode: &mut Decode, value: f64| (0..3).for_each(|_| drop(decode.take(value, 100.0, 1.0)));
+        let measures = |decode: &mut Decode, value: f64| {
+            for _ in 0..3 {
+                let _ = decode.take(value, 100.0, 1.0);
+            }
+        };
         measures(&mut decode, 40.0);
         assert_eq!(decode.rested(), None, "it never was any faster");
         measures(&mut decode, 10.0);
