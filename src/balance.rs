@@ -220,7 +220,7 @@ impl tower::Service<Request<Body>> for Router {
         Poll::Ready(Ok(()))
     }
 
-    /// Resolves to an Ollama's answer, with the name of its node in [`PEER_HEADER`], or to a refusal in the shape of the
+    /// Resolves to an Ollama's answer, with the name of its node in [`PEER_HEADER`](crate::exchange::PEER_HEADER), or to a refusal in the shape of the
     /// API that was called.
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let inner = self.0.clone();

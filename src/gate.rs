@@ -1,6 +1,6 @@
 //! The side of a provider that admits requests to its Ollama: a peer's, as far as its scope goes, and the owner's.
 //!
-//! A request passes [`admit`], which looks at who asks for what and gives a [`Permit`](admit::Permit), waits in the
+//! A request passes [`admit`], which looks at who asks for what and gives a [`Permit`], waits in the
 //! [`queue`] for a slot of its model if a runner has work with it, and then passes [`forward`], which takes nothing else
 //! and goes to the local Ollama and nowhere else: never onward to a third node. What runs is counted and keeps its slot
 //! until the last byte of its answer; [`Gate::load`] tells it to the peers, and [`Gate::report`] what changes seldom.

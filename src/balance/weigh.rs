@@ -1,5 +1,5 @@
 //! What each server would cost a request: its [score](super::score) from what the server reports, what this node knows
-//! beside that, and what of the conversation it has cached; and the [plan](super::plan) that follows.
+//! beside that, and what of the conversation it has cached; and the [plan] that follows.
 
 use std::fmt;
 use std::sync::Arc;

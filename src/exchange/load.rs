@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Report;
 
 /// How busy a provider is at one moment. Small (some hundred bytes), since it is pushed on every change, coalesced, and
-/// with a heartbeat; what changes seldom stands in the [`Report`](super::Report).
+/// with a heartbeat; what changes seldom stands in the [`Report`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Load {
@@ -21,7 +21,7 @@ pub struct Load {
     pub direct: u32,
     /// How many models fit into its memory, if it was found out.
     pub most_loaded: Option<u32>,
-    /// The models that are in memory, are loaded or are waited for, by the name the [`Report`](super::Report) lists.
+    /// The models that are in memory, are loaded or are waited for, by the name the [`Report`] lists.
     pub models: BTreeMap<String, ModelLoad>,
 }
 

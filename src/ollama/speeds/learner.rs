@@ -3,7 +3,7 @@
 //! Two kinds of samples come together in one estimate of the speed of decoding. The end of an answer says how many tokens it
 //! had and how long they took, exactly, but only then, and an answer may last for minutes. While it runs its frames are
 //! counted: every beat, each answer that is under way adds the frames since the last beat, turned into tokens by what the
-//! ends have shown ([`Model`]). Both go into [`Decode`], where two that agree and differ much from what is
+//! ends have shown ([`Model`]). Both go into [`Decode`](super::estimate::Decode), where two that agree and differ much from what is
 //! known make a jump; so a server that becomes four times slower is noticed some three to five seconds later.
 //!
 //! A running answer is no evidence while its reader leaves frames unread, nor where one silence makes up most of its time:
