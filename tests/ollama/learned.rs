@@ -133,11 +133,12 @@ async fn contend(ollama: &Ollama, slots: u32) -> u32 {
             untried = if settled && now <= slots { untried + 1 } else { 0 };
         }
     };
-    timeout(Duration::from_secs(240), contention).await.expect("it comes to that");
+    timeout(Duration::from_secs(60), contention).await.expect("it comes to that");
     most
 }
 
 #[tokio::test]
+#[ignore = "learns from times of milliseconds, which tests beside it disturb: cargo test --test ollama the_slots -- --ignored"]
 async fn the_slots_of_a_runner_are_found_when_requests_contend() {
     let settings = Settings { parallel: 3, tokens: 60, ..measured() };
     let fake = FakeOllama::start_with(&["smollm2"], settings).await;
