@@ -13,9 +13,8 @@ const MEMORY: f64 = 0.8;
 /// another chance after some ten minutes, one that was twice as slow after one or two.
 const HALF_LIFE: Duration = Duration::from_secs(120);
 /// A request may take this much longer than expected before anything is held against the server: the batch fills after it
-/// began, and a single answer may be eight times as long as the average. What is caught here is a server that lies; one that
-/// is slow says so itself.
-const TOLERANCE: f64 = 1.8;
+/// began, and answers are longer than the average about as much as they are shorter.
+const TOLERANCE: f64 = 1.5;
 /// The most that one request says: that it takes 50 times as long as expected, or 50 seconds if that is longer. Far enough
 /// to keep everything off the server while there is any other, near enough to be forgotten. Not the ratio alone: who says
 /// that it takes a microsecond is a million times slower, and fifty of its microseconds would still draw everything.
@@ -107,11 +106,11 @@ mod tests {
     fn who_boasts_is_found_out_by_the_first_request() {
         let (mut judgement, now) = (Judgement::default(), Instant::now());
         judgement.observe(seconds(1), seconds(50), now);
-        assert!(judgement.slowness(now) > 12.0);
+        assert!(judgement.slowness(now) > 15.0);
         for _ in 0..10 {
             judgement.observe(seconds(1), seconds(50), now);
         }
-        assert!((20.0..29.0).contains(&judgement.slowness(now)), "50 over what is put up with");
+        assert!((25.0..34.0).contains(&judgement.slowness(now)), "50 over what is put up with");
         for _ in 0..10 {
             judgement.observe(seconds(1), seconds(100_000), now);
         }
@@ -136,14 +135,14 @@ mod tests {
     fn who_never_answers_is_found_out_while_it_does_not() {
         let (judgement, now) = (Judgement::default(), Instant::now());
         assert_eq!(judgement.slowness_with(seconds(2), seconds(2), now), 1.0);
-        assert!(judgement.slowness_with(seconds(2), seconds(60), now) > 6.0);
+        assert!(judgement.slowness_with(seconds(2), seconds(60), now) > 8.0);
     }
 
     #[test]
     fn it_is_forgotten_within_minutes() {
         let (mut judgement, now) = (Judgement::default(), Instant::now());
         for _ in 0..10 {
-            judgement.observe(seconds(1), seconds(10), now);
+            judgement.observe(seconds(1), seconds(5), now);
         }
         let after = |minutes: u64| judgement.slowness(now + seconds(60 * minutes));
         assert!(after(0) > 2.5 && after(2) > 2.0);
