@@ -31,7 +31,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{
-    Answer, Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, Slot, Ticket, Turn,
+    Answer, Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, RequestId, Slot, Ticket,
+    Turn,
 };
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::Ollama;
@@ -270,7 +271,9 @@ impl Gate {
                 return Ticket { place, turn: Box::pin(ready(Ok(refuse(&refusal)))) };
             }
         };
-        tracing::debug!(request = ?ask.request, model, ahead = place.borrow().ahead, "a ticket");
+        // What a peer calls it is logged only if it is an ID.
+        let request = ask.request.parse::<RequestId>().ok();
+        tracing::debug!(?request, model, ahead = place.borrow().ahead, "a ticket");
         let turn = async move {
             let turned = seat.turn().await;
             drop(share);
