@@ -18,6 +18,7 @@ mod aim;
 mod attempt;
 mod breaker;
 mod choose;
+mod clock;
 mod dealings;
 mod departed;
 mod dispatch;
@@ -54,6 +55,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
 use tower::retry::budget::TpsBudget;
 
+use self::clock::Clock;
 use self::journal::Journal;
 use self::members::{Members, Obstacle};
 use self::prefix::Prefixes;
@@ -136,6 +138,8 @@ struct Inner {
 struct Known {
     node: RouterSettings,
     members: watch::Receiver<Members>,
+    /// What its servers' times are told by.
+    clock: Clock,
     /// What was sent where.
     prefixes: Mutex<Prefixes>,
     /// Until then requests wait for a first server to turn up.
@@ -158,13 +162,14 @@ impl Router {
     where
         D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
     {
-        let (sender, members) = watch::channel(Members::default());
+        let clock = Clock::new(settings.preferences.tempo);
+        let (sender, members) = watch::channel(Members::new(clock));
         let following = TaskTracker::new();
         let task = following.spawn(members::follow(discover, sender));
         following.close();
         let places = settings.preferences.waiting;
         let (grace_ends, prefixes) = (Instant::now() + settings.grace, Mutex::new(Prefixes::new()));
-        let known = Arc::new(Known { members, prefixes, grace_ends, node: settings });
+        let known = Arc::new(Known { members, clock, prefixes, grace_ends, node: settings });
         Self(Arc::new(Inner {
             room: seek::waiting_room(known.clone(), places),
             known,

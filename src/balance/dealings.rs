@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, Outcome, Pass};
+use super::clock::Clock;
 use super::judgement::Judgement;
 use super::stopwatch::Stopwatch;
 use crate::route::ModelName;
@@ -28,6 +29,7 @@ const MAX_MODELS: usize = 128;
 /// What this node has had to do with one server.
 #[derive(Debug, Default)]
 pub(super) struct Dealings {
+    clock: Clock,
     own: AtomicU32,
     stumbled: Mutex<Option<Instant>>,
     /// Whether a request of ours was ever answered there.
@@ -52,6 +54,7 @@ struct Record {
 #[derive(Debug)]
 struct Running {
     watch: Arc<Stopwatch>,
+    /// In the servers' time.
     promised: Duration,
     /// Whether its answer has begun.
     answered: bool,
@@ -86,13 +89,18 @@ struct Run {
     number: u64,
     pass: Option<Pass>,
     watch: Arc<Stopwatch>,
-    /// What it should take; nothing where nobody could know, as where the model has to be loaded first.
+    /// What it should take, in the servers' time; nothing where nobody could know, as where the model has to be loaded first.
     promised: Option<Duration>,
 }
 
 // === impl Dealings ===
 
 impl Dealings {
+    /// None so far, with a server that goes by this clock.
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     /// Requests of this node that run or wait there, of whatever model.
     pub(super) fn own(&self) -> u32 {
         self.own.load(Ordering::Relaxed)
@@ -110,28 +118,28 @@ impl Dealings {
 
     /// It failed: for a moment the others come first.
     pub(super) fn stumbled(&self) {
-        *lock(&self.stumbled) = Some(now());
+        *lock(&self.stumbled) = Some(self.clock.now());
     }
 
     /// Whether it failed a moment ago.
     pub(super) fn has_stumbled(&self) -> bool {
-        lock(&self.stumbled).is_some_and(|at| now().saturating_duration_since(at) < STUMBLE)
+        lock(&self.stumbled).is_some_and(|at| self.clock.now().saturating_duration_since(at) < STUMBLE)
     }
 
     /// Whether it may have models that it has not reported yet, since they were made through this node a moment ago.
     pub(super) fn has_changed(&self) -> bool {
-        lock(&self.changed).is_some_and(|at| now().saturating_duration_since(at) < CHANGED)
+        lock(&self.changed).is_some_and(|at| self.clock.now().saturating_duration_since(at) < CHANGED)
     }
 
     /// How it stands with a model.
     pub(super) fn standing(&self, model: &ModelName) -> Standing {
-        let now = now();
+        let now = self.clock.now();
         let models = lock(&self.models);
         let Some(record) = models.get(model) else {
             return Standing { own: 0, slowness: 1.0, caution: 1.0, admitted: true };
         };
         let late = |running: &Running| {
-            let (expected, so_far) = running.so_far();
+            let (expected, so_far) = running.so_far(&self.clock);
             record.judgement.slowness_with(expected, so_far, now)
         };
         Standing {
@@ -144,7 +152,7 @@ impl Dealings {
 
     /// Something else than a request that passed went wrong there: a ticket, or an answer that had begun.
     pub(super) fn failed(&self, model: &ModelName, outcome: Outcome) {
-        let now = now();
+        let now = self.clock.now();
         let mut models = lock(&self.models);
         let breaker = &mut entry(&mut models, model, now).breaker;
         if let Some(pass) = breaker.pass(now) {
@@ -173,11 +181,6 @@ fn entry<'a>(models: &'a mut HashMap<ModelName, Record>, model: &ModelName, now:
     record
 }
 
-/// By the runtime's clock, so that a test without time to lose has breakers that close again.
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 /// A panic elsewhere does not make the numbers wrong.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -188,10 +191,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Running {
     /// What can be held against the server so far: how long it should have taken, and how long it was waited for. How long
     /// an answer goes on that has begun is its own business, as long as it says something now and then.
-    fn so_far(&self) -> (Duration, Duration) {
+    fn so_far(&self, clock: &Clock) -> (Duration, Duration) {
         match self.answered {
-            true => (self.promised.saturating_mul(LONG), self.watch.silence()),
-            false => (self.promised, self.watch.waited()),
+            true => (self.promised.saturating_mul(LONG), clock.of(self.watch.silence())),
+            false => (self.promised, clock.of(self.watch.waited())),
         }
     }
 }
@@ -201,7 +204,8 @@ impl Running {
 impl InFlight {
     /// It runs this model, and should take so long once it has a slot; not known where the model is to be loaded first.
     pub(super) fn runs(mut self, model: &ModelName, promised: Option<Duration>) -> Self {
-        let now = now();
+        let clock = &self.dealings.clock;
+        let (now, promised) = (clock.now(), promised.map(|promised| clock.of(promised)));
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, model, now);
         record.own += 1;
@@ -219,14 +223,14 @@ impl InFlight {
     /// Its answer's head is there: what it changes may be done.
     pub(super) fn answered(&self) {
         if self.changes {
-            *lock(&self.dealings.changed) = Some(now());
+            *lock(&self.dealings.changed) = Some(self.dealings.clock.now());
         }
     }
 
     /// What it comes to, as far as the server is concerned: known with the head of the answer.
     pub(super) fn comes_to(&mut self, outcome: Outcome) {
         let Some(run) = &mut self.run else { return };
-        let now = now();
+        let now = self.dealings.clock.now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, &run.model, now);
         if let Some(running) = record.running.get_mut(&run.number) {
@@ -257,11 +261,11 @@ impl InFlight {
     pub(super) fn done(&mut self) {
         let Some(Run { model, number, watch, promised, .. }) = &mut self.run else { return };
         let Some(promised) = promised.take() else { return };
-        let now = now();
+        let now = self.dealings.clock.now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, model, now);
         record.running.remove(number);
-        record.judgement.observe(promised, watch.waited(), now);
+        record.judgement.observe(promised, self.dealings.clock.of(watch.waited()), now);
     }
 }
 
@@ -270,11 +274,12 @@ impl Drop for InFlight {
         self.answered();
         self.dealings.own.fetch_sub(1, Ordering::Relaxed);
         let Some(run) = self.run.take() else { return };
-        let now = now();
+        let now = self.dealings.clock.now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, &run.model, now);
         record.own = record.own.saturating_sub(1);
-        if let Some((expected, so_far)) = record.running.remove(&run.number).map(|running| running.so_far())
+        if let Some((expected, so_far)) =
+            record.running.remove(&run.number).map(|running| running.so_far(&self.dealings.clock))
             && so_far > expected
         {
             // Whoever waited has given up, and will come again.

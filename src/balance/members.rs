@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tower::discover::Change;
 
 use super::choose::Candidate;
+use super::clock::Clock;
 use super::dealings::Dealings;
 use super::departed::{Departed, Lent, Memory};
 use super::priors::Machine;
@@ -28,6 +29,7 @@ const MAX_SENT: usize = 1024;
 pub(super) struct Members {
     present: Arc<BTreeMap<Id, Arc<Member>>>,
     departed: Arc<Memory>,
+    clock: Clock,
 }
 
 /// One endpoint and what is counted of it.
@@ -87,6 +89,11 @@ pub(super) enum Obstacle {
 // === impl Members ===
 
 impl Members {
+    /// None yet, whose servers will go by this clock.
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.present.values()
     }
@@ -119,7 +126,7 @@ impl Members {
         let member = Arc::new(match (before, departed) {
             (Some((dealings, lent)), _) => Member::new(endpoint, dealings, lent),
             (None, Some(departed)) => Member::new(endpoint, departed.dealings, Some(departed.lent)),
-            (None, None) => Member::new(endpoint, Arc::default(), None),
+            (None, None) => Member::new(endpoint, Arc::new(Dealings::new(self.clock)), None),
         });
         Arc::make_mut(&mut self.present).insert(id, member.clone());
         member

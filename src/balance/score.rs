@@ -231,12 +231,12 @@ impl Server {
 impl fmt::Display for Score {
     /// The whole sum on one line: a log that says why a request went where it went.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wait, load, service, externality, price, factor, total, warm, .. } = self;
+        let Self { wait, load, service, promised, externality, price, factor, total, warm } = self;
         let warm = if *warm { "warm" } else { "cold" };
         write!(
             f,
-            "{total:.2} s ({warm}) = (wait {wait:.2} + load {load:.2} + service {service:.2} + externality {externality:.2} \
-             + price {price:.2}) × {factor:.2}"
+            "{total:.2} s ({warm}) = (wait {wait:.2} + load {load:.2} + service {service:.2} of which {promised:.2} promised \
+             + externality {externality:.2} + price {price:.2}) × {factor:.2}"
         )
     }
 }

@@ -104,7 +104,10 @@ impl<'a> Scales<'a> {
             own: standing.own.into(),
             ahead: held.map(|held| f64::from(held.ahead)),
             slowness: standing.slowness,
-            caution: standing.caution.max(slow_start(member.age())).max(held.map_or(1.0, |held| held.overdue)),
+            caution: standing
+                .caution
+                .max(slow_start(self.known.clock.of(member.age())))
+                .max(held.map_or(1.0, |held| held.overdue)),
             preference: if local { 1.0 / self.known.node.preferences.prefer_local } else { 1.0 },
             ..server
         };

@@ -164,7 +164,10 @@ impl Speeds {
             for (name, pace) in learner.paces() {
                 let told = known.get(name);
                 count += usize::from(told.is_some());
-                differs |= pace.differs(told.unwrap_or(&nothing));
+                if pace.differs(told.unwrap_or(&nothing)) {
+                    tracing::debug!(model = name, ?pace, "is as fast as that");
+                    differs = true;
+                }
             }
             // One that was forgotten.
             differs |= count < known.len();

@@ -138,8 +138,12 @@ impl Learner {
             }
         }
         for (model, (frames, alone)) in rates {
-            if let Some(model) = self.models.get_mut(&model) {
-                let tokens = frames * model.tokens_a_frame.known().unwrap_or(1.0);
+            // How many tokens a frame has only ends of answers have shown: one for Ollama, any number for others. Taken for too
+            // slow, a server would get nothing more to show that it is not.
+            if let Some(model) = self.models.get_mut(&model)
+                && let Some(tokens_a_frame) = model.tokens_a_frame.known()
+            {
+                let tokens = frames * tokens_a_frame;
                 // A quarter of the weight of what an end says: there are many of them.
                 model.decodes(tokens / alone, tokens / 4.0, if some_evaluate { 0.5 } else { 1.0 });
             }
