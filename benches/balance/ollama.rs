@@ -39,6 +39,8 @@ const PIECE: usize = 32;
 
 /// Bytes that a token takes.
 pub const TOKEN: usize = 4;
+/// When a model in memory is unloaded if nobody uses it: here only to make way for another.
+const KEPT: &str = "2318-11-26T00:00:00Z";
 /// What the first message of a conversation begins with, before its number and a blank.
 pub const OPENING: &str = "conversation ";
 
@@ -190,7 +192,9 @@ fn listing(models: impl Iterator<Item = usize>) -> String {
             let size = super::workload::GIGABYTES[model] * 1e9;
             // Every server has the same weights under a name.
             let digest = format!("{:064x}", model + 1);
-            format!(r#"{{"name":"{name}","model":"{name}","size":{size},"digest":"{digest}"}}"#)
+            format!(
+                r#"{{"name":"{name}","model":"{name}","size":{size},"size_vram":{size},"digest":"{digest}","expires_at":"{KEPT}"}}"#
+            )
         })
         .collect();
     format!(r#"{{"models":[{}]}}"#, entries.join(","))
