@@ -23,6 +23,7 @@ use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
 use crate::trust::{Book, Pin, Snapshot, Trust};
 use crate::wire::control::Hello;
 
+mod allowance;
 pub mod backoff;
 pub mod directory;
 mod link;

@@ -209,7 +209,8 @@ impl fmt::Display for Weighing<'_> {
         for (index, weight) in self.candidates.iter().enumerate() {
             let separator = if index > 0 { "; " } else { "" };
             let chosen = if self.is_chosen(index) { "*" } else { "" };
-            write!(f, "{separator}{chosen}{}: {}", weight.member.label(), weight.candidate.score)?;
+            let Weight { member, cached, candidate, .. } = weight;
+            write!(f, "{separator}{chosen}{}: {}, {cached:.0} tokens cached", member.label(), candidate.score)?;
         }
         Ok(())
     }

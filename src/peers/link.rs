@@ -16,6 +16,7 @@ use crate::transport::{CloseCode, Closed, Connection, Pulse, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot};
 use crate::wire::control::{Hello, Message, Refused};
 
+use super::allowance::Allowance;
 use super::machine::{Failed, LinkId};
 
 /// A provider speaks every second. Three of its heartbeats lost, and it is unreachable (DESIGN.md §4).
@@ -23,11 +24,11 @@ pub const SILENCE: Duration = Duration::from_secs(3);
 /// How long the other side may take for its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// After a report, and for each model in it: an honest provider sends at most one in 20 ms, and one with 1,000 models
+/// What a report costs a peer, and each model in it: an honest provider sends at most one in 20 ms, and one with 1,000 models
 /// seldom more than one a second.
-const REPORT_PAUSE: Duration = Duration::from_millis(10);
-/// See `REPORT_PAUSE`.
-const PAUSE_A_MODEL: Duration = Duration::from_micros(100);
+const REPORT_COST: Duration = Duration::from_millis(10);
+/// See `REPORT_COST`.
+const MODEL_COST: Duration = Duration::from_micros(100);
 /// After a message about trust: a pairing has three a side.
 const DEALING_PAUSE: Duration = Duration::from_millis(10);
 /// The trust book takes no more than so many new keys at once. Who was not taken is told to it again after this.
@@ -189,6 +190,7 @@ impl Follow {
 
     async fn read(&mut self, control: &mut Control, mut dealer: Dealer) -> Closed {
         let mut silent_at = tokio::time::Instant::now() + SILENCE;
+        let mut allowance = Allowance::default();
         loop {
             let received = tokio::select! {
                 received = tokio::time::timeout_at(silent_at, control.receive()) => received,
@@ -202,16 +204,15 @@ impl Follow {
             match received {
                 Ok(Ok(Message::Report(report))) => {
                     self.spoke().await;
-                    // A peer that floods us with reports is read as slowly as an honest one writes at most.
-                    let pause = REPORT_PAUSE + PAUSE_A_MODEL * u32::try_from(report.models.len()).unwrap_or(u32::MAX);
+                    let cost = REPORT_COST + MODEL_COST * u32::try_from(report.models.len()).unwrap_or(u32::MAX);
                     self.take(report).await;
-                    tokio::time::sleep(pause).await;
+                    allowance.spend(cost).await;
                 }
                 Ok(Ok(Message::Load(load))) => {
                     self.spoke().await;
                     // No two are equal for long: what has not changed is said by the heartbeat alone.
                     self.load.send_replace(Arc::new(load));
-                    tokio::time::sleep(REPORT_PAUSE).await;
+                    allowance.spend(REPORT_COST).await;
                 }
                 Ok(Ok(message @ (Message::Trust(_) | Message::Vouching(_)))) => {
                     if let Err(error) = dealer.heard(message).await {
