@@ -127,8 +127,9 @@ impl Errand {
     }
 
     /// Tokens of its prompt that a server has cached, of the model that it lists under this name.
-    pub(super) fn cached_at(&self, prefixes: &Prefixes, member: &Member, model: &str) -> f64 {
-        let matched = |fingerprint| prefixes.matched(&member.id(), model, fingerprint);
+    /// It has begun so many requests for that.
+    pub(super) fn cached_at(&self, prefixes: &Prefixes, member: &Member, model: &str, begun: u32) -> f64 {
+        let matched = |fingerprint| prefixes.matched(&member.id(), model, fingerprint, begun);
         self.fingerprint.as_ref().map_or(0.0, |fingerprint| prefix::tokens(matched(fingerprint)))
     }
 
@@ -137,6 +138,7 @@ impl Errand {
         let (Some(fingerprint), Some(model)) = (&self.fingerprint, self.aim.model()) else { return };
         let view = member.view();
         let Some((name, info)) = view.entry(model) else { return };
-        known.prefixes().record(&member.id(), name, fingerprint, info.pace.slots.unwrap_or(1));
+        let begun = member.busy().of(name).begun;
+        known.prefixes().record(&member.id(), name, fingerprint, info.pace.slots.unwrap_or(1), begun);
     }
 }

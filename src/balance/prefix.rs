@@ -10,7 +10,8 @@
 //! Where messages begin is told by their `"role"`: a body that goes on where one of so many messages ended has the answer
 //! to it between that and the message behind it. In other dialects the answer does not count.
 //!
-//! What is kept is what was *sent*, for as many conversations as a runner holds, and in bounded memory. A hash has a key
+//! What is kept is what was *sent*, for as many conversations as a runner holds, and in bounded memory. Others send there too:
+//! a server says how many requests it has begun, and those that were not ours have taken their room in the cache. A hash has a key
 //! that is made at start and never leaves, so that no application can make its prompt look like another's.
 
 use std::collections::hash_map::RandomState;
@@ -33,6 +34,9 @@ const KEPT: usize = 128 * 1024;
 const OVERHEAD: usize = 32;
 /// Conversations that a runner keeps beside those in its slots: its cache in the host's memory, 8 GiB by default.
 const BESIDE_SLOTS: usize = 8;
+/// How many of others' requests bring a conversation into a cache that was not in it: most follow-ups find their own there.
+/// In the workload of issue 4 (`benches/balance`, H1) one of three requests does.
+const OTHERS: f64 = 0.65;
 /// Conversations of a runner at most, whatever slots it says it has.
 const MOST: usize = 64;
 /// A body that has at least three quarters of an older one continues it, and stands for both: what differs is its tail.
@@ -80,12 +84,21 @@ pub(crate) struct Reading {
 
 /// The conversations of one model on one server, the latest last.
 #[derive(Debug, Default)]
-struct Runner(VecDeque<Conversation>);
+struct Runner {
+    conversations: VecDeque<Conversation>,
+    /// How many it holds.
+    most: usize,
+    /// Requests that we have sent there.
+    sent: u32,
+}
 
 #[derive(Debug)]
 struct Conversation {
     fingerprint: Fingerprint,
     recorded: u64,
+    /// What we had sent there and what it had begun by then.
+    sent: u32,
+    begun: u32,
 }
 
 /// The tokens of so many bytes of a body, about.
@@ -122,15 +135,15 @@ impl Prefixes {
     }
 
     /// Bytes of the body that a server has seen before, for this model: the longest beginning that it shares with one that
-    /// was sent there.
-    pub(crate) fn matched(&self, server: &Id, model: &str, body: &Fingerprint) -> usize {
+    /// was sent there. The server has begun so many requests for the model, everyone's.
+    pub(crate) fn matched(&self, server: &Id, model: &str, body: &Fingerprint, begun: u32) -> usize {
         let runner = self.servers.get(server).and_then(|models| models.get(model));
-        let cached = runner.map(|runner| runner.0.iter().map(|known| known.fingerprint.cached(body)).max());
+        let cached = runner.map(|runner| runner.held(begun).map(|known| known.fingerprint.cached(body)).max());
         cached.flatten().unwrap_or(0)
     }
 
-    /// A body was sent there; the model's runner has so many slots.
-    pub(crate) fn record(&mut self, server: &Id, model: &str, body: &Fingerprint, slots: u32) {
+    /// A body was sent there; the model's runner has so many slots, and had begun so many requests.
+    pub(crate) fn record(&mut self, server: &Id, model: &str, body: &Fingerprint, slots: u32, begun: u32) {
         if body.blocks.is_empty() {
             return;
         }
@@ -140,9 +153,9 @@ impl Prefixes {
             Some(runner) => runner,
             None => models.entry(model.to_owned()).or_default(),
         };
-        let most = usize::try_from(slots).unwrap_or(MOST).saturating_add(BESIDE_SLOTS).min(MOST);
+        runner.most = usize::try_from(slots).unwrap_or(MOST).saturating_add(BESIDE_SLOTS).min(MOST);
         self.kept -= runner.size();
-        runner.record(Conversation { fingerprint: body.clone(), recorded: self.clock }, most);
+        runner.record(body.clone(), self.clock, begun);
         self.kept += runner.size();
         while self.kept > self.most && self.forget_oldest() {}
     }
@@ -160,15 +173,15 @@ impl Prefixes {
     fn forget_oldest(&mut self) -> bool {
         let runners = self.servers.iter().flat_map(|(server, models)| models.iter().map(move |of| (server, of)));
         let oldest = runners
-            .filter_map(|(server, (model, runner))| Some((runner.0.front()?.recorded, server, model)))
+            .filter_map(|(server, (model, runner))| Some((runner.conversations.front()?.recorded, server, model)))
             .min_by_key(|(recorded, ..)| *recorded)
             .map(|(_, server, model)| (*server, model.clone()));
         let Some((server, model)) = oldest else { return false };
         let Some(runner) = self.servers.get_mut(&server).and_then(|models| models.get_mut(&model)) else {
             return false;
         };
-        self.kept -= runner.0.pop_front().map_or(0, |conversation| conversation.size());
-        if runner.0.is_empty() {
+        self.kept -= runner.conversations.pop_front().map_or(0, |conversation| conversation.size());
+        if runner.conversations.is_empty() {
             self.forget_model(&server, &model);
         }
         true
@@ -291,18 +304,30 @@ impl Fingerprint {
 // === impl Runner ===
 
 impl Runner {
-    fn record(&mut self, new: Conversation, most: usize) {
+    fn record(&mut self, new: Fingerprint, recorded: u64, begun: u32) {
         let (of, whole) = CONTINUES;
-        self.0.retain(|old| new.fingerprint.common(&old.fingerprint) * whole < old.fingerprint.blocks.len() * of);
-        self.0.push_back(new);
-        while self.0.len() > most {
-            self.0.pop_front();
+        self.conversations.retain(|old| new.common(&old.fingerprint) * whole < old.fingerprint.blocks.len() * of);
+        self.sent = self.sent.wrapping_add(1);
+        self.conversations.push_back(Conversation { fingerprint: new, recorded, sent: self.sent, begun });
+        while self.conversations.len() > self.most {
+            self.conversations.pop_front();
         }
+    }
+
+    /// What is still in its cache, once it has begun so many requests: that which fewer conversations came after than it
+    /// holds.
+    fn held(&self, begun: u32) -> impl Iterator<Item = &Conversation> {
+        self.conversations.iter().rev().zip(0u32..).filter_map(move |(known, ours)| {
+            // A gate that was started again counts from nothing, and its Ollama may have all it had.
+            let others = begun.saturating_sub(known.begun).saturating_sub(self.sent.wrapping_sub(known.sent));
+            let after = f64::from(ours) + OTHERS * f64::from(others);
+            (after < f64::from(u32::try_from(self.most).unwrap_or(u32::MAX))).then_some(known)
+        })
     }
 
     /// What it counts, in hashes.
     fn size(&self) -> usize {
-        self.0.iter().map(Conversation::size).sum()
+        self.conversations.iter().map(Conversation::size).sum()
     }
 }
 

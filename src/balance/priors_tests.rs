@@ -60,7 +60,7 @@ fn server(load: &Load, name: &str, models: &BTreeMap<String, ModelInfo>) -> Serv
 }
 
 fn busy(residence: Residence, running: u32, queued: f32) -> ModelLoad {
-    ModelLoad { residence, running, queued }
+    ModelLoad { residence, running, queued, ..ModelLoad::default() }
 }
 
 #[test]
@@ -121,7 +121,7 @@ proptest! {
             };
             models.insert(index.to_string(), ModelInfo { size, pace, ..ModelInfo::default() });
             let residence = [Residence::Memory, Residence::Loading, Residence::Disk][usize::from(residence)];
-            load.models.insert(index.to_string(), ModelLoad { residence, running, queued: float });
+            load.models.insert(index.to_string(), ModelLoad { residence, running, queued: float, begun: running });
         }
         let server = server(&load, "0", &models);
         let score = score(&server, &Usual::of(models.values()).request(1000.0, 0.0));

@@ -80,7 +80,7 @@ impl<'a> Scales<'a> {
                     // What it had cached went with the model.
                     prefixes.forget_model(&member.id(), name);
                 }
-                let cached = self.errand.cached_at(&prefixes, &member, name);
+                let cached = self.errand.cached_at(&prefixes, &member, name, load.of(name).begun);
                 self.weight(member, server, load, usual, cached)
             })
             .collect();

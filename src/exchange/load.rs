@@ -35,6 +35,9 @@ pub struct ModelLoad {
     pub running: u32,
     /// Requests that wait, a ticket that has a twin elsewhere counted as one half.
     pub queued: f32,
+    /// Requests that were let in since the gate is there. What an earlier one left in the runner's cache may have made room
+    /// for those after it.
+    pub begun: u32,
 }
 
 /// Whether a model is in memory.
@@ -196,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_is_known_is_told_and_what_is_not_is_left_out() {
-        let load = ModelLoad { residence: Residence::Memory, running: 1, queued: 0.5 };
+        let load = ModelLoad { residence: Residence::Memory, running: 1, queued: 0.5, begun: 7 };
         let pace = Pace { slots: Some(2), decode: Some(31.25), ..Pace::default() };
         assert_eq!(Numbers { load, pace }.to_string(), "in memory, 1 of 2 run, 0.5 wait, writes 31.2 tokens/s");
         assert_eq!(Numbers::default().to_string(), "on disk, 0 run");
@@ -215,6 +218,6 @@ mod tests {
         let load: Load =
             serde_json::from_str(r#"{"inflight":2,"later":1,"models":{"m":{"residence":"elsewhere","running":1}}}"#)
                 .unwrap();
-        assert_eq!(load.of("m"), ModelLoad { residence: Residence::Disk, running: 1, queued: 0.0 });
+        assert_eq!(load.of("m"), ModelLoad { running: 1, ..ModelLoad::default() });
     }
 }

@@ -44,7 +44,9 @@ pub(super) struct Line {
     pub(super) sent: u32,
     slots: u32,
     running: u32,
-    /// Those of them that are not the owner's.
+    /// How many had a slot so far.
+    begun: u32,
+    /// Those who run that are not the owner's.
     lent: u32,
     turns: Turns,
     /// What all who wait count.
@@ -133,6 +135,7 @@ impl Line {
         };
         self.left(waiting);
         self.running += 1;
+        self.begun = self.begun.wrapping_add(1);
         self.lent += u32::from(flow != Flow::Owner);
         Some((flow, waiting.id))
     }
@@ -155,7 +158,7 @@ impl Line {
             (false, 0) => Residence::Disk,
             (false, _) => Residence::Loading,
         };
-        ModelLoad { residence, running: self.running, queued: requests(self.queued) }
+        ModelLoad { residence, running: self.running, queued: requests(self.queued), begun: self.begun }
     }
 
     /// What is said to who cannot wait here.
