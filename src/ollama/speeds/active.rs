@@ -19,9 +19,22 @@ pub(super) struct Active {
     pub(super) meter: Arc<Meter>,
     /// Whether it is the one that loads the model, as far as it is known.
     pub(super) cold: bool,
+    /// Whether it waits for that, or did.
+    pub(super) load: Load,
     pub(super) began: Moment,
     pub(super) first: Option<Moment>,
     pub(super) mark: Option<Mark>,
+}
+
+/// What a request has to do with a load of its model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Load {
+    /// Nothing.
+    None,
+    /// It waits for it, and slows nobody down.
+    Awaited,
+    /// It has waited for it, and had this part of the server when its answer began.
+    Over(f64),
 }
 
 /// A time, in seconds that it would have been with the server alone too.

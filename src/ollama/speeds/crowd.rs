@@ -63,6 +63,11 @@ impl Crowd {
         (busy.alone + (since - before) * busy.part).max(0.0)
     }
 
+    /// What a request of the model has of the server at present, of all of it.
+    pub(super) fn part(&self, model: &str) -> f64 {
+        self.0.get(model).map_or(1.0, |busy| busy.part)
+    }
+
     fn pass(&mut self, now: Instant) {
         for busy in self.0.values_mut() {
             busy.alone += now.saturating_duration_since(busy.at).as_secs_f64() * busy.part;

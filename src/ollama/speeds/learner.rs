@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Work;
-use super::active::{Active, Moment};
+use super::active::{Active, Load, Moment};
 use super::crowd::Crowd;
 use super::meter::Meter;
 use super::model::Model;
@@ -77,14 +77,22 @@ impl Learner {
             }
             None => 1,
         };
-        self.crowd.enter(&model, slots, now);
+        // While a model is loaded those that run have the server as before.
+        let in_crowd = |run: &Active| *run.model == *model && run.load != Load::Awaited;
+        let load = if resident || self.runs.values().any(in_crowd) { Load::None } else { Load::Awaited };
+        if load == Load::None {
+            self.crowd.enter(&model, slots, now);
+        }
         let began = Moment { at: now, alone: self.crowd.alone(&model, now) };
-        self.runs.insert(id, Active { model, work, meter: meter.clone(), cold, began, first: None, mark: None });
+        let active = Active { model, work, meter: meter.clone(), cold, load, began, first: None, mark: None };
+        self.runs.insert(id, active);
         (id, meter)
     }
 
     /// The first byte of its answer's body has come.
     pub(super) fn first(&mut self, id: u64, now: Instant) {
+        let Some(model) = self.runs.get(&id).map(|run| run.model.clone()) else { return };
+        self.is_loaded(&model, now);
         let Some(run) = self.runs.get_mut(&id) else { return };
         run.first = Some(Moment { at: now, alone: self.crowd.alone(&run.model, now) });
         if let Some(model) = self.models.get_mut(&run.model) {
@@ -95,6 +103,7 @@ impl Learner {
     /// It is over. `said` is nothing if it failed, `whole` whether it came to its end.
     pub(super) fn over(&mut self, id: u64, said: Said, whole: bool, now: Instant) {
         let Some(run) = self.runs.remove(&id) else { return };
+        let waited = run.load == Load::Awaited;
         let end = Moment { at: now, alone: self.crowd.alone(&run.model, now) };
         let (reading, margin) = (run.meter.read(), self.margin());
         if let Some(model) = self.models.get_mut(&run.model) {
@@ -105,7 +114,24 @@ impl Learner {
             model.slots.ended(id, ended, self.direct == 0, now);
         }
         let slots = self.models.get(&run.model).map_or(1, |model| model.slots.now(now).at_once);
-        self.crowd.leave(&run.model, slots, now);
+        if !waited {
+            self.crowd.leave(&run.model, slots, now);
+        }
+    }
+
+    /// A model answers: all that waited for it run now.
+    fn is_loaded(&mut self, model: &Arc<str>, now: Instant) {
+        let slots = self.slots(model, now).at_once;
+        let waited = |run: &&mut Active| run.model == *model && run.load == Load::Awaited;
+        for run in self.runs.values_mut().filter(waited) {
+            self.crowd.enter(model, slots, now);
+            run.load = Load::Over(1.0);
+        }
+        for run in self.runs.values_mut().filter(|run| run.model == *model && run.first.is_none()) {
+            if let Load::Over(part) = &mut run.load {
+                *part = self.crowd.part(model);
+            }
+        }
     }
 
     /// Those of which nothing has run for [`REST`] beats may be as fast again as they were.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Work;
-use super::active::{Active, FEWEST_FRAMES, Moment};
+use super::active::{Active, FEWEST_FRAMES, Load, Moment};
 use super::estimate::{Decode, Mean, Prefill};
 use super::meter::Reading;
 use super::said::Said;
@@ -75,7 +75,11 @@ impl Model {
     /// Takes what an answer that is over tells.
     pub(super) fn learn(&mut self, run: &Active, said: Said, whole: bool, end: Moment, reading: Reading) {
         let (elapsed, elapsed_alone) = end.since(run.began);
-        let all = part(elapsed_alone, elapsed);
+        let all = match run.load {
+            Load::None => part(elapsed_alone, elapsed),
+            Load::Awaited => 1.0,
+            Load::Over(part) => part,
+        };
         if run.cold {
             let load = if said.only_loads && whole { Some(elapsed) } else { said.load };
             if let Some(load) = load.filter(|load| *load >= LOADED) {
@@ -134,7 +138,10 @@ impl Model {
         until_first: Option<(f64, f64)>,
     ) {
         let Some(prompt) = said.prompt else { return };
-        let slowed = until_first.map_or(all, |(time, alone)| part(alone, time));
+        let slowed = match until_first {
+            Some((time, alone)) if run.load == Load::None => part(alone, time),
+            _ => all,
+        };
         let time = match (said.prompt_time, run.work, said.total) {
             (Some(time), _, _) => Some(time),
             // All of an embedding is evaluation.
