@@ -128,6 +128,7 @@ impl App {
             lend_push: config.lend_push,
             max_context: config.lend_max_context,
             parallel: config.lend.parallel,
+            max_loaded: config.lend.max_loaded,
             reserve: config.lend.reserve,
             weights: config.lend.weights.clone(),
             queue: usize::try_from(config.lend.queue).unwrap_or(usize::MAX),

@@ -399,7 +399,7 @@ async fn keep_looking(ollama: Ollama, mut lend: watch::Receiver<bool>, seats: Ar
         let slots = |model: &str| settings.slots(&ollama, &now, Some(model).filter(|model| !model.is_empty())).tried();
         // What is not about which models are in memory is no look at that.
         loop {
-            seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded());
+            seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded(settings.max_loaded));
             tokio::select! {
                 Ok(()) = state.changed() => break,
                 Ok(()) = lend.changed() => break,

@@ -30,6 +30,15 @@ pub struct Tuning {
     pub report_delay: Duration,
 }
 
+/// What a server has room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Holds {
+    /// Requests of each model at a time.
+    pub slots: usize,
+    /// Models.
+    pub most_loaded: usize,
+}
+
 /// The nodes. Dropping it ends them without a goodbye; see [`stop`](Self::stop).
 pub struct Mesh {
     providers: Vec<Node>,
@@ -52,12 +61,13 @@ impl Tuning {
     /// For servers that are as fast as they seem.
     pub const NONE: Self = Self { tempo: 1.0, report_delay: Duration::ZERO };
 
-    /// The one place where a node is told; a provider also how many requests its server runs at a time, as its owner can
-    /// (`lend.parallel`). Nobody waits in vain on a node for a place: all clients of a bench are a few users' nodes.
-    fn tell(self, config: &mut Config, slots: Option<usize>) {
+    /// The one place where a node is told; a provider also how many requests its server runs at a time and how many models it
+    /// keeps, as its owner can (`lend.parallel`, `lend.max_loaded`): a real Ollama's environment says both. Nobody waits in vain on a node for a place: all clients of a bench are a few users' nodes.
+    fn tell(self, config: &mut Config, holds: Option<Holds>) {
         config.tempo = self.tempo;
         config.report_delay = self.report_delay;
-        config.lend.parallel = slots.and_then(|slots| u32::try_from(slots).ok());
+        config.lend.parallel = holds.and_then(|holds| u32::try_from(holds.slots).ok());
+        config.lend.max_loaded = holds.and_then(|holds| u32::try_from(holds.most_loaded).ok());
         config.balance.waiting = 4096;
     }
 }
@@ -65,17 +75,17 @@ impl Tuning {
 // === impl Mesh ===
 
 impl Mesh {
-    /// Starts so many nodes of users, and a provider for each server, given with its slots; and waits until all users may
+    /// Starts so many nodes of users, and a provider for each server, given with what it has room for; and waits until all users may
     /// use all servers.
-    pub async fn start(servers: &[(SocketAddr, usize)], users: usize, tuning: Tuning) -> Self {
+    pub async fn start(servers: &[(SocketAddr, Holds)], users: usize, tuning: Tuning) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut providers = Vec::new();
-        for (index, (server, slots)) in servers.iter().enumerate() {
+        for (index, (server, holds)) in servers.iter().enumerate() {
             let mut config = Config::for_test(state.path().join(format!("p{index}")));
             config.name = NodeName::lossy(&format!("provider{index}"));
             config.mode = Mode::Server;
             config.ollama.url = format!("http://{server}").parse().unwrap();
-            providers.push(Node::start(config, tuning, Some(*slots)).await);
+            providers.push(Node::start(config, tuning, Some(*holds)).await);
         }
         let peers = || providers.iter().map(|provider| provider.mesh.to_string().parse().unwrap()).collect();
         let mut nodes = Vec::new();
@@ -141,9 +151,9 @@ impl Way for Mesh {
 // === impl Node ===
 
 impl Node {
-    async fn start(mut config: Config, tuning: Tuning, slots: Option<usize>) -> Self {
+    async fn start(mut config: Config, tuning: Tuning, holds: Option<Holds>) -> Self {
         config.status = Status::Off;
-        tuning.tell(&mut config, slots);
+        tuning.tell(&mut config, holds);
         let app = App::build(config).await.unwrap();
         let (info, view) = (app.ready(), app.mesh());
         let shutdown = CancellationToken::new();

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::clients::{Answer, Way as _};
-use super::mesh::{Mesh, Tuning};
+use super::mesh::{Holds, Mesh, Tuning};
 use super::meters::resident;
 
 const SERVERS: usize = 20;
@@ -62,7 +62,7 @@ pub async fn run(requests: u64) -> bool {
     let mut servers = Vec::new();
     for _ in 0..SERVERS {
         let (address, task) = server(Arc::clone(&served)).await;
-        addresses.push((address, SLOTS));
+        addresses.push((address, Holds { slots: SLOTS, most_loaded: 1 }));
         servers.push(task);
     }
     let mesh = Arc::new(Mesh::start(&addresses, USERS, Tuning::NONE).await);

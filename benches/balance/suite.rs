@@ -9,10 +9,10 @@ use super::clock::Clock;
 use super::figures::{Run, Time, mean};
 use super::fleet::Fleet;
 use super::ideal;
-use super::mesh::{Mesh, Tuning};
+use super::mesh::{Holds, Mesh, Tuning};
 use super::meters::{Meters, Strain};
 use super::rivals::Rival;
-use super::workload::{Scenario, Span, sessions};
+use super::workload::{Scenario, ServerSpec, Span, sessions};
 
 /// How everything is run.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +74,8 @@ impl Case {
         let clock = Clock::new(tempo);
         let fleet = Fleet::start(&self.scenario, span, &clock).await;
         let tuning = Tuning { tempo, report_delay: clock.real(self.scenario.report_delay) };
-        let slots = self.scenario.servers.iter().map(|server| server.slots);
-        let servers: Vec<_> = fleet.addresses.iter().copied().zip(slots).collect();
+        let holds = |server: &ServerSpec| Holds { slots: server.slots, most_loaded: server.most_loaded };
+        let servers: Vec<_> = fleet.addresses.iter().copied().zip(self.scenario.servers.iter().map(holds)).collect();
         let mesh = Arc::new(Mesh::start(&servers, users, tuning).await);
         let mut ways: Vec<Arc<dyn Way>> = vec![mesh.clone()];
         let mut fleets = vec![fleet];

@@ -55,7 +55,7 @@ fn a_conversation_is_found_where_it_was_but_for_its_tail() {
     assert_eq!(prefixes.matched(&server(1), "n", &next, 0), 0);
     // It stands for the older one now.
     prefixes.record(&server(1), "m", &next, 1, 0);
-    assert_eq!(prefixes.servers[&server(1)]["m"].0.len(), 1);
+    assert_eq!(prefixes.servers[&server(1)]["m"].conversations.len(), 1);
 }
 
 #[test]
@@ -102,12 +102,12 @@ proptest! {
 fn of_two_conversations_only_what_they_share_is_cached() {
     let mut prefixes = Prefixes::new();
     let system = text(0, 200);
-    prefixes.record(&server(1), "m", &fingerprint(&prefixes, &chat(&[&system, &text(1, 300)])), 1);
+    prefixes.record(&server(1), "m", &fingerprint(&prefixes, &chat(&[&system, &text(1, 300)])), 1, 0);
     let other = fingerprint(&prefixes, &chat(&[&system, &text(2, 300)]));
     let matched = prefixes.matched(&server(1), "m", &other, 0);
     assert!(matched <= system.len() + 100 && matched + BLOCK > system.len(), "{matched} of {}", system.len());
     prefixes.record(&server(1), "m", &other, 1, 0);
-    assert_eq!(prefixes.servers[&server(1)]["m"].0.len(), 2, "each of them is kept");
+    assert_eq!(prefixes.servers[&server(1)]["m"].conversations.len(), 2, "each of them is kept");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub enum Key {
     LendPush,
     LendMaxContext,
     LendParallel,
+    LendMaxLoaded,
     LendReserve,
     LendQueue,
     LendWeights,
@@ -56,7 +57,7 @@ pub(super) enum Shape {
 
 impl Key {
     /// All of them, in the order they are shown.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Name,
         Self::Mode,
         Self::Listen,
@@ -74,6 +75,7 @@ impl Key {
         Self::LendPush,
         Self::LendMaxContext,
         Self::LendParallel,
+        Self::LendMaxLoaded,
         Self::LendReserve,
         Self::LendQueue,
         Self::LendWeights,
@@ -108,6 +110,7 @@ impl Key {
             Self::LendPush => "lend.push",
             Self::LendMaxContext => "lend.max_context",
             Self::LendParallel => "lend.parallel",
+            Self::LendMaxLoaded => "lend.max_loaded",
             Self::LendReserve => "lend.reserve",
             Self::LendQueue => "lend.queue",
             Self::LendWeights => "lend.weights",
@@ -151,6 +154,7 @@ impl Key {
             Self::LendPush => "let peers with scope manage push, signed as you",
             Self::LendMaxContext => "longest context that peers may ask for, in tokens; 0: theirs does not count",
             Self::LendParallel => "requests a model that the Ollama here runs at a time",
+            Self::LendMaxLoaded => "models that the Ollama here keeps in memory at a time",
             Self::LendReserve => "slots of each model that only you use",
             Self::LendQueue => "requests that may wait here for a slot",
             Self::LendWeights => "a peer's share of the queue beside others: gpu1=2,ID=0.5",
@@ -182,7 +186,7 @@ impl Key {
             Self::StateDir => "(the user's data directory)",
             Self::LogFormat => "text",
             Self::Drain => "30s",
-            Self::LendParallel => "(found out)",
+            Self::LendParallel | Self::LendMaxLoaded => "(found out)",
             Self::LendReserve => "0",
             Self::LendQueue => "256",
             Self::LendWeights => "(1 for everyone)",
@@ -202,6 +206,7 @@ impl Key {
             Self::ListenOpen | Self::Discovery | Self::Daemon | Self::LendPush => Shape::Boolean,
             Self::Peer | Self::Origins | Self::LendHours => Shape::List,
             Self::LendParallel
+            | Self::LendMaxLoaded
             | Self::LendReserve
             | Self::LendQueue
             | Self::BalancePreferLocal

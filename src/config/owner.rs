@@ -14,6 +14,8 @@ use crate::id::{Id, ParseIdError};
 pub struct Lend {
     /// How many requests a model the Ollama runs at a time, from 1 to 256; found out by the node where nobody says it.
     pub parallel: Option<u32>,
+    /// How many models the Ollama keeps in memory at a time, from 1 to 256; found out by the node where nobody says it.
+    pub max_loaded: Option<u32>,
     /// Slots of each model that only the owner's own requests may use; less than [`parallel`](Self::parallel) where that
     /// is said.
     pub reserve: u32,
@@ -46,6 +48,8 @@ impl Lend {
     pub const QUEUE: u32 = 256;
     /// More than any Ollama runs at a time: its own default is 1, and each slot takes the memory of a context.
     const MAX_PARALLEL: u32 = 256;
+    /// More than any machine holds.
+    const MOST_LOADED: u32 = 256;
     /// A request that waits costs some kilobytes here: this is as many as take some tens of megabytes.
     const MAX_QUEUE: u32 = 16_384;
     /// The kernel notes when a terminal was used to eight seconds only, and whoever reads types nothing.
@@ -62,9 +66,11 @@ impl Lend {
                 _ => Ok(reserve),
             }
         })?;
+        let max_loaded = settings.parse(Key::LendMaxLoaded, |text| value::whole(text, 1..=Self::MOST_LOADED))?;
         let queue = settings.parse(Key::LendQueue, |text| value::whole(text, 0..=Self::MAX_QUEUE))?;
         Ok(Self {
             parallel,
+            max_loaded,
             reserve: reserve.unwrap_or(0),
             queue: queue.unwrap_or(Self::QUEUE),
             weights: settings.parse_all(Key::LendWeights, weights)?.unwrap_or_default(),
@@ -76,7 +82,15 @@ impl Lend {
 
 impl Default for Lend {
     fn default() -> Self {
-        Self { parallel: None, reserve: 0, queue: Self::QUEUE, weights: Weights::default(), hours: None, idle: None }
+        Self {
+            parallel: None,
+            max_loaded: None,
+            reserve: 0,
+            queue: Self::QUEUE,
+            weights: Weights::default(),
+            hours: None,
+            idle: None,
+        }
     }
 }
 

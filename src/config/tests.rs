@@ -61,7 +61,7 @@ fn every_key_can_be_said_in_a_variable_and_in_the_file() {
         Key::Origins => "https://x.example",
         Key::LendPush => "true",
         Key::LendMaxContext => "8192",
-        Key::LendParallel | Key::LendReserve | Key::LendQueue | Key::BalanceWaiting => "3",
+        Key::LendParallel | Key::LendMaxLoaded | Key::LendReserve | Key::LendQueue | Key::BalanceWaiting => "3",
         Key::LendWeights => "gpu1=2.5",
         Key::LendHours => "Mon-Fri 18:00-08:00",
         Key::LendIdle | Key::BalanceMaxWait => "10m",

@@ -27,6 +27,8 @@ pub struct GateSettings {
     /// How many of them no peer gets, so that the owner finds one free. Peers get one of each model anyhow: lending none
     /// is another decision.
     pub reserve: u32,
+    /// How many models the server keeps in memory. Nothing: as many as is found out.
+    pub max_loaded: Option<u32>,
     /// The shares of peers while several wait; 1 for those who are not named. Between 0.01 and 100.
     pub weights: Weights,
     /// Requests and tickets of peers that wait, in all.
@@ -41,6 +43,7 @@ impl Default for GateSettings {
             lend_push: false,
             max_context: None,
             parallel: None,
+            max_loaded: None,
             reserve: 0,
             weights: Weights::default(),
             queue: 256,

@@ -48,9 +48,10 @@ pub(super) struct Fits {
 // === impl Memory ===
 
 impl Memory {
-    /// How many models fit into it, if it is known.
-    pub fn most_loaded(&self) -> Option<u32> {
-        self.seen.or(self.told)
+    /// How many models fit into it, if it is known. What was seen counts before what the owner says, and that before what
+    /// the server's environment does: memory may be full before.
+    pub fn most_loaded(&self, owner: Option<u32>) -> Option<u32> {
+        self.seen.or(owner).or(self.told)
     }
 }
 
@@ -141,7 +142,9 @@ mod tests {
 
     #[test]
     fn what_is_seen_counts_before_what_is_allowed() {
-        let memory = |seen, told| Memory { seen, told, ..Memory::default() }.most_loaded();
-        assert_eq!((memory(Some(2), Some(3)), memory(None, Some(3)), memory(None, None)), (Some(2), Some(3), None));
+        let memory = |seen, owner, told| Memory { seen, told, ..Memory::default() }.most_loaded(owner);
+        assert_eq!(memory(Some(2), Some(4), Some(3)), Some(2));
+        assert_eq!(memory(None, Some(4), Some(3)), Some(4));
+        assert_eq!((memory(None, None, Some(3)), memory(None, None, None)), (Some(3), None));
     }
 }

@@ -24,6 +24,7 @@ fn each_setting_can_be_set_read_and_taken_out_again() {
     let home = Home::new();
     let keys = [
         ("lend.parallel", "4", "(found out)"),
+        ("lend.max_loaded", "3", "(found out)"),
         ("lend.reserve", "1", "0"),
         ("lend.queue", "12", "256"),
         ("lend.weights", "gpu-lab=2,gpu2=0.5", "(1 for everyone)"),
@@ -39,7 +40,7 @@ fn each_setting_can_be_set_read_and_taken_out_again() {
     }
     assert_eq!(
         std::fs::read_to_string(home.config()).unwrap(),
-        "[lend]\nparallel = 4\nreserve = 1\nqueue = 12\nweights = { gpu-lab = 2, gpu2 = 0.5 }\n\
+        "[lend]\nparallel = 4\nmax_loaded = 3\nreserve = 1\nqueue = 12\nweights = { gpu-lab = 2, gpu2 = 0.5 }\n\
          hours = [\"Mon-Fri 18:00-08:00\", \"Sun 00:00-24:00\"]\nidle = \"15m\"\n\n\
          [balance]\nprefer_local = 1.5\nmax_wait = \"90s\"\nwaiting = 8\n"
     );

@@ -174,11 +174,11 @@ async fn how_many_models_fit_is_seen_when_one_makes_way() {
     let (ollama, _watch) = Ollama::spawn_with(&fake.url(), false, Cadence::default().faster(10.0));
     let mut memory = ollama.memory();
     let known = until(&mut memory, |memory| memory.models.len() == 2).await;
-    assert!(known.most_loaded().is_none() && known.models["one:latest"].size > 0, "{known:?}");
+    assert!(known.most_loaded(None).is_none() && known.models["one:latest"].size > 0, "{known:?}");
     loaded(&["two:latest", "three:latest"]);
-    until(&mut memory, |memory| memory.most_loaded() == Some(2)).await;
+    until(&mut memory, |memory| memory.most_loaded(None) == Some(2)).await;
     loaded(&["one:latest", "two:latest", "three:latest"]);
-    until(&mut memory, |memory| memory.most_loaded() == Some(3)).await;
+    until(&mut memory, |memory| memory.most_loaded(None) == Some(3)).await;
 }
 
 #[cfg(target_os = "linux")]

@@ -34,11 +34,12 @@ fn who_sets_nothing_lends_to_all_alike_at_all_times() {
 #[test]
 fn numbers_are_read_from_file_and_environment() {
     let config = load(
-        "[lend]\nparallel = 4\nreserve = 1\nqueue = 0\nidle = \"15m\"\nhours = \"Mon-Fri 18:00-08:00, Sun 00:00-24:00\"\n\
+        "[lend]\nparallel = 4\nmax_loaded = 2\nreserve = 1\nqueue = 0\nidle = \"15m\"\nhours = \"Mon-Fri 18:00-08:00, Sun 00:00-24:00\"\n\
          [balance]\nprefer_local = 2\nmax_wait = \"90s\"\nwaiting = 7\n",
     );
     let config = config.unwrap();
-    assert_eq!((config.lend.parallel, config.lend.reserve, config.lend.queue), (Some(4), 1, 0));
+    assert_eq!((config.lend.parallel, config.lend.max_loaded), (Some(4), Some(2)));
+    assert_eq!((config.lend.reserve, config.lend.queue), (1, 0));
     assert_eq!(config.lend.idle, Some(Duration::from_secs(900)));
     assert_eq!(config.lend.hours.unwrap().to_string(), "Mon-Fri 18:00-08:00, Sun 00:00-24:00");
     let balance = Balance { prefer_local: 2.0, max_wait: Duration::from_secs(90), waiting: 7 };
@@ -76,6 +77,7 @@ fn what_is_out_of_bounds_is_told_why_and_where() {
     for (text, said) in [
         ("lend.parallel = 0", ":1: lend.parallel = \"0\": not a whole number from 1 to 256"),
         ("lend.parallel = 257", "from 1 to 256"),
+        ("lend.max_loaded = 0", "not a whole number from 1 to 256"),
         ("lend.parallel = 1.5", "not a whole number"),
         ("lend.parallel = true", "not a whole number"),
         ("lend.parallel = [1]", "lend.parallel takes a number"),
