@@ -124,6 +124,7 @@ impl App {
             }
             false => (Ollama::absent(&config.ollama.url), None),
         };
+        let usual = GateSettings::default();
         let settings = GateSettings {
             lend_push: config.lend_push,
             max_context: config.lend_max_context,
@@ -132,7 +133,8 @@ impl App {
             reserve: config.lend.reserve,
             weights: config.lend.weights.clone(),
             queue: usize::try_from(config.lend.queue).unwrap_or(usize::MAX),
-            ..GateSettings::default()
+            patience: usual.patience.div_f64(config.tempo),
+            ..usual
         };
         let gate = Gate::new(ollama.clone(), settings, lent.lend);
 

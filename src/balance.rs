@@ -35,7 +35,6 @@ mod score;
 mod seek;
 #[cfg(test)]
 mod simulation;
-mod stopwatch;
 mod weigh;
 
 use std::convert::Infallible;

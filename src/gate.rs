@@ -10,6 +10,7 @@
 
 mod admit;
 mod forward;
+mod holders;
 mod inspect;
 mod local;
 mod own;
@@ -39,6 +40,7 @@ use crate::ollama::Ollama;
 use crate::route::headers::GUEST_HEADER;
 use crate::route::{Api, ModelName, render, runs_model};
 use admit::{Denied, Permit, Work};
+use holders::{Holder, Holders};
 use own::OwnUse;
 use queue::{Flow, Why};
 use seats::{Seat, Seats};
@@ -59,6 +61,7 @@ pub struct Gate {
     settings: Arc<GateSettings>,
     lend: watch::Receiver<bool>,
     seats: Arc<Seats>,
+    holders: Arc<Holders>,
     shares: Shares,
     own: OwnUse,
     report: watch::Receiver<Arc<Report>>,
@@ -107,17 +110,18 @@ impl Gate {
         let draining = seats.draining();
         let reports = keep_reporting(ollama.clone(), settings.clone(), lend.clone(), draining, publish, publish_own);
         let looks = keep_looking(ollama.clone(), lend.clone(), seats.clone(), settings.clone());
-        let time = seats.clone();
+        let holders = Arc::<Holders>::default();
+        let (time, moving, patience) = (seats.clone(), holders.clone(), settings.patience);
         let own = OwnUse::default();
         let used = own.clone();
         let tasks = TaskTracker::new();
         let keeper = tasks.spawn(async move {
             // The first two end if nobody publishes any more, and leave things as they are.
-            tokio::join!(reports, looks, time.keep_time(), used.keep_up());
+            tokio::join!(reports, looks, time.keep_time(), moving.keep_moving(&time, patience), used.keep_up());
         });
         tasks.close();
         let (shares, _keeper) = (Shares::new(), AbortOnDropHandle::new(keeper));
-        Arc::new(Self { ollama, settings, lend, seats, shares, own, report, own_report, tasks, _keeper })
+        Arc::new(Self { ollama, settings, lend, seats, holders, shares, own, report, own_report, tasks, _keeper })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -145,7 +149,8 @@ impl Gate {
         let gate = self.clone();
         let caller = caller.through(request.headers());
         // Before the look at whether it drains: who waits for nothing to run waits for this one too.
-        let running = gate.seats.begin((caller == Caller::Owner).then(|| gate.own.begin()));
+        let owner = caller == Caller::Owner;
+        let running = gate.seats.begin(owner.then(|| gate.own.begin()));
         let share = gate.shares.enter(&caller);
         let mut entering = Box::pin(gate.clone().enter(seat, caller, share, request));
         // As far as it comes without waiting; whoever polls it next is woken for the rest.
@@ -167,7 +172,11 @@ impl Gate {
             {
                 return Ok(permit.refuse(&refused(why)));
             }
-            forward::forward(*permit, &gate.ollama, running.at(share), seat).await
+            let holder = match &seat {
+                Some(seat) if !owner => gate.holders.add(seat.model()),
+                _ => Holder::new(""),
+            };
+            forward::forward(*permit, &gate.ollama, running.at(share), seat, &holder).await
         }
     }
 

@@ -1,17 +1,16 @@
 //! To the Ollama and back.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{Response, StatusCode};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::admit::{Granted, Permit, Work};
+use super::admit::{Granted, Permit, Work, refusal};
+use super::holders::Holder;
 use super::seats::{Running, Seat};
 use crate::exchange::{Body, ExchangeError, Refusal, full};
 use crate::ollama::{self, Changing, Ollama, State};
@@ -20,12 +19,16 @@ use crate::route::{Kind, ModelName, render};
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
 const MAX_LISTING: usize = 32 * 1024 * 1024;
 
+/// What is said to whose question does not come.
+const STALLED: &str = "others wait for this model, and the rest of this request did not come: send it again";
+
 /// Takes an admitted request to the Ollama, counts it and keeps its seat until its answer's last byte.
 pub(super) async fn forward(
     permit: Permit,
     ollama: &Ollama,
     running: Running,
     mut seat: Option<Seat>,
+    holder: &Arc<Holder>,
 ) -> Result<Response<Body>, ExchangeError> {
     let Granted { request, route, model, objection, hide_remote, work } = permit.redeem();
     if let Some(seat) = seat.as_ref().filter(|_| work != Work::Unload) {
@@ -34,7 +37,12 @@ pub(super) async fn forward(
     let run = seat.as_ref().filter(|seat| work == Work::Run && !seat.model().is_empty());
     let run = run.and_then(|seat| Some(ollama.run(seat.model(), ollama::Work::of(request.uri().path())?)));
     let changing = (route.kind == Kind::Manage).then(|| Change { _changing: ollama.change(), ollama: ollama.clone() });
-    let answer = match send(request, objection, ollama).await? {
+    let request = request.map(|body| holder.question(body));
+    let sent = tokio::select! {
+        sent = send(request, objection, ollama) => sent?,
+        () = holder.is_over() => Err(refusal(StatusCode::REQUEST_TIMEOUT, "stalled", STALLED.to_owned())),
+    };
+    let answer = match sent {
         Ok(answer) => match run {
             Some(run) => run.watch(answer),
             None => answer,
@@ -56,8 +64,8 @@ pub(super) async fn forward(
         ollama.refresh();
     }
     let answer = if hide_remote { without_remote(answer, ollama).await? } else { answer };
-    let guard = Some(Guard { _seat: seat, _running: running, _changing: changing });
-    Ok(answer.map(|body| Counted { body, guard }.boxed_unsync()))
+    let guard = Guard { _seat: seat, _running: running, _changing: changing };
+    Ok(answer.map(|body| holder.answer(body, guard)))
 }
 
 /// Sends it; a refusal that the rest of the body earns comes before whatever else happens.
@@ -120,14 +128,8 @@ fn take_remote(mut listing: Value, state: &State) -> Option<Value> {
     (entries.len() != before).then_some(listing)
 }
 
-/// An answer's body that counts as running until its end.
-struct Counted {
-    body: Body,
-    guard: Option<Guard>,
-}
-
 /// Dropped at the end of an answer, however it ends.
-struct Guard {
+pub(super) struct Guard {
     _seat: Option<Seat>,
     _running: Running,
     _changing: Option<Change>,
@@ -137,29 +139,6 @@ struct Guard {
 struct Change {
     _changing: Changing,
     ollama: Ollama,
-}
-
-// === impl Counted ===
-
-impl http_body::Body for Counted {
-    type Data = Bytes;
-    type Error = ExchangeError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            self.guard = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 // === impl Change ===

@@ -1,6 +1,7 @@
 //! What the owner has decided about lending, and what follows from it for one model.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Weights;
 use super::queue::{Found, Limits};
@@ -35,6 +36,9 @@ pub struct GateSettings {
     pub queue: usize,
     /// The same of each peer.
     pub queue_each: usize,
+    /// How long a peer that has a slot may be waited for in all, to send the rest of its request and to read its answer,
+    /// while others wait for the slot. A minute: what a photograph takes over a bad Wi-Fi.
+    pub patience: Duration,
 }
 
 impl Default for GateSettings {
@@ -48,6 +52,7 @@ impl Default for GateSettings {
             weights: Weights::default(),
             queue: 256,
             queue_each: 64,
+            patience: Duration::from_secs(60),
         }
     }
 }

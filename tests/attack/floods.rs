@@ -26,7 +26,7 @@ use super::stranger::{Met, Stranger};
 
 /// What an honest peer does all the while, and how long it may take on a machine with two processors that are both busy
 /// with the attack.
-async fn is_served(met: &Met) {
+pub(super) async fn is_served(met: &Met) {
     let request = Request::post("/api/generate").body(exchange::full(r#"{"model":"m","prompt":"x"}"#)).unwrap();
     let served = async {
         let answer = met.exchange(request).await.unwrap();
@@ -37,7 +37,7 @@ async fn is_served(met: &Met) {
 }
 
 /// Somebody whom a person trusts at the node, connected.
-async fn trusted(provider: &Node) -> (Stranger, Met) {
+pub(super) async fn trusted(provider: &Node) -> (Stranger, Met) {
     let friend = Stranger::new("friend");
     provider.trust(friend.id, Scope::Infer).await;
     let met = within(friend.dial(provider.mesh)).await;

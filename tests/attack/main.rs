@@ -26,4 +26,5 @@ mod home;
 mod pairing;
 mod revoked;
 mod secrets;
+mod slots;
 mod web;

@@ -87,6 +87,12 @@ impl Setup {
         self
     }
 
+    /// What it does every so often, it does so many times as often.
+    pub fn at_tempo(mut self, tempo: f64) -> Self {
+        self.config.tempo = tempo;
+        self
+    }
+
     /// At any port, also when it is started again.
     pub fn anywhere(mut self) -> Self {
         self.config.mesh.addr.set_port(0);

@@ -1,14 +1,14 @@
-//! How long a request has waited for its server, and not for the application that reads the answer: a reader that pauses
-//! for an hour says nothing of the server.
+//! How long somebody was waited for, in many pieces: a server, and not the application that reads the answer; or a reader,
+//! and not the server that has nothing to say.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Runs while the server is waited for. One task stops and starts it, any may read it.
+/// Runs while somebody is waited for. One task stops and starts it, any may read it.
 #[derive(Debug)]
-pub(super) struct Stopwatch {
+pub(crate) struct Stopwatch {
     began: Instant,
     /// Microseconds that were waited, up to the last stop.
     waited: AtomicU64,
@@ -20,19 +20,24 @@ pub(super) struct Stopwatch {
 
 impl Stopwatch {
     /// One that runs.
-    pub(super) fn started() -> Self {
+    pub(crate) fn started() -> Self {
         Self { began: Instant::now(), waited: AtomicU64::new(0), since: AtomicU64::new(1) }
     }
 
-    /// The server is waited for.
-    pub(super) fn start(&self) {
+    /// One that stands.
+    pub(crate) fn stopped() -> Self {
+        Self { since: AtomicU64::new(0), ..Self::started() }
+    }
+
+    /// Somebody is waited for.
+    pub(crate) fn start(&self) {
         if self.since.load(Ordering::Relaxed) == 0 {
             self.since.store(self.micros() + 1, Ordering::Relaxed);
         }
     }
 
-    /// It has said something.
-    pub(super) fn stop(&self) {
+    /// No longer.
+    pub(crate) fn stop(&self) {
         let since = self.since.swap(0, Ordering::Relaxed);
         if since > 0 {
             self.waited.fetch_add((self.micros() + 1).saturating_sub(since), Ordering::Relaxed);
@@ -40,12 +45,12 @@ impl Stopwatch {
     }
 
     /// How long it was waited for, up to now.
-    pub(super) fn waited(&self) -> Duration {
+    pub(crate) fn waited(&self) -> Duration {
         Duration::from_micros(self.waited.load(Ordering::Relaxed)) + self.silence()
     }
 
-    /// How long it is waited for since it said something last; nothing while it is not waited for.
-    pub(super) fn silence(&self) -> Duration {
+    /// How long it has run since it was started last; nothing while it stands.
+    pub(crate) fn silence(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
         Duration::from_micros(if since > 0 { (self.micros() + 1).saturating_sub(since) } else { 0 })
     }
