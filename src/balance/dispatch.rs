@@ -34,7 +34,7 @@ enum Verdict {
     Pass,
     /// So too, although it failed: it may have been acted on, and is not for us to do twice.
     Fail,
-    /// Someone else may do better, and nothing was run: no budget needed.
+    /// Someone else may do better, or the same one if it is not to blame, and nothing was run: no budget needed.
     Elsewhere,
     /// Someone else may do better, but this one has worked on it.
     ElsewhereWithinBudget,
@@ -153,6 +153,13 @@ impl Inner {
             Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
                 Verdict::Elsewhere
             }
+            Outcome::Failed(ExchangeError::Reset(_, ResetCode::Late)) => {
+                asked.errand.was_late_at(member);
+                if let Some((model, digest)) = asked.weights() {
+                    self.known.node.digests.failed(model, digest);
+                }
+                return Verdict::Elsewhere;
+            }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
             Outcome::Lost(_) | Outcome::Failed(_) if !asked.errand.repeatable => Verdict::Fail,
             Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) => Verdict::Elsewhere,
@@ -214,8 +221,10 @@ impl Inner {
                 Err(match &error {
                     ExchangeError::Body(_) => refuse::bad_body(&error),
                     ExchangeError::Reset(_, ResetCode::Forbidden) => refuse::not_let_in(member, &self.known.node.name),
-                    // The gate has not acknowledged it.
-                    ExchangeError::Unreachable(_) => refuse::broke_off(&error),
+                    // Nothing was run.
+                    ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Late) => {
+                        refuse::broke_off(&error)
+                    }
                     _ => broke_off(&error),
                 })
             }

@@ -268,6 +268,46 @@ async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
 }
 
 #[tokio::test]
+async fn what_came_too_late_for_its_slot_is_asked_again_of_the_same_server_which_has_not_failed() {
+    let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    let late = || Err(ExchangeError::Reset(NodeName::lossy("a"), ResetCode::Late));
+    let node = Node::over(&[&_a]).await;
+    let mut client = node.client().await;
+    // More often than a server may fail, and also what must not be done twice: nothing was done.
+    for head in ["POST /api/chat", "POST /jobs"].repeat(3) {
+        client.send(&request(head, CHAT)).await;
+        soon(a.next()).await.reply(late());
+        let mut call = soon(a.next()).await;
+        assert_eq!(call.body().await, CHAT);
+        call.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done", "{head}");
+    }
+    client.send(&request("POST /api/chat", CHAT)).await;
+    for _ in 0..3 {
+        soon(a.next()).await.reply(late());
+    }
+    let reply = client.reply().await;
+    assert_eq!(reply.status, 502);
+    assert!(reply.body.contains("too late for its slot, and nothing was run"), "{}", reply.body);
+    assert!(a.is_empty());
+    // It has not even stumbled: with as much to do as another it is as good.
+    node.joins(&_b);
+    soon(async {
+        loop {
+            client.send(&request("GET /api/version", "")).await;
+            let (name, call) = next!(a, b);
+            call.answer(StatusCode::OK, "done");
+            client.reply().await;
+            if name == "a" {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_is_not_ollamas_own_is_not_taken_away_from_a_peer_that_is_silent_for_a_moment() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);

@@ -17,7 +17,7 @@ use ollana::exchange::{
 };
 use ollana::id::{Id, NodeName, Scope, Use};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::gate::{Life, MODELS, SLOTS, Stream as GateStream, ToGate, ToUser};
 use crate::ledger::{Holding, Ledger, Sending};
@@ -126,11 +126,11 @@ impl Peer {
     pub async fn gone(&self, after: Duration, streams_first: bool) {
         if streams_first {
             self.link.lose(Side::User);
-            tokio::time::sleep(after).await;
+            sleep(after).await;
         }
         self.pulse.health.send_replace(Health::Gone);
         if !streams_first {
-            tokio::time::sleep(after).await;
+            sleep(after).await;
             self.link.lose(Side::User);
         }
     }
@@ -198,7 +198,7 @@ impl Endpoint for Peer {
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        self.open().exchange(request)
+        self.open().exchange(request, Duration::ZERO)
     }
 
     fn queue(&self, ask: Ask) -> Ticket {
@@ -245,6 +245,11 @@ impl Stream {
     fn not_taken(&self, came: Result<ToUser, Broken>) -> ExchangeError {
         match came {
             Err(Broken::Lost) => ExchangeError::Unreachable(self.name.clone()),
+            // Of whom we still listen to a gate resets no other stream.
+            Err(Broken::Reset) => {
+                self.ledger.saw("too late for its slot");
+                ExchangeError::Reset(self.name.clone(), ResetCode::Late)
+            }
             other => self.wrong(other),
         }
     }
@@ -265,7 +270,8 @@ impl Stream {
                 Ok(ToUser::Place(ahead)) => drop(places.send_replace(Place { ahead })),
                 Ok(ToUser::Turn) => {
                     drop(holding);
-                    return Ok(Turn::Slot(Slot::new(move |request| self.exchange(request))));
+                    let dozes = self.link.dozes();
+                    return Ok(Turn::Slot(Slot::new(move |request| self.exchange(request, dozes))));
                 }
                 Ok(ToUser::Refused(why)) => return Ok(Turn::Refused(refusal(why))),
                 other => return Err(self.not_taken(other)),
@@ -273,8 +279,8 @@ impl Stream {
         }
     }
 
-    /// Its sending is noted before this returns.
-    fn exchange(mut self, request: Request<Body>) -> Answer {
+    /// Its sending is noted before this returns, also if it is sent a while later.
+    fn exchange(mut self, request: Request<Body>, later: Duration) -> Answer {
         let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let job = header(JOB).unwrap().parse().unwrap();
         let id = header(REQUEST_HEADER.as_str()).unwrap();
@@ -283,6 +289,9 @@ impl Stream {
             let body = request.into_body().collect().await?.to_bytes();
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let model = json["model"].as_str().map(str::to_owned);
+            if !later.is_zero() {
+                sleep(later).await;
+            }
             self.out.send(ToGate::Request { send: sending.send.clone(), number, model });
             self.acknowledged().await?;
             sending.send.acked.store(true, Ordering::Relaxed);
