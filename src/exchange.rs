@@ -172,12 +172,12 @@ pub struct Refusal {
 /// Why an exchange did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The peer cannot be reached and its gate has not acknowledged the request: its Ollama has not seen it, unless the
-    /// acknowledgement itself was lost on the way.
+    /// The peer cannot be reached, and nothing of the request was sent there.
     #[error("the connection to {0} is gone")]
     Unreachable(NodeName),
-    /// The peer cannot be reached any more, and its gate had acknowledged the request: its Ollama may have worked on it,
-    /// or do so still until that side has noticed.
+    /// The peer cannot be reached any more, and the request was on its way there: its Ollama may have worked on it, or do so
+    /// still until that side has noticed. That its gate has not acknowledged it says nothing: the acknowledgement may be what
+    /// was lost.
     #[error("the connection to {0} was lost")]
     Lost(NodeName),
     /// The other side gave the exchange up: what it said.

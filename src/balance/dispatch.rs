@@ -101,7 +101,7 @@ impl Inner {
                     && replay.is_possible()
                     && errand.candidates(members, &self.known.node).is_ok_and(|candidates| !candidates.is_empty())
             };
-            // While it waits nobody knows whether the gate has acknowledged it.
+            // Whether the gate has it nobody knows before it answers.
             let may_be_given_up = |members: &Members| errand.repeatable && may_move(members);
             let request = again(&parts, replay.body());
             let outcome = attempt(found, &errand, request, self.known.members.clone(), may_be_given_up).await;

@@ -253,7 +253,7 @@ async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
         client.send(&request(head, CHAT)).await;
         next!(a, b).1.answer(StatusCode::NOT_FOUND, "unknown");
         assert_eq!(client.reply().await.body, "unknown");
-        // No gate has taken it: nothing was done.
+        // It was not even sent: nothing was done.
         client.send(&request(head, CHAT)).await;
         next!(a, b).1.reply(Err(unreachable()));
         next!(a, b).1.answer(StatusCode::OK, "done");

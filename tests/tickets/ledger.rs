@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ollana::exchange::Health;
@@ -43,8 +42,6 @@ pub struct Send {
     /// By the router's own ID.
     pub request: String,
     pub link: Arc<Link>,
-    /// Its gate said that it has it.
-    pub acked: AtomicBool,
     state: Mutex<SendState>,
 }
 
@@ -184,13 +181,7 @@ impl Ledger {
             wrong.push(format!("{job}: sent twice at once, {live:?}"));
         }
         book.violations.append(&mut wrong);
-        let send = Arc::new(Send {
-            job,
-            request: request.to_owned(),
-            link: link.clone(),
-            acked: AtomicBool::new(false),
-            state: Mutex::default(),
-        });
+        let send = Arc::new(Send { job, request: request.to_owned(), link: link.clone(), state: Mutex::default() });
         book.jobs[job].sends.push(send.clone());
         (try_, Sending { send, health })
     }
@@ -251,15 +242,9 @@ impl Send {
     fn may_be_repeated(&self, repeatable: bool) -> bool {
         let state = self.state.lock().unwrap();
         let Some(run) = state.run else { return true };
-        // Lost before the user's node could know that the gate had it: "unless the acknowledgement itself was lost on the
-        // way" (`ExchangeError::Unreachable`).
-        let unknown = !self.acked.load(Ordering::Relaxed);
         let lost = self.link.is_cut() || state.released.is_some_and(|health| health != Health::Healthy);
-        if lost {
-            return repeatable || unknown;
-        }
-        // Its Ollama failed, before any byte.
-        repeatable && run == Run::Failed
+        // Or its Ollama failed, before any byte.
+        repeatable && (lost || run == Run::Failed)
     }
 
     pub fn answered(&self, status: u16) {
@@ -269,8 +254,8 @@ impl Send {
 
 impl fmt::Debug for Send {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (cut, acked) = (self.link.is_cut(), self.acked.load(Ordering::Relaxed));
-        write!(f, "a send by {:?} (cut: {cut}, acked: {acked}), {:?}", self.request, self.state.lock().unwrap())
+        let cut = self.link.is_cut();
+        write!(f, "a send by {:?} (cut: {cut}), {:?}", self.request, self.state.lock().unwrap())
     }
 }
 

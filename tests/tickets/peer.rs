@@ -221,7 +221,7 @@ impl Stream {
         }
     }
 
-    async fn acknowledged(&mut self) -> Result<(), ExchangeError> {
+    async fn acknowledged(&mut self) -> Result<(), Result<ToUser, Broken>> {
         let pulse = self.pulse.clone();
         let came = match timeout(ACK_TIMEOUT, self.before_head()).await {
             Ok(came) => came,
@@ -237,14 +237,21 @@ impl Stream {
         };
         match came {
             Ok(ToUser::Ack) => Ok(()),
-            other => Err(self.not_taken(other)),
+            other => Err(other),
+        }
+    }
+
+    /// What goes wrong before anything of a request was sent.
+    fn not_sent(&self, came: Result<ToUser, Broken>) -> ExchangeError {
+        match came {
+            Err(Broken::Lost) => ExchangeError::Unreachable(self.name.clone()),
+            other => self.not_taken(other),
         }
     }
 
     /// What goes wrong before a gate has acknowledged it.
     fn not_taken(&self, came: Result<ToUser, Broken>) -> ExchangeError {
         match came {
-            Err(Broken::Lost) => ExchangeError::Unreachable(self.name.clone()),
             // Of whom we still listen to a gate resets no other stream.
             Err(Broken::Reset) => {
                 self.ledger.saw("too late for its slot");
@@ -264,7 +271,7 @@ impl Stream {
 
     async fn queue(mut self, ask: Ask, places: watch::Sender<Place>, holding: Holding) -> Result<Turn, ExchangeError> {
         self.out.send(ToGate::Ticket { request: ask.request, model: ask.model, copies: ask.copies });
-        self.acknowledged().await?;
+        self.acknowledged().await.map_err(|came| self.not_sent(came))?;
         loop {
             match self.before_head().await {
                 Ok(ToUser::Place(ahead)) => drop(places.send_replace(Place { ahead })),
@@ -274,7 +281,7 @@ impl Stream {
                     return Ok(Turn::Slot(Slot::new(move |request| self.exchange(request, dozes))));
                 }
                 Ok(ToUser::Refused(why)) => return Ok(Turn::Refused(refusal(why))),
-                other => return Err(self.not_taken(other)),
+                other => return Err(self.not_sent(other)),
             }
         }
     }
@@ -293,8 +300,7 @@ impl Stream {
                 sleep(later).await;
             }
             self.out.send(ToGate::Request { send: sending.send.clone(), number, model });
-            self.acknowledged().await?;
-            sending.send.acked.store(true, Ordering::Relaxed);
+            self.acknowledged().await.map_err(|came| self.not_taken(came))?;
             match self.before_head().await {
                 Ok(ToUser::Head { status, run }) => {
                     sending.send.answered(status);
