@@ -140,7 +140,9 @@ impl Inner {
                     return least.map(Found::without_slot).ok_or_else(|| Lost::Refused(refuse::nobody(&snapshot)));
                 }
                 Err(refusal) if errand.tries() == 0 => {
-                    self.known.wait_for_more(&mut members, suspense_ends, refusal).await.map_err(Lost::Refused)?;
+                    let (known, grace_ends) = (&self.known, self.known.grace_ends);
+                    let waits = known.wait_for_more(&mut members, suspense_ends, grace_ends, refusal);
+                    waits.await.map_err(Lost::Refused)?;
                 }
                 Err(refusal) => return Err(Lost::Refused(refusal)),
             }

@@ -1,6 +1,6 @@
 //! What became of every request, seen from outside: what must never happen is noticed here, the moment it happens.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +20,8 @@ pub struct Book {
     jobs: Vec<Record>,
     /// Tickets that a user's node holds, by the request they stand for.
     tickets: HashMap<String, usize>,
+    /// Requests whose tickets were lost with a connection, and at which gates.
+    lost: HashSet<(String, String)>,
     /// What must not happen, and did.
     violations: Vec<String>,
     /// How often things happened that the test is about.
@@ -144,9 +146,17 @@ impl Ledger {
         }
     }
 
+    /// A ticket was lost with its connection.
+    pub fn loses(&self, request: &str, gate: &str) {
+        self.book().lost.insert((request.to_owned(), gate.to_owned()));
+    }
+
     /// A user's node places a ticket.
-    pub fn holds(&self, request: &str) -> Holding {
+    pub fn holds(&self, request: &str, gate: &str) -> Holding {
         let mut book = self.book();
+        if book.lost.remove(&(request.to_owned(), gate.to_owned())) {
+            *book.seen.entry("queues again where its ticket was lost").or_default() += 1;
+        }
         let count = book.tickets.entry(request.to_owned()).or_default();
         *count += 1;
         let count = *count;

@@ -27,7 +27,7 @@ const STEPS: usize = 100_000;
 const AUDIT: usize = 16;
 
 /// What has to happen, or the simulation shows nothing.
-const WANTED: [&str; 15] = [
+const WANTED: [&str; 16] = [
     "answered",
     "refused",
     "abandoned",
@@ -38,6 +38,7 @@ const WANTED: [&str; 15] = [
     "turn crosses a withdrawal",
     "turn whose request does not come",
     "too late for its slot",
+    "queues again where its ticket was lost",
     "busy",
     "draining",
     "run again elsewhere",

@@ -202,9 +202,17 @@ impl Endpoint for Peer {
     }
 
     fn queue(&self, ask: Ask) -> Ticket {
-        let (stream, holding) = (self.open(), self.ledger.holds(&ask.request));
+        let (stream, holding) = (self.open(), self.ledger.holds(&ask.request, self.name.as_str()));
         let (places, place) = watch::channel(Place::default());
-        Ticket { place, turn: Box::pin(stream.queue(ask, places, holding)) }
+        let (ledger, request, gate) = (self.ledger.clone(), ask.request.clone(), self.name.clone());
+        let turn = Box::pin(async move {
+            let turn = stream.queue(ask, places, holding).await;
+            if let Err(ExchangeError::Unreachable(_)) = turn {
+                ledger.loses(&request, gate.as_str());
+            }
+            turn
+        });
+        Ticket { place, turn }
     }
 }
 
