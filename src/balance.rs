@@ -9,7 +9,7 @@
 //! be sent again ([`replay`]), at most twice, never where the last one failed, never what changes models.
 //! - Where nothing was run (it was never sent, the gate did not let it in or is about to stop, its Ollama is away) the next
 //!   is tried at once: that adds no work to anyone, and hundreds may wait at a server that is killed. So it is where
-//!   a request came too late for the slot that was kept for it, which the same server may be asked for again.
+//!   a request came too late for the slot that was kept for it, which the same server may be asked for once more.
 //! - Where something may have run, only what may be done twice is tried again: Ollama's own routes that may come here
 //!   change nothing; what else stands behind a gate is not ours to repeat. If the peer was lost, at once; if it still
 //!   answers (Ollama broke off, a 5xx, a 404 for a model that should be there, a full queue), within the budget, so that

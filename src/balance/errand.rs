@@ -50,6 +50,8 @@ pub(super) struct Errand {
 struct Tried {
     /// Who has failed it.
     at: BTreeSet<Id>,
+    /// Where it came too late.
+    late: BTreeSet<Id>,
     /// How often in all.
     times: usize,
 }
@@ -101,9 +103,13 @@ impl Errand {
         tried.at.insert(member.id());
     }
 
-    /// It came too late there, which is not that one's fault.
+    /// It came too late there, which is not that one's fault: it may be asked once more. No oftener, since it runs nothing and
+    /// looks idle: one that always says so would keep all there is from the others.
     pub(super) fn was_late_at(&self, member: &Member) {
-        self.tried().at.remove(&member.id());
+        let mut tried = self.tried();
+        if tried.late.insert(member.id()) {
+            tried.at.remove(&member.id());
+        }
     }
 
     fn tried(&self) -> MutexGuard<'_, Tried> {

@@ -284,7 +284,7 @@ async fn what_came_too_late_for_its_slot_is_asked_again_of_the_same_server_which
         assert_eq!(client.reply().await.body, "done", "{head}");
     }
     client.send(&request("POST /api/chat", CHAT)).await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         soon(a.next()).await.reply(late());
     }
     let reply = client.reply().await;
@@ -305,6 +305,26 @@ async fn what_came_too_late_for_its_slot_is_asked_again_of_the_same_server_which
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_server_that_always_calls_a_request_late_does_not_keep_it_from_another() {
+    let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    // What runs nothing looks idle, and best.
+    _b.runs(3);
+    let node = Node::over(&[&_a, &_b]).await;
+    let mut client = node.client().await;
+    for _ in 0..4 {
+        client.send(&request("POST /api/chat", CHAT)).await;
+        for _ in 0..2 {
+            soon(a.next()).await.reply(Err(ExchangeError::Reset(NodeName::lossy("a"), ResetCode::Late)));
+        }
+        let (name, call) = next!(a, b);
+        assert_eq!(name, "b");
+        call.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done");
+    }
 }
 
 #[tokio::test]
