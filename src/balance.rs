@@ -7,8 +7,9 @@
 //!
 //! What is tried again, and when (DESIGN §5): only before the first byte went to the application, only if the body can
 //! be sent again ([`replay`]), at most twice, never where the last one failed, never what changes models.
-//! - Where nothing was run (the gate never acknowledged it or did not let it in, it is about to stop, its Ollama is away)
-//!   the next is tried at once: that adds no work to anyone, and hundreds may wait at a server that is killed.
+//! - Where nothing was run (it was never sent, the gate did not let it in or is about to stop, its Ollama is away) the next
+//!   is tried at once: that adds no work to anyone, and hundreds may wait at a server that is killed. So it is where
+//!   a request came too late for the slot that was kept for it, which the same server may be asked for once more.
 //! - Where something may have run, only what may be done twice is tried again: Ollama's own routes that may come here
 //!   change nothing; what else stands behind a gate is not ours to repeat. If the peer was lost, at once; if it still
 //!   answers (Ollama broke off, a 5xx, a 404 for a model that should be there, a full queue), within the budget, so that
@@ -71,7 +72,8 @@ pub const GRACE: Duration = Duration::from_secs(1);
 
 /// How long a request waits where all who could take it are suspect: a little longer than the silence after which they
 /// count as unreachable (DESIGN §4), so that by then each was heard of again or is known to be gone. A few lost datagrams
-/// make a server suspect, and are no reason to send an application away.
+/// make a server suspect, and are no reason to send an application away. As long for one to come back in whose queue it
+/// stood: a connection that is replaced is back at once.
 const SUSPENSE: Duration = Duration::from_millis(3500);
 
 /// Tries beside the first.
@@ -193,7 +195,10 @@ impl Router {
             let snapshot = members.borrow_and_update().clone();
             match aim::providers(&snapshot, dialect) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
-                Err(refusal) => self.0.known.wait_for_more(&mut members, suspense_ends, refusal).await?,
+                Err(refusal) => {
+                    let known = &self.0.known;
+                    known.wait_for_more(&mut members, suspense_ends, known.grace_ends, refusal).await?;
+                }
             }
         }
     }
@@ -263,18 +268,19 @@ impl Known {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the members to change, in the first moments of the node or while some are suspect; after that, or if no
-    /// change could help, the refusal holds.
+    /// Waits for the members to change: until `suspense_ends` while some are suspect, and until `grace_ends`, those of the
+    /// node's first moments or of one that may be back. After that, or if no change could help, the refusal holds.
     pub(super) async fn wait_for_more(
         &self,
         members: &mut watch::Receiver<Members>,
         suspense_ends: Instant,
+        grace_ends: Instant,
         refusal: Refusal,
     ) -> Result<(), Refusal> {
         let suspense = members.borrow().values().any(|member| member.obstacle() == Some(Obstacle::Suspect));
         let until = match refusal.status {
-            StatusCode::SERVICE_UNAVAILABLE if suspense => suspense_ends.max(self.grace_ends),
-            StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => self.grace_ends,
+            StatusCode::SERVICE_UNAVAILABLE if suspense => suspense_ends.max(grace_ends),
+            StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => grace_ends,
             _ => return Err(refusal),
         };
         match tokio::time::timeout_at(until, members.changed()).await {

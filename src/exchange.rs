@@ -172,12 +172,12 @@ pub struct Refusal {
 /// Why an exchange did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
-    /// The peer cannot be reached and its gate has not acknowledged the request: its Ollama has not seen it, unless the
-    /// acknowledgement itself was lost on the way.
+    /// The peer cannot be reached, and nothing of the request was sent there.
     #[error("the connection to {0} is gone")]
     Unreachable(NodeName),
-    /// The peer cannot be reached any more, and its gate had acknowledged the request: its Ollama may have worked on it,
-    /// or do so still until that side has noticed.
+    /// The peer cannot be reached any more, and the request was on its way there: its Ollama may have worked on it, or do so
+    /// still until that side has noticed. That its gate has not acknowledged it says nothing: the acknowledgement may be what
+    /// was lost.
     #[error("the connection to {0} was lost")]
     Lost(NodeName),
     /// The other side gave the exchange up: what it said.
@@ -205,6 +205,9 @@ pub enum ResetCode {
     Protocol,
     /// The peer's key is revoked, or never had the right.
     Forbidden,
+    /// What was waited for came too late, or not at all: the slot that was kept for a request is another's by now. Nothing
+    /// was run.
+    Late,
     /// Something else, or a code of a later version.
     Other(u64),
 }
@@ -217,6 +220,7 @@ impl ResetCode {
             Self::Upstream => 2,
             Self::Protocol => 3,
             Self::Forbidden => 4,
+            Self::Late => 5,
             Self::Other(code) => code,
         }
     }
@@ -228,6 +232,7 @@ impl ResetCode {
             2 => Self::Upstream,
             3 => Self::Protocol,
             4 => Self::Forbidden,
+            5 => Self::Late,
             other => Self::Other(other),
         }
     }
@@ -240,6 +245,7 @@ impl fmt::Display for ResetCode {
             Self::Upstream => f.write_str("its Ollama broke off"),
             Self::Protocol => f.write_str("it did not understand the stream"),
             Self::Forbidden => f.write_str("it does not trust this node"),
+            Self::Late => f.write_str("the request came too late for its slot, and nothing was run"),
             Self::Other(code) => write!(f, "code {code}"),
         }
     }
@@ -248,6 +254,14 @@ impl fmt::Display for ResetCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reset_means_the_same_on_both_sides_and_one_that_is_not_known_is_kept_as_it_is() {
+        for code in 0..10 {
+            assert_eq!(ResetCode::from_wire(code).to_wire(), code);
+        }
+        assert_eq!((ResetCode::from_wire(5), ResetCode::from_wire(6)), (ResetCode::Late, ResetCode::Other(6)));
+    }
 
     #[test]
     fn a_report_of_another_version_gets_what_that_version_can_answer() {

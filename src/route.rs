@@ -5,6 +5,7 @@
 //! [`Form`] as its `mime/multipart`, [`Unzstd`] undoes what Ollama decompresses, since that is what acts on the body in the
 //! end: another reading would let one model pass a check and another one run.
 
+mod each;
 mod find;
 mod form;
 pub mod headers;
@@ -22,6 +23,7 @@ use http::{Method, Uri};
 
 use crate::id::Scope;
 
+pub(crate) use each::{Each, crowded};
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
 pub use form::{Form, FormProgress};
 pub use look::{Key, Look, Progress, RunnerOption};

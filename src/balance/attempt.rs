@@ -83,7 +83,8 @@ pub(super) async fn attempt(
 fn blame(result: &Result<Response<Body>, ExchangeError>) -> breaker::Outcome {
     let response = match result {
         Ok(response) => response,
-        Err(ExchangeError::Body(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
+        // Nothing was asked of it, or it was not what failed.
+        Err(ExchangeError::Body(_) | ExchangeError::Reset(_, ResetCode::Forbidden | ResetCode::Late)) => {
             return breaker::Outcome::Unknown;
         }
         Err(_) => return breaker::Outcome::Failed,
@@ -186,7 +187,19 @@ mod tests {
     use super::super::journal::Journal;
     use super::*;
     use crate::exchange::full;
+    use crate::id::NodeName;
     use crate::route::ModelName;
+
+    #[test]
+    fn a_slot_that_was_gone_or_a_node_that_is_not_let_in_is_no_failure_of_the_server() {
+        let blamed = |code| blame(&Err(ExchangeError::Reset(NodeName::lossy("a"), code)));
+        for code in [ResetCode::Late, ResetCode::Forbidden] {
+            assert_eq!(blamed(code), breaker::Outcome::Unknown);
+        }
+        for code in [ResetCode::Upstream, ResetCode::Protocol, ResetCode::Cancelled, ResetCode::Other(9)] {
+            assert_eq!(blamed(code), breaker::Outcome::Failed);
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_of_known_length_is_measured_though_nobody_asks_for_its_end() {

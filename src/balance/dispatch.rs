@@ -34,7 +34,7 @@ enum Verdict {
     Pass,
     /// So too, although it failed: it may have been acted on, and is not for us to do twice.
     Fail,
-    /// Someone else may do better, and nothing was run: no budget needed.
+    /// Someone else may do better, or the same one if it is not to blame, and nothing was run: no budget needed.
     Elsewhere,
     /// Someone else may do better, but this one has worked on it.
     ElsewhereWithinBudget,
@@ -101,7 +101,7 @@ impl Inner {
                     && replay.is_possible()
                     && errand.candidates(members, &self.known.node).is_ok_and(|candidates| !candidates.is_empty())
             };
-            // While it waits nobody knows whether the gate has acknowledged it.
+            // Whether the gate has it nobody knows before it answers.
             let may_be_given_up = |members: &Members| errand.repeatable && may_move(members);
             let request = again(&parts, replay.body());
             let outcome = attempt(found, &errand, request, self.known.members.clone(), may_be_given_up).await;
@@ -140,7 +140,9 @@ impl Inner {
                     return least.map(Found::without_slot).ok_or_else(|| Lost::Refused(refuse::nobody(&snapshot)));
                 }
                 Err(refusal) if errand.tries() == 0 => {
-                    self.known.wait_for_more(&mut members, suspense_ends, refusal).await.map_err(Lost::Refused)?;
+                    let (known, grace_ends) = (&self.known, self.known.grace_ends);
+                    let waits = known.wait_for_more(&mut members, suspense_ends, grace_ends, refusal);
+                    waits.await.map_err(Lost::Refused)?;
                 }
                 Err(refusal) => return Err(Lost::Refused(refusal)),
             }
@@ -152,6 +154,13 @@ impl Inner {
         let verdict = match outcome {
             Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
                 Verdict::Elsewhere
+            }
+            Outcome::Failed(ExchangeError::Reset(_, ResetCode::Late)) => {
+                asked.errand.was_late_at(member);
+                if let Some((model, digest)) = asked.weights() {
+                    self.known.node.digests.failed(model, digest);
+                }
+                return Verdict::Elsewhere;
             }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
             Outcome::Lost(_) | Outcome::Failed(_) if !asked.errand.repeatable => Verdict::Fail,
@@ -214,8 +223,10 @@ impl Inner {
                 Err(match &error {
                     ExchangeError::Body(_) => refuse::bad_body(&error),
                     ExchangeError::Reset(_, ResetCode::Forbidden) => refuse::not_let_in(member, &self.known.node.name),
-                    // The gate has not acknowledged it.
-                    ExchangeError::Unreachable(_) => refuse::broke_off(&error),
+                    // Nothing was run.
+                    ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Late) => {
+                        refuse::broke_off(&error)
+                    }
                     _ => broke_off(&error),
                 })
             }

@@ -1,7 +1,7 @@
 //! A request on its way to a server: what it asks for, and where it has been.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::aim::{Aim, Search};
 use super::journal::Entry;
@@ -42,8 +42,18 @@ pub(super) struct Errand {
     pub(super) embeds: bool,
     /// Its account.
     pub(super) entry: Entry,
+    tried: Mutex<Tried>,
+}
+
+/// Where it was tried.
+#[derive(Debug, Default)]
+struct Tried {
     /// Who has failed it.
-    tried: Mutex<BTreeSet<Id>>,
+    at: BTreeSet<Id>,
+    /// Where it came too late.
+    late: BTreeSet<Id>,
+    /// How often in all.
+    times: usize,
 }
 
 // === impl Errand ===
@@ -71,7 +81,7 @@ impl Errand {
     /// Those who may take it now and have not failed it, or why nobody can. An empty list means that all were tried.
     pub(super) fn candidates(&self, members: &Members, node: &RouterSettings) -> Result<Vec<Arc<Member>>, Refusal> {
         let kept = self.kept(node);
-        let tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let tried = self.tried().at.clone();
         let (path, dialect) = (&*self.path, self.dialect);
         self.aim.candidates(&Search { members, tried: &tried, kept: kept.as_ref(), node, path, dialect })
     }
@@ -83,12 +93,27 @@ impl Errand {
 
     /// How often it was tried.
     pub(super) fn tries(&self) -> usize {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.tried().times
     }
 
-    /// It is tried there: nobody is tried twice.
+    /// It is tried there: nobody who fails it is tried twice.
     pub(super) fn tried_at(&self, member: &Member) {
-        self.tried.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id());
+        let mut tried = self.tried();
+        tried.times += 1;
+        tried.at.insert(member.id());
+    }
+
+    /// It came too late there, which is not that one's fault: it may be asked once more. No oftener, since it runs nothing and
+    /// looks idle: one that always says so would keep all there is from the others.
+    pub(super) fn was_late_at(&self, member: &Member) {
+        let mut tried = self.tried();
+        if tried.late.insert(member.id()) {
+            tried.at.remove(&member.id());
+        }
+    }
+
+    fn tried(&self) -> MutexGuard<'_, Tried> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a queue has to know of it.

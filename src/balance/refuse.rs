@@ -232,6 +232,12 @@ pub(super) fn too_long(model: &ModelName, wait: Duration) -> Refusal {
     Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message, retry_after }
 }
 
+/// It waited in a queue that it was lost to, and there is no other.
+pub(super) fn ticket_lost(reason: &dyn std::fmt::Display, members: &Members) -> Refusal {
+    let message = format!("{reason} while this waited there for its turn, and no other server can take it");
+    unavailable("no-provider", message, members)
+}
+
 /// The gate that was asked last has no place in its queue, in its own words.
 pub(super) async fn turned_away(peer: &NodeName, answer: Response<Body>) -> Refusal {
     let (parts, body) = answer.into_parts();

@@ -130,7 +130,7 @@ fn a_score_explains_itself() {
     let full = Server { running: 3.0, queued: 2.0, ..server() };
     assert_eq!(
         score(&full, &request()).to_string(),
-        "16.80 s (warm) = (wait 4.20 + load 0.00 + service 8.40 + externality 0.00 + price 4.20) × 1.00"
+        "16.80 s (warm) = (wait 4.20 + load 0.00 + service 8.40 of which 8.40 promised + externality 0.00 + price 4.20) × 1.00"
     );
 }
 

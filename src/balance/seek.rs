@@ -3,7 +3,6 @@
 //! [`Seek`] is a [`tower::Service`]: how many requests may wait at a time, and that more of them are turned away at once,
 //! is tower's business ([`WaitingRoom`]). Dropping the future withdraws all that it queues for.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -24,8 +23,10 @@ use super::attempt::busy;
 use super::errand::Errand;
 use super::members::{Member, Members};
 use super::weigh::{Queues, Scales};
-use super::{Known, SUSPENSE, breaker, refuse};
-use crate::exchange::{Body, Decision, ExchangeError, Health, REFUSAL_HEADER, Refusal, Slot, Ticket, Turn};
+use super::{Known, RETRIES, SUSPENSE, breaker, refuse};
+use crate::exchange::{
+    self, Body, Decision, ExchangeError, Health, REFUSAL_HEADER, Refusal, ResetCode, Slot, Ticket, Turn,
+};
 use crate::id::NodeName;
 use crate::route::ModelName;
 
@@ -135,28 +136,44 @@ impl tower::Service<Arc<Errand>> for Seek {
 async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found, Lost> {
     let mut members = known.members.clone();
     let suspense_ends = Instant::now() + SUSPENSE;
+    // Whose connection was lost while this waited there may be back by then.
+    let mut back_by = known.grace_ends;
     let mut held: Vec<Held> = Vec::new();
-    // Gates that would not queue it, and what the last of them said.
-    let (mut full, mut turned_away) = (BTreeSet::new(), None);
+    // Where it does not queue any more, and why not at the last of them. Who is back by another connection is another member.
+    let (mut full, mut turned_away): (Vec<Arc<Member>>, _) = (Vec::new(), None);
+    // How often its turn was over before it was heard of.
+    let mut late = 0;
     loop {
+        let tickets = held.len();
         held.retain(Held::is_well);
+        if held.len() < tickets {
+            back_by = Instant::now() + SUSPENSE;
+        }
         let snapshot = members.borrow_and_update().clone();
         let candidates = match errand.candidates(&snapshot, &known.node) {
             Ok(candidates) => candidates,
             Err(refusal) if errand.tries() == 0 => {
-                known.wait_for_more(&mut members, suspense_ends, refusal).await.map_err(Lost::Refused)?;
+                known.wait_for_more(&mut members, suspense_ends, back_by, refusal).await.map_err(Lost::Refused)?;
                 continue;
             }
             Err(refusal) => return Err(Lost::Refused(refusal)),
         };
-        let candidates: Vec<_> = candidates.into_iter().filter(|member| !full.contains(&member.id())).collect();
+        let is_full = |member: &Arc<Member>| full.iter().any(|full| Arc::ptr_eq(full, member));
+        let candidates: Vec<_> = candidates.into_iter().filter(|member| !is_full(member)).collect();
         // Who may not have it any more is not waited for either.
         held.retain(|held| candidates.iter().any(|member| member.id() == held.member.id()));
         let tempo = known.node.preferences.tempo;
         let places: Vec<Queues> = held.iter().map(|held| held.place(tempo)).collect();
         let scales = Scales { known, errand, model, held: &places };
         let Some(weighed) = scales.weigh(candidates) else {
-            return Err(turned_away.unwrap_or_else(|| Lost::Refused(refuse::nobody(&snapshot))));
+            match &turned_away {
+                Some(Lost::Refused(refusal)) if errand.tries() == 0 => {
+                    let waits = known.wait_for_more(&mut members, suspense_ends, back_by, refusal.clone());
+                    waits.await.map_err(Lost::Refused)?;
+                    continue;
+                }
+                _ => return Err(turned_away.unwrap_or_else(|| Lost::Refused(refuse::nobody(&snapshot)))),
+            }
         };
         tracing::debug!(request = %errand.entry.id(), %model, decision = ?weighed.decision(), "{weighed}");
         errand.entry.looked(weighed.look());
@@ -189,18 +206,29 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
                     // Nobody's word on why: it is no gate that keeps to the protocol.
                     Ok(Turn::Refused(answer)) if !answer.headers().contains_key(REFUSAL_HEADER) => {
                         weighed.failed(&member, breaker::Outcome::Failed);
-                        full.insert(member.id());
+                        turned_away = Some(Lost::TurnedAway(member.label(), Response::new(exchange::empty())));
+                        full.push(member);
                     }
                     Ok(Turn::Refused(answer)) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
                         weighed.failed(&member, busy(&answer));
-                        full.insert(member.id());
                         turned_away = Some(Lost::TurnedAway(member.label(), answer));
+                        full.push(member);
                     }
                     Err(error) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), %error, "a ticket is lost");
-                        weighed.failed(&member, breaker::Outcome::Failed);
-                        full.insert(member.id());
+                        match error {
+                            ExchangeError::Reset(_, ResetCode::Late) if late < RETRIES => {
+                                late += 1;
+                                continue;
+                            }
+                            ExchangeError::Reset(_, ResetCode::Late) => {}
+                            // That a connection is lost says nothing of the server behind it.
+                            ExchangeError::Unreachable(_) => back_by = Instant::now() + SUSPENSE,
+                            _ => weighed.failed(&member, breaker::Outcome::Failed),
+                        }
+                        turned_away = Some(Lost::Refused(refuse::ticket_lost(&error, &snapshot)));
+                        full.push(member);
                     }
                 }
             }

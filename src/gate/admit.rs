@@ -15,8 +15,9 @@ use crate::id::Scope;
 use crate::ollama::Ollama;
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed, is_lent,
-    is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model, unauthorized, unloads, unpacked,
+    Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, crowded, is_compressed,
+    is_lent, is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model, unauthorized, unloads,
+    unpacked,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
@@ -221,8 +222,8 @@ impl Admission<'_> {
         if let Some(why) = self.closed() {
             return Some(deny(route, &why.refusal()));
         }
-        if let Err(crowded) = self.place {
-            return Some(deny(route, &crowded.refusal()));
+        if let Err(why) = self.place {
+            return Some(deny(route, &crowded(why)));
         }
         self.by_scope(parts, route, scope).or_else(|| self.by_server(parts, route))
     }

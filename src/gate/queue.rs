@@ -182,11 +182,13 @@ impl Queue {
         line.join(flow, weight, line::Waiting { id, counts, ticket: copies.is_some() });
         *self.waiting.entry(flow).or_default() += 1;
         self.grant(now, &model);
-        if self.stage(id) == Some(Stage::Waiting) {
-            self.make_room(now, id, flow, &model)?;
-        }
+        let room = match self.stage(id) {
+            Some(Stage::Waiting) => self.make_room(now, id, flow, &model),
+            _ => Ok(()),
+        };
+        // If it may not stay too: it may have brought news of a slot, and others have moved up.
         self.moved(now, &model);
-        Ok(id)
+        room.map(|()| id)
     }
 
     /// One more runs that no slot is needed for: an order to load a model, or to unload it.

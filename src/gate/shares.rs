@@ -3,17 +3,13 @@
 //! A key costs nothing, so a bound on each would be none on somebody with many. So the keys that no person trusts have a
 //! bound together too, well below the whole: whom the owner trusts finds room whatever strangers do.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Caller;
-use crate::exchange::Refusal;
 use crate::id::Id;
-use crate::route::Room;
+use crate::route::{Each, Room};
 
 /// What the bodies of peers may take of this node's memory while they are looked at, all together, beside the little that
 /// each has anyhow (`route::find`): sixteen that write 16 MiB of images before their model, or as many that are
@@ -30,9 +26,6 @@ const REQUESTS_A_PEER: usize = 1024;
 /// Requests at once of all together whom no person trusts.
 const REQUESTS_OF_STRANGERS: usize = 2048;
 
-/// When another try is worth it.
-const SOON: Duration = Duration::from_secs(1);
-
 /// Who has a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Who {
@@ -47,7 +40,7 @@ pub(super) struct Shares {
     room: Room,
     strangers_room: Room,
     strangers: Arc<Semaphore>,
-    of: Mutex<HashMap<Who, Weak<Share>>>,
+    of: Each<Who, Share>,
 }
 
 /// One caller's, as long as any of its requests runs.
@@ -89,7 +82,7 @@ impl Shares {
             strangers_room: room.part(ROOM_FOR_STRANGERS),
             room,
             strangers: Arc::new(Semaphore::new(REQUESTS_OF_STRANGERS)),
-            of: Mutex::default(),
+            of: Each::default(),
         }
     }
 
@@ -111,19 +104,9 @@ impl Shares {
 
     /// One that is trusted while it is here goes on as a stranger until nothing of it runs, which harms nobody.
     fn share(&self, who: Who, trusted: bool) -> Arc<Share> {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(share) = of.get(&who).and_then(Weak::upgrade) {
-            return share;
-        }
-        // Amortised: each sweep is paid for by the entries that came since the last.
-        if of.len() == of.capacity() {
-            of.retain(|_, share| share.strong_count() > 0);
-        }
         let room = if trusted { &self.room } else { &self.strangers_room };
-        let share =
-            Arc::new(Share { room: room.part(ROOM_A_PEER), requests: Arc::new(Semaphore::new(REQUESTS_A_PEER)) });
-        of.insert(who, Arc::downgrade(&share));
-        share
+        let requests = || Arc::new(Semaphore::new(REQUESTS_A_PEER));
+        self.of.of(who, || Share { room: room.part(ROOM_A_PEER), requests: requests() })
     }
 }
 
@@ -133,19 +116,6 @@ impl Place {
     /// Where its body is held while it is looked at; no bound for the owner.
     pub(super) fn room(&self) -> Option<&Room> {
         self.0.as_ref().map(|taken| &taken.share.room)
-    }
-}
-
-// === impl Crowded ===
-
-impl Crowded {
-    pub(super) fn refusal(&self) -> Refusal {
-        Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "crowded",
-            message: self.to_string(),
-            retry_after: Some(SOON),
-        }
     }
 }
 
@@ -186,14 +156,5 @@ mod tests {
         let trusted = shares.enter(&peer(60_000, true)).unwrap();
         let held: Vec<_> = (0..9).map_while(|_| trusted.room().unwrap().take(16 << 20).ok()).collect();
         assert_eq!(held.len(), ROOM_A_PEER >> 24, "its whole share");
-    }
-
-    #[test]
-    fn who_has_left_is_forgotten() {
-        let shares = Shares::new();
-        for n in 0..10_000 {
-            drop(shares.enter(&peer(n, false)));
-        }
-        assert!(shares.of.lock().unwrap().len() < 10);
     }
 }

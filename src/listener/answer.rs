@@ -46,9 +46,9 @@ impl Answerer {
         let body = signals.rests.guard(&parts, body);
         let version = parts.version;
         let (response, place) = match signals.seat.as_ref().map(Seat::enter) {
-            Some(Err(crowded)) => {
+            Some(Err(why)) => {
                 let api = route::classify(&parts.method, parts.uri.path()).api;
-                (route::render(api, &crowded.refusal()), None)
+                (route::render(api, &route::crowded(&why)), None)
             }
             place => {
                 let place = place.and_then(Result::ok);

@@ -3,16 +3,12 @@
 //! Nothing but the address tells one from another there. So each address has a bound, and all together have one that leaves
 //! room for the applications on this machine, which have none, as with Ollama.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::Arc;
 
-use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::exchange::Refusal;
-use crate::route::Room;
+use crate::route::{Each, Room};
 
 /// Connections of all other machines together: half of what the listener has (`MAX_CONNECTIONS` there).
 const CONNECTIONS: usize = 2048;
@@ -26,15 +22,12 @@ const ROOM: usize = 128 << 20;
 /// Of that, those of one address.
 const ROOM_AN_ADDRESS: usize = 64 << 20;
 
-/// When another try is worth it.
-const SOON: Duration = Duration::from_secs(1);
-
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Guests {
     room: Room,
     connections: Arc<Semaphore>,
-    of: Mutex<HashMap<IpAddr, Weak<Guest>>>,
+    of: Each<IpAddr, Guest>,
 }
 
 /// One address, as long as it has a connection.
@@ -75,7 +68,7 @@ pub(super) enum Crowded {
 
 impl Guests {
     pub(super) fn new() -> Self {
-        Self { room: Room::new(ROOM), connections: Arc::new(Semaphore::new(CONNECTIONS)), of: Mutex::default() }
+        Self { room: Room::new(ROOM), connections: Arc::new(Semaphore::new(CONNECTIONS)), of: Each::default() }
     }
 
     /// A seat for one more connection; none is needed on this machine.
@@ -91,21 +84,11 @@ impl Guests {
     }
 
     fn guest(&self, address: IpAddr) -> Arc<Guest> {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(guest) = of.get(&address).and_then(Weak::upgrade) {
-            return guest;
-        }
-        // Amortised: each sweep is paid for by the entries that came since the last.
-        if of.len() == of.capacity() {
-            of.retain(|_, guest| guest.strong_count() > 0);
-        }
-        let guest = Arc::new(Guest {
+        self.of.of(address, || Guest {
             room: self.room.part(ROOM_AN_ADDRESS),
             connections: Arc::new(Semaphore::new(CONNECTIONS_AN_ADDRESS)),
             requests: Arc::new(Semaphore::new(REQUESTS_AN_ADDRESS)),
-        });
-        of.insert(address, Arc::downgrade(&guest));
-        guest
+        })
     }
 }
 
@@ -125,19 +108,6 @@ impl Place {
     /// Where its body is held while its model is looked for.
     pub(super) fn room(&self) -> Room {
         self.room.clone()
-    }
-}
-
-// === impl Crowded ===
-
-impl Crowded {
-    pub(super) fn refusal(&self) -> Refusal {
-        Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "crowded",
-            message: self.to_string(),
-            retry_after: Some(SOON),
-        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Incoming {
                 Ok(Opening::Ticket(ask, Waiting { writer: self.writer, reader: self.reader }))
             }
             Err(error) => {
-                self.refuse(ResetCode::Protocol);
+                self.refuse(if let StreamError::Slow(_) = error { ResetCode::Late } else { ResetCode::Protocol });
                 Err(error)
             }
         }

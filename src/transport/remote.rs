@@ -115,7 +115,7 @@ impl Remote {
                     numbered.keep();
                     Ok(Opened { writer: Writer::new(send), reader: Reader::new(recv), counted, peer, pulse })
                 }
-                Err(error) => Err(not_taken(error, &peer)),
+                Err(error) => Err(not_sent(error, &peer)),
             }
         }
     }
@@ -161,7 +161,7 @@ impl Opened {
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
         let Self { writer, mut reader, counted, peer, pulse } = self;
         let sending = pulse.acknowledges(send_acknowledged(writer, &mut reader, request));
-        let upload = unless_gone(&pulse, sending).await.map_err(|error| not_taken(error, &peer))?;
+        let upload = unless_gone(&pulse, sending).await.map_err(|error| error.into_exchange(&peer))?;
         let head = unless_gone(&pulse, read_head(&mut reader)).await;
         let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
         Ok(answer(head, has_body, reader, peer, (upload, counted)))
@@ -191,7 +191,7 @@ impl Opened {
             Ok(Some((head, has_body))) => {
                 Ok(Turn::Refused(answer(head, has_body, self.reader, self.peer, (None, self.counted))))
             }
-            Err(error) => Err(not_taken(error, &self.peer)),
+            Err(error) => Err(not_sent(error, &self.peer)),
         }
     }
 
@@ -205,8 +205,8 @@ impl Opened {
     }
 }
 
-/// What the error of a request is that the gate has not acknowledged.
-fn not_taken(error: StreamError, peer: &NodeName) -> ExchangeError {
+/// What the error of a request is of which nothing was sent.
+fn not_sent(error: StreamError, peer: &NodeName) -> ExchangeError {
     match error {
         StreamError::Lost(_) => ExchangeError::Unreachable(peer.clone()),
         other => other.into_exchange(peer),

@@ -58,7 +58,7 @@ pub enum StreamError {
 }
 
 impl StreamError {
-    /// What an exchange with the peer of this name makes of it, once its head was acknowledged.
+    /// What an exchange with the peer of this name makes of it, once something of it was sent.
     pub fn into_exchange(self, peer: &NodeName) -> ExchangeError {
         match self {
             Self::Lost(_) => ExchangeError::Lost(peer.clone()),

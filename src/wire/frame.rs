@@ -26,7 +26,8 @@
 //! the break, which a reset of the stream could overtake.
 //!
 //! A request that waits for a slot before it is sent begins with a `ticket`, which is answered by `ack place* turn`, and goes
-//! on as above; or by `ack place* response` if the gate will not queue it. Who gives the ticket up resets the stream.
+//! on as above; or by `ack place* response` if the gate will not queue it. Who gives the ticket up resets the stream; so does
+//! the gate where the request is not there two seconds after its turn (`ResetCode::Late`), and runs nothing.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 

@@ -253,7 +253,7 @@ async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
         client.send(&request(head, CHAT)).await;
         next!(a, b).1.answer(StatusCode::NOT_FOUND, "unknown");
         assert_eq!(client.reply().await.body, "unknown");
-        // No gate has taken it: nothing was done.
+        // It was not even sent: nothing was done.
         client.send(&request(head, CHAT)).await;
         next!(a, b).1.reply(Err(unreachable()));
         next!(a, b).1.answer(StatusCode::OK, "done");
@@ -264,6 +264,66 @@ async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
         next!(a, b).1.reply(Err(lost()));
         next!(a, b).1.answer(StatusCode::OK, "done");
         assert_eq!(client.reply().await.body, "done", "{head}");
+    }
+}
+
+#[tokio::test]
+async fn what_came_too_late_for_its_slot_is_asked_again_of_the_same_server_which_has_not_failed() {
+    let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    let late = || Err(ExchangeError::Reset(NodeName::lossy("a"), ResetCode::Late));
+    let node = Node::over(&[&_a]).await;
+    let mut client = node.client().await;
+    // More often than a server may fail, and also what must not be done twice: nothing was done.
+    for head in ["POST /api/chat", "POST /jobs"].repeat(3) {
+        client.send(&request(head, CHAT)).await;
+        soon(a.next()).await.reply(late());
+        let mut call = soon(a.next()).await;
+        assert_eq!(call.body().await, CHAT);
+        call.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done", "{head}");
+    }
+    client.send(&request("POST /api/chat", CHAT)).await;
+    for _ in 0..2 {
+        soon(a.next()).await.reply(late());
+    }
+    let reply = client.reply().await;
+    assert_eq!(reply.status, 502);
+    assert!(reply.body.contains("too late for its slot, and nothing was run"), "{}", reply.body);
+    assert!(a.is_empty());
+    // It has not even stumbled: with as much to do as another it is as good.
+    node.joins(&_b);
+    soon(async {
+        loop {
+            client.send(&request("GET /api/version", "")).await;
+            let (name, call) = next!(a, b);
+            call.answer(StatusCode::OK, "done");
+            client.reply().await;
+            if name == "a" {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_always_calls_a_request_late_does_not_keep_it_from_another() {
+    let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+    let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+    // What runs nothing looks idle, and best.
+    _b.runs(3);
+    let node = Node::over(&[&_a, &_b]).await;
+    let mut client = node.client().await;
+    for _ in 0..4 {
+        client.send(&request("POST /api/chat", CHAT)).await;
+        for _ in 0..2 {
+            soon(a.next()).await.reply(Err(ExchangeError::Reset(NodeName::lossy("a"), ResetCode::Late)));
+        }
+        let (name, call) = next!(a, b);
+        assert_eq!(name, "b");
+        call.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tickets at gates that say anything.
 
 use http::{Response, StatusCode};
-use ollana::exchange::{Body, REFUSAL_HEADER, Slot, Turn, full};
+use ollana::exchange::{Body, Health, REFUSAL_HEADER, Slot, Turn, full};
 use ollana::id::Use;
 use tokio::sync::oneshot;
 
@@ -44,8 +44,57 @@ async fn a_gate_does_not_answer_in_place_of_a_model() {
         soon(tickets.next()).await.send(Turn::Refused(answer)).unwrap();
         let reply = client.reply().await;
         assert_eq!(reply.status, 503);
-        assert!(!reply.body.contains("lies"), "{}", reply.body);
+        assert!(!reply.body.contains("lies") && reply.body.contains("a takes no more requests"), "{}", reply.body);
     }
+}
+
+#[tokio::test]
+async fn a_ticket_that_was_lost_with_its_connection_is_placed_again_once_that_is_back() {
+    let (first, _calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = first.queues();
+    let node = Node::over(&[&first]).await;
+    let mut client = node.client().await;
+    // More often than a server may fail before it is left alone.
+    for _ in 0..4 {
+        client.send(&request("POST /api/chat", CHAT)).await;
+        drop(soon(tickets.next()).await);
+        let (back, mut calls) = FakeEndpoint::new("a", &["m"]);
+        tickets = back.queues();
+        node.joins(&back);
+        soon(tickets.next()).await.send(back.slot()).unwrap();
+        soon(calls.next()).await.answer(StatusCode::OK, "done");
+        assert_eq!(client.reply().await.body, "done");
+    }
+}
+
+#[tokio::test]
+async fn who_falls_silent_while_a_request_waits_there_is_waited_for_a_moment() {
+    let (a, mut calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = a.queues();
+    let node = Node::over(&[&a]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    let mut ticket = soon(tickets.next()).await;
+    a.becomes(Health::Gone);
+    soon(ticket.closed()).await;
+    a.becomes(Health::Healthy);
+    soon(tickets.next()).await.send(a.slot()).unwrap();
+    soon(calls.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+}
+
+#[tokio::test]
+async fn where_every_ticket_was_lost_it_is_said_so() {
+    let (a, calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = a.queues();
+    let node = Node::over(&[&a]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    drop(soon(tickets.next()).await);
+    let reply = client.reply().await;
+    assert_eq!((reply.status, reply.field("Retry-After")), (503, Some("1")));
+    assert!(reply.body.contains("the connection to a is gone while this waited there"), "{}", reply.body);
+    assert!(calls.is_empty());
 }
 
 #[tokio::test]

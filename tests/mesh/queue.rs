@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::exchange::{self, Ask, Body, Endpoint as _, ExchangeError, Load, Residence, Ticket, Turn};
+use ollana::exchange::{self, Ask, Body, Endpoint as _, ExchangeError, Load, ResetCode, Residence, Ticket, Turn};
 use ollana::id::{NodeName, Use};
 use ollana::transport::Remote;
 use ollana::transport::remote::Face;
@@ -139,7 +139,8 @@ async fn a_withdrawn_ticket_and_one_that_is_not_used_leave_their_places_and_reac
     drop(slot);
     let Turn::Slot(slot) = within(kept).await.unwrap().unwrap() else { panic!("no slot") };
     peer.until(|load| load.of("m:latest").running == SLOTS - 1).await;
-    assert!(within(slot.exchange(ask(3))).await.is_err(), "it came too late");
+    let late = within(slot.exchange(ask(3))).await;
+    assert!(matches!(late, Err(ExchangeError::Reset(_, ResetCode::Late))), "{late:?}");
     holds.push(peer.hold().await);
     assert_eq!(ollama.counts().of("/api/generate"), u64::from(SLOTS) + 1);
 }

@@ -1,8 +1,7 @@
 //! What became of every request, seen from outside: what must never happen is noticed here, the moment it happens.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ollana::exchange::Health;
@@ -21,6 +20,8 @@ pub struct Book {
     jobs: Vec<Record>,
     /// Tickets that a user's node holds, by the request they stand for.
     tickets: HashMap<String, usize>,
+    /// Requests whose tickets were lost with a connection, and at which gates.
+    lost: HashSet<(String, String)>,
     /// What must not happen, and did.
     violations: Vec<String>,
     /// How often things happened that the test is about.
@@ -43,8 +44,6 @@ pub struct Send {
     /// By the router's own ID.
     pub request: String,
     pub link: Arc<Link>,
-    /// Its gate said that it has it.
-    pub acked: AtomicBool,
     state: Mutex<SendState>,
 }
 
@@ -147,9 +146,17 @@ impl Ledger {
         }
     }
 
+    /// A ticket was lost with its connection.
+    pub fn loses(&self, request: &str, gate: &str) {
+        self.book().lost.insert((request.to_owned(), gate.to_owned()));
+    }
+
     /// A user's node places a ticket.
-    pub fn holds(&self, request: &str) -> Holding {
+    pub fn holds(&self, request: &str, gate: &str) -> Holding {
         let mut book = self.book();
+        if book.lost.remove(&(request.to_owned(), gate.to_owned())) {
+            *book.seen.entry("queues again where its ticket was lost").or_default() += 1;
+        }
         let count = book.tickets.entry(request.to_owned()).or_default();
         *count += 1;
         let count = *count;
@@ -184,13 +191,7 @@ impl Ledger {
             wrong.push(format!("{job}: sent twice at once, {live:?}"));
         }
         book.violations.append(&mut wrong);
-        let send = Arc::new(Send {
-            job,
-            request: request.to_owned(),
-            link: link.clone(),
-            acked: AtomicBool::new(false),
-            state: Mutex::default(),
-        });
+        let send = Arc::new(Send { job, request: request.to_owned(), link: link.clone(), state: Mutex::default() });
         book.jobs[job].sends.push(send.clone());
         (try_, Sending { send, health })
     }
@@ -251,15 +252,9 @@ impl Send {
     fn may_be_repeated(&self, repeatable: bool) -> bool {
         let state = self.state.lock().unwrap();
         let Some(run) = state.run else { return true };
-        // Lost before the user's node could know that the gate had it: "unless the acknowledgement itself was lost on the
-        // way" (`ExchangeError::Unreachable`).
-        let unknown = !self.acked.load(Ordering::Relaxed);
         let lost = self.link.is_cut() || state.released.is_some_and(|health| health != Health::Healthy);
-        if lost {
-            return repeatable || unknown;
-        }
-        // Its Ollama failed, before any byte.
-        repeatable && run == Run::Failed
+        // Or its Ollama failed, before any byte.
+        repeatable && (lost || run == Run::Failed)
     }
 
     pub fn answered(&self, status: u16) {
@@ -269,8 +264,8 @@ impl Send {
 
 impl fmt::Debug for Send {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (cut, acked) = (self.link.is_cut(), self.acked.load(Ordering::Relaxed));
-        write!(f, "a send by {:?} (cut: {cut}, acked: {acked}), {:?}", self.request, self.state.lock().unwrap())
+        let cut = self.link.is_cut();
+        write!(f, "a send by {:?} (cut: {cut}), {:?}", self.request, self.state.lock().unwrap())
     }
 }
 

@@ -27,7 +27,7 @@ const STEPS: usize = 100_000;
 const AUDIT: usize = 16;
 
 /// What has to happen, or the simulation shows nothing.
-const WANTED: [&str; 14] = [
+const WANTED: [&str; 16] = [
     "answered",
     "refused",
     "abandoned",
@@ -37,6 +37,8 @@ const WANTED: [&str; 14] = [
     "ticket withdrawn",
     "turn crosses a withdrawal",
     "turn whose request does not come",
+    "too late for its slot",
+    "queues again where its ticket was lost",
     "busy",
     "draining",
     "run again elsewhere",

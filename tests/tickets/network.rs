@@ -95,6 +95,12 @@ impl Link {
         frozen.map_or(Instant::now(), |until| until.max(Instant::now())) + delay
     }
 
+    /// How long a user's node takes to use a slot: seldom too long, as where its machine was asleep.
+    pub fn dozes(&self) -> Duration {
+        let ms = Duration::from_millis;
+        if self.random.chance(0.003) { self.random.between(ms(1500), ms(2500)) } else { Duration::ZERO }
+    }
+
     /// Nothing arrives until then.
     pub fn freeze(&self, until: Instant) {
         *self.frozen_until.lock().unwrap() = Some(until);

@@ -17,7 +17,7 @@ use ollana::exchange::{
 };
 use ollana::id::{Id, NodeName, Scope, Use};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::gate::{Life, MODELS, SLOTS, Stream as GateStream, ToGate, ToUser};
 use crate::ledger::{Holding, Ledger, Sending};
@@ -126,11 +126,11 @@ impl Peer {
     pub async fn gone(&self, after: Duration, streams_first: bool) {
         if streams_first {
             self.link.lose(Side::User);
-            tokio::time::sleep(after).await;
+            sleep(after).await;
         }
         self.pulse.health.send_replace(Health::Gone);
         if !streams_first {
-            tokio::time::sleep(after).await;
+            sleep(after).await;
             self.link.lose(Side::User);
         }
     }
@@ -198,13 +198,21 @@ impl Endpoint for Peer {
     }
 
     fn exchange(&self, request: Request<Body>) -> Answer {
-        self.open().exchange(request)
+        self.open().exchange(request, Duration::ZERO)
     }
 
     fn queue(&self, ask: Ask) -> Ticket {
-        let (stream, holding) = (self.open(), self.ledger.holds(&ask.request));
+        let (stream, holding) = (self.open(), self.ledger.holds(&ask.request, self.name.as_str()));
         let (places, place) = watch::channel(Place::default());
-        Ticket { place, turn: Box::pin(stream.queue(ask, places, holding)) }
+        let (ledger, request, gate) = (self.ledger.clone(), ask.request.clone(), self.name.clone());
+        let turn = Box::pin(async move {
+            let turn = stream.queue(ask, places, holding).await;
+            if let Err(ExchangeError::Unreachable(_)) = turn {
+                ledger.loses(&request, gate.as_str());
+            }
+            turn
+        });
+        Ticket { place, turn }
     }
 }
 
@@ -221,7 +229,7 @@ impl Stream {
         }
     }
 
-    async fn acknowledged(&mut self) -> Result<(), ExchangeError> {
+    async fn acknowledged(&mut self) -> Result<(), Result<ToUser, Broken>> {
         let pulse = self.pulse.clone();
         let came = match timeout(ACK_TIMEOUT, self.before_head()).await {
             Ok(came) => came,
@@ -237,14 +245,26 @@ impl Stream {
         };
         match came {
             Ok(ToUser::Ack) => Ok(()),
-            other => Err(self.not_taken(other)),
+            other => Err(other),
+        }
+    }
+
+    /// What goes wrong before anything of a request was sent.
+    fn not_sent(&self, came: Result<ToUser, Broken>) -> ExchangeError {
+        match came {
+            Err(Broken::Lost) => ExchangeError::Unreachable(self.name.clone()),
+            other => self.not_taken(other),
         }
     }
 
     /// What goes wrong before a gate has acknowledged it.
     fn not_taken(&self, came: Result<ToUser, Broken>) -> ExchangeError {
         match came {
-            Err(Broken::Lost) => ExchangeError::Unreachable(self.name.clone()),
+            // Of whom we still listen to a gate resets no other stream.
+            Err(Broken::Reset) => {
+                self.ledger.saw("too late for its slot");
+                ExchangeError::Reset(self.name.clone(), ResetCode::Late)
+            }
             other => self.wrong(other),
         }
     }
@@ -259,22 +279,23 @@ impl Stream {
 
     async fn queue(mut self, ask: Ask, places: watch::Sender<Place>, holding: Holding) -> Result<Turn, ExchangeError> {
         self.out.send(ToGate::Ticket { request: ask.request, model: ask.model, copies: ask.copies });
-        self.acknowledged().await?;
+        self.acknowledged().await.map_err(|came| self.not_sent(came))?;
         loop {
             match self.before_head().await {
                 Ok(ToUser::Place(ahead)) => drop(places.send_replace(Place { ahead })),
                 Ok(ToUser::Turn) => {
                     drop(holding);
-                    return Ok(Turn::Slot(Slot::new(move |request| self.exchange(request))));
+                    let dozes = self.link.dozes();
+                    return Ok(Turn::Slot(Slot::new(move |request| self.exchange(request, dozes))));
                 }
                 Ok(ToUser::Refused(why)) => return Ok(Turn::Refused(refusal(why))),
-                other => return Err(self.not_taken(other)),
+                other => return Err(self.not_sent(other)),
             }
         }
     }
 
-    /// Its sending is noted before this returns.
-    fn exchange(mut self, request: Request<Body>) -> Answer {
+    /// Its sending is noted before this returns, also if it is sent a while later.
+    fn exchange(mut self, request: Request<Body>, later: Duration) -> Answer {
         let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
         let job = header(JOB).unwrap().parse().unwrap();
         let id = header(REQUEST_HEADER.as_str()).unwrap();
@@ -283,9 +304,11 @@ impl Stream {
             let body = request.into_body().collect().await?.to_bytes();
             let json: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             let model = json["model"].as_str().map(str::to_owned);
+            if !later.is_zero() {
+                sleep(later).await;
+            }
             self.out.send(ToGate::Request { send: sending.send.clone(), number, model });
-            self.acknowledged().await?;
-            sending.send.acked.store(true, Ordering::Relaxed);
+            self.acknowledged().await.map_err(|came| self.not_taken(came))?;
             match self.before_head().await {
                 Ok(ToUser::Head { status, run }) => {
                     sending.send.answered(status);

@@ -90,10 +90,11 @@ impl World {
             burst if burst < 0.8602 => (0..60).for_each(|_| self.ask()),
             unload if unload < 0.867 => self.unload(),
             cut if cut < 0.869 => self.cut(random.below(USERS), random.below(GATES)),
-            freeze if freeze < 0.872 => self.freeze(),
-            fail if fail < 0.873 => self.fail(),
-            crash if crash < 0.8734 => self.crash(random.below(GATES)),
-            drain if drain < 0.8739 => self.drain(random.below(GATES)),
+            replace if replace < 0.8705 => self.replace(random.below(USERS), random.below(GATES)),
+            freeze if freeze < 0.8735 => self.freeze(),
+            fail if fail < 0.8745 => self.fail(),
+            crash if crash < 0.8749 => self.crash(random.below(GATES)),
+            drain if drain < 0.8754 => self.drain(random.below(GATES)),
             _ => tokio::task::yield_now().await,
         }
     }
@@ -260,6 +261,19 @@ impl World {
         self.loses(user, gate, peer, Duration::from_secs(3));
     }
 
+    /// A newer connection takes the place of one, which is over with all that it carried.
+    fn replace(self: &Arc<Self>, user: usize, gate: usize) {
+        let Some(peer) = self.peer(user, gate).filter(|_| !Self::is_own(user, gate)) else { return };
+        self.connect(user, gate);
+        peer.link.cut();
+        let (after, streams_first) =
+            (self.random.between(Duration::ZERO, Duration::from_millis(5)), self.random.chance(0.5));
+        self.spawn(async move {
+            peer.link.lose(Side::Gate);
+            peer.gone(after, streams_first).await;
+        });
+    }
+
     fn loses(self: &Arc<Self>, user: usize, gate: usize, peer: Arc<Peer>, within: Duration) {
         let (ms, world) = (Duration::from_millis, self.clone());
         let link = peer.link.clone();
@@ -372,8 +386,8 @@ impl World {
     }
 }
 
-/// Whether a refusal says why.
+/// Whether a refusal says why: all have met the gates, and know of them when they are away.
 fn reason(body: &[u8]) -> bool {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    json["error"].as_str().is_some_and(|why| !why.is_empty())
+    json["error"].as_str().is_some_and(|why| !why.is_empty() && !why.contains("no Ollama server is known"))
 }

@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use ollana::exchange::{self, Body, Endpoint, ExchangeError, Health, ResetCode};
+use ollana::exchange::{self, Ask, Body, Endpoint, ExchangeError, Health, ResetCode};
 use ollana::id::{NodeName, Use};
 use ollana::identity::Identity;
 use ollana::transport::remote::Face;
@@ -293,12 +293,15 @@ async fn what_waits_for_a_peer_that_is_gone_moves_on() {
     for (lose, before) in WAYS.into_iter().flat_map(|way| [(way, Health::Healthy), (way, Health::Suspect)]) {
         let pair = pair().await;
         let asked = pair.remote.exchange(Request::get("/").body(exchange::empty()).unwrap());
-        let asked = tokio::spawn(asked);
-        let _kept = within(pair.provider.accept_exchange()).await.unwrap();
+        let (asked, queues) = (tokio::spawn(asked), tokio::spawn(pair.remote.queue(Ask::default()).turn));
+        let _kept = [within(pair.provider.accept_exchange()).await, within(pair.provider.accept_exchange()).await];
         within(pair.pulse.watch().wait_for(|health| *health == before)).await.unwrap();
         lose(&pair);
+        // Whether the gate has taken it nobody knows; of who only queues it has nothing.
         let answer = within(asked).await.unwrap();
-        assert!(matches!(answer, Err(ExchangeError::Unreachable(_))), "{answer:?}");
+        assert!(matches!(answer, Err(ExchangeError::Lost(_))), "{answer:?}");
+        let turn = within(queues).await.unwrap();
+        assert!(matches!(turn, Err(ExchangeError::Unreachable(_))), "{turn:?}");
         // Nothing is owed any more.
         pair.pulse.spoke();
         assert_eq!(*pair.pulse.watch().borrow(), Health::Healthy);

@@ -183,6 +183,25 @@ fn waiting_is_bounded_and_who_waits_most_makes_room() {
 }
 
 #[test]
+fn one_that_may_not_stay_but_knows_of_a_slot_moves_the_others_up() {
+    let (mut queue, now) = (Queue::new(Limits { waiting_each: 1, ..limits() }), Instant::now());
+    queue.handle_arrival(now, request(peer(1), 1)).unwrap();
+    let second = queue.handle_arrival(now, ticket(peer(2), 1, 1)).unwrap();
+    let third = queue.handle_arrival(now, ticket(peer(1), 1, 1)).unwrap();
+    let mut at = now + Duration::from_secs(1);
+    queue.handle_timeout(at);
+    while queue.poll_event().is_some() || queue.poll_changed().is_some() {}
+    assert_eq!(queue.place(third), Some(Place { ahead: 1.0 }));
+
+    assert!(queue.handle_arrival(at, request(peer(1), 2)).is_err(), "one of its own waits already");
+    assert_eq!(granted(&mut queue), [second]);
+    assert_eq!(queue.poll_changed().as_deref(), Some("m"), "and everybody is told");
+    at = queue.poll_timeout().expect("something is to be told");
+    queue.handle_timeout(at);
+    assert_eq!(queue.poll_event(), Some(Event::Moved(third, Place { ahead: 0.0 })));
+}
+
+#[test]
 fn who_is_turned_away_is_told_how_long_it_takes() {
     let (mut queue, mut now) = (Queue::new(Limits { waiting: 10, ..limits() }), Instant::now());
     for _ in 0..30 {
