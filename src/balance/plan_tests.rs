@@ -47,9 +47,10 @@ fn a_cold_server_is_sent_to_if_it_is_best() {
 
 #[test]
 fn two_tickets_are_held_at_warm_servers_if_the_second_is_worth_its_while() {
-    // k = 13, 11 over: 15.4 + 8.4 + 15.4 = 39.2 against 1.5 · (8.4 + 16.8) = 37.8 there.
+    // k = 13, 11 over: 15.4 + 8.4 + 15.4 = 39.2 against 1.2 · (8.4 + 16.8) = 30.2 there.
     assert_eq!(plan(&[warm(3.0, 12.0), warm(3.0, 10.0), warm(3.0, 11.0)], 0), Some(Plan::Tickets(1, Some(2))));
-    assert_eq!(plan(&[warm(3.0, 4.0), warm(3.0, 2.0), warm(3.0, 3.0)], 0), Some(Plan::Tickets(1, None)));
+    // k = 4, 2 over: 2.8 + 8.4 + 2.8 = 14 against 1.2 · (8.4 + 4.2) = 15.1.
+    assert_eq!(plan(&[warm(3.0, 3.0), warm(3.0, 1.0), warm(3.0, 2.0)], 0), Some(Plan::Tickets(1, None)));
     // A third as fast takes longer by itself than the whole at the best.
     let slow = of(&Server { prefill: 200.0, decode: 10.0, ..server() });
     assert_eq!(plan(&[warm(3.0, 1.0), slow], 0), Some(Plan::Tickets(0, None)));

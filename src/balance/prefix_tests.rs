@@ -245,8 +245,8 @@ fn what_others_sent_has_pushed_out_what_rested_longest() {
     let mut prefixes = Prefixes::new();
     let body = |n: u8| fingerprint(&Prefixes { keys: prefixes.keys.clone(), ..Prefixes::new() }, &[n; 4 * BLOCK]);
     let bodies = [body(0), body(1), body(2)];
-    // Two slots and eight beside them. It had begun five when the first of ours came, and we sent all that came since.
-    for (body, begun) in bodies.iter().zip(5..) {
+    // Two slots and eight beside them. The first of ours was the sixth that it began, and we sent all that came since.
+    for (body, begun) in bodies.iter().zip(6..) {
         prefixes.record(&server(1), "m", body, 2, begun);
     }
     let held = |begun| bodies.each_ref().map(|body| prefixes.matched(&server(1), "m", body, begun) > 0);

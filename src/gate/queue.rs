@@ -350,7 +350,8 @@ impl Queue {
     /// How busy a model is; nothing if it is on disk and nobody wants it.
     pub(super) fn load(&self, model: &str) -> Option<ModelLoad> {
         let load = self.lines.get(model).map(Line::load)?;
-        (load != ModelLoad::default()).then_some(load)
+        let at_rest = ModelLoad { begun: load.begun, ..ModelLoad::default() };
+        (load != at_rest).then_some(load)
     }
 
     /// Where an entry stands in its line; nothing if it does not wait.

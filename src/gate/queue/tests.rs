@@ -292,7 +292,7 @@ fn a_model_is_loading_until_it_answers_and_then_in_memory() {
     // One that no look ever finds was unloaded before.
     let id = queue.handle_order(at(80), peer(1), &"m".into());
     queue.handle_sent(id);
-    assert_eq!(queue.load("m").unwrap(), ModelLoad { residence: Residence::Loading, ..ModelLoad::default() });
+    assert_eq!(queue.load("m").unwrap(), ModelLoad { residence: Residence::Loading, begun: 2, ..ModelLoad::default() });
     queue.handle_answer(at(81), id, true);
     queue.handle_end(at(81), id);
     assert_eq!(residence(&queue), Residence::Memory);
