@@ -45,7 +45,7 @@ async fn serve(connection: Connection, gate: Arc<Gate>) {
 async fn queue(incoming: Incoming, gate: Arc<Gate>) -> Result<(), PumpError> {
     let peer = NodeName::lossy("laptop");
     match incoming.open(&peer).await? {
-        Opening::Request(request, responder) => responder.answer(gate.serve(laptop(), request)).await,
+        Opening::Request(request, responder) => Box::pin(responder.answer(gate.serve(laptop(), request))).await,
         Opening::Ticket(ask, waiting) => waiting.queue(gate.queue(laptop, &ask), &peer).await,
     }
 }
