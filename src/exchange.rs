@@ -6,6 +6,7 @@
 
 mod account;
 mod load;
+pub(crate) mod stopwatch;
 mod ticket;
 
 use std::collections::BTreeMap;

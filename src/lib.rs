@@ -32,7 +32,6 @@ pub mod pairing;
 pub mod peers;
 pub mod private_file;
 pub mod route;
-mod stopwatch;
 pub mod tls;
 pub mod transport;
 pub mod trust;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::breaker::{Breaker, Outcome, Pass};
 use super::clock::Clock;
 use super::judgement::Judgement;
+use crate::exchange::stopwatch::Stopwatch;
 use crate::route::ModelName;
-use crate::stopwatch::Stopwatch;
 
 /// How long a server that failed comes after all others where nothing but what is in flight counts: longer than one quick
 /// failure takes, short enough that a server which is well again has its share within the 5 s that issue 4 wants.

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::forward::Guard;
 use super::seats::Seats;
+use crate::exchange::stopwatch::Stopwatch;
 use crate::exchange::{Body, ExchangeError};
-use crate::stopwatch::Stopwatch;
 
 /// What is said of it to who comes back and reads on.
 const TAKEN: &str = "its slot was given to those who wait: for too long it was not read";
