@@ -13,10 +13,11 @@ use crate::id::NodeName;
 use crate::wire::frame::{self, Event, FrameError, Kind};
 use crate::wire::head;
 
-/// How long a peer may take to send a head. It sends it in one go; a lossy network needs some retransmissions.
+/// How long a peer may take to send a head and to hear that it is here. It sends it in one go; a lossy network needs some
+/// retransmissions.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a slot is kept for a request whose turn it is. It is on its way at once, and others wait for the slot; a lossy
+/// How long a slot is kept for a request whose turn it is, until that is acknowledged. It is on its way at once, and others wait for the slot; a lossy
 /// network needs a retransmission or two.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -64,9 +65,9 @@ impl Incoming {
     }
 
     async fn read(mut self, within: Duration, peer: &NodeName) -> Result<Opening, StreamError> {
-        match self.read_first(within).await {
+        let slow = |_| StreamError::Slow(within.as_secs());
+        match tokio::time::timeout(within, self.hear()).await.map_err(slow).flatten() {
             Ok(First::Request(head, has_body)) => {
-                self.writer.frame(frame::encode(Kind::Ack, &[])?).await?;
                 let body = if has_body {
                     RecvBody::new(self.reader, peer.clone(), head.headers()).boxed_unsync()
                 } else {
@@ -74,10 +75,7 @@ impl Incoming {
                 };
                 Ok(Opening::Request(head.map(|()| body), Responder { writer: self.writer }))
             }
-            Ok(First::Ticket(ask)) => {
-                self.writer.frame(frame::encode(Kind::Ack, &[])?).await?;
-                Ok(Opening::Ticket(ask, Waiting { writer: self.writer, reader: self.reader }))
-            }
+            Ok(First::Ticket(ask)) => Ok(Opening::Ticket(ask, Waiting { writer: self.writer, reader: self.reader })),
             Err(error) => {
                 self.refuse(if let StreamError::Slow(_) = error { ResetCode::Late } else { ResetCode::Protocol });
                 Err(error)
@@ -85,9 +83,16 @@ impl Incoming {
         }
     }
 
-    async fn read_first(&mut self, within: Duration) -> Result<First, StreamError> {
-        let slow = |_| StreamError::Slow(within.as_secs());
-        match tokio::time::timeout(within, self.reader.next()).await.map_err(slow)?? {
+    /// Reads what comes first and acknowledges it. Both may take as long as the peer likes: one that reads nothing has no
+    /// room for the acknowledgement, and a slot may be kept meanwhile.
+    async fn hear(&mut self) -> Result<First, StreamError> {
+        let first = self.read_first().await?;
+        self.writer.frame(frame::encode(Kind::Ack, &[])?).await?;
+        Ok(first)
+    }
+
+    async fn read_first(&mut self) -> Result<First, StreamError> {
+        match self.reader.next().await? {
             Some(Event::Frame(Kind::Request, payload)) => {
                 let (head, has_body) = head::decode_request(payload)?;
                 Ok(First::Request(head, has_body))

@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use ollana::exchange;
 use quinn::{RecvStream, SendStream};
 
-use super::evil::{DATA, END, Evil, REQUEST, Session, frame, head};
+use super::evil::{DATA, END, Evil, REQUEST, Session, TICKET, frame, head};
 use super::fake_ollama::FakeOllama;
 use super::floods::{is_served, trusted};
 use super::node::{Node, node, until, within};
@@ -98,6 +98,27 @@ async fn a_slot_is_not_kept_by_a_question_without_an_end() {
     .await;
     is_served(&met).await;
     words.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_is_not_kept_by_a_ticket_whose_request_cannot_be_acknowledged() {
+    let ollama = FakeOllama::start(&["m"]).await;
+    let provider = lender_of_one(&ollama).await;
+    let (_friend, met) = trusted(&provider).await;
+    // Room for the ticket's acknowledgement and for its turn, and none for what is said of the request.
+    let deaf = Evil::new().hearing(8).meet(provider.mesh, "deaf").await.unwrap();
+    let (mut send, _recv) = within(deaf.connection.open_bi()).await.unwrap();
+    let mut bytes = frame(TICKET, br#"{"model":"m","copies":1}"#);
+    bytes.extend(frame(REQUEST, &head("POST", "/api/generate", &[], true)));
+    bytes.extend(frame(DATA, LONG));
+    send.write_all(&bytes).await.unwrap();
+    until("its slot to be taken", || {
+        let numbers = provider.view().numbers();
+        numbers.get("m:latest").filter(|of| of.load.running == 1).map(drop)
+    })
+    .await;
+    is_served(&met).await;
+    assert_eq!(ollama.counts().of("/api/generate"), 1, "what was not acknowledged is not run");
 }
 
 #[tokio::test(flavor = "multi_thread")]
