@@ -18,6 +18,7 @@ mod queue;
 mod seats;
 mod settings;
 mod shares;
+mod upkeep;
 mod weights;
 
 use std::future::ready;
@@ -28,12 +29,11 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{
-    Answer, Ask, Body, Endpoint, ExchangeError, Load, ModelInfo, Pace, Place, Refusal, Report, RequestId, Slot, Ticket,
-    Turn,
+    Answer, Ask, Body, Endpoint, ExchangeError, Load, Place, Refusal, Report, RequestId, Slot, Ticket, Turn,
 };
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::Ollama;
@@ -47,9 +47,6 @@ use seats::{Seat, Seats};
 pub use settings::GateSettings;
 use shares::{Crowded, Place as Share, Shares};
 pub use weights::Weights;
-
-/// Shortest time between two reports: a server that comes says several things of itself one after the other.
-const COALESCE: Duration = Duration::from_millis(20);
 
 /// How long a slot that a ticket was given is kept for a request that has not named its model. It is on its way at once.
 const NAMED_WITHIN: Duration = Duration::from_secs(2);
@@ -108,8 +105,9 @@ impl Gate {
         let (publish, report) = watch::channel(Arc::new(Report::default()));
         let (publish_own, own_report) = watch::channel(Arc::new(Report::default()));
         let draining = seats.draining();
-        let reports = keep_reporting(ollama.clone(), settings.clone(), lend.clone(), draining, publish, publish_own);
-        let looks = keep_looking(ollama.clone(), lend.clone(), seats.clone(), settings.clone());
+        let reports =
+            upkeep::keep_reporting(ollama.clone(), settings.clone(), lend.clone(), draining, publish, publish_own);
+        let looks = upkeep::keep_looking(ollama.clone(), lend.clone(), seats.clone(), settings.clone());
         let holders = Arc::<Holders>::default();
         let (time, moving, patience) = (seats.clone(), holders.clone(), settings.patience);
         let own = OwnUse::default();
@@ -389,88 +387,4 @@ fn refused(why: Why) -> Refusal {
     let refusal = why.refusal();
     tracing::debug!(code = refusal.code, "refused in the queue");
     refusal
-}
-
-/// Tells the queue what is found out of the server, and that it is not lent any more.
-async fn keep_looking(ollama: Ollama, mut lend: watch::Receiver<bool>, seats: Arc<Seats>, settings: Arc<GateSettings>) {
-    let (mut state, mut paces) = (ollama.state(), ollama.paces());
-    let (mut direct, mut memory) = (ollama.direct(), ollama.memory());
-    loop {
-        let now = state.borrow_and_update().clone();
-        seats.look(&settings.found(&ollama, &now));
-        if !*lend.borrow_and_update() {
-            seats.close(Why::NotLent);
-        } else if !now.healthy {
-            // Who waits in vain here may have luck elsewhere; the owner's are told by the server itself.
-            seats.close(Why::NoOllama);
-        }
-        // The line of what is not listed has no model.
-        let slots = |model: &str| settings.slots(&ollama, &now, Some(model).filter(|model| !model.is_empty())).tried();
-        // What is not about which models are in memory is no look at that.
-        loop {
-            seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded(settings.max_loaded));
-            tokio::select! {
-                Ok(()) = state.changed() => break,
-                Ok(()) = lend.changed() => break,
-                Ok(()) = paces.changed() => seats.slots(slots),
-                Ok(()) = direct.changed() => {}
-                Ok(()) = memory.changed() => {}
-                else => return,
-            }
-        }
-    }
-}
-
-/// Publishes what changes, the first change at once.
-async fn keep_reporting(
-    ollama: Ollama,
-    settings: Arc<GateSettings>,
-    mut lend: watch::Receiver<bool>,
-    mut draining: watch::Receiver<bool>,
-    publish: watch::Sender<Arc<Report>>,
-    publish_own: watch::Sender<Arc<Report>>,
-) {
-    let (mut state, mut paces) = (ollama.state(), ollama.paces());
-    loop {
-        let (report, own) = {
-            let state = state.borrow_and_update().clone();
-            let provider = state.healthy && *lend.borrow_and_update();
-            let paces = paces.borrow_and_update().clone();
-            let measured = |(name, info): (&String, &ModelInfo)| {
-                let slots = Some(settings.slots(&ollama, &state, Some(name)).at_once);
-                let pace = Pace { slots, ..paces.get(name).copied().unwrap_or_default() };
-                (name.clone(), ModelInfo { pace, ..info.clone() })
-            };
-            let own = Report {
-                provider: state.healthy,
-                scope: Scope::None,
-                draining: *draining.borrow_and_update(),
-                api: state.kind,
-                models: state.models.iter().map(measured).collect(),
-            };
-            let report = match provider {
-                true => own.clone(),
-                false => Report { provider, models: Default::default(), ..own.clone() },
-            };
-            (report, own)
-        };
-        for (publish, report) in [(&publish, report), (&publish_own, own)] {
-            publish.send_if_modified(|known| {
-                let changed = **known != report;
-                if changed {
-                    *known = Arc::new(report);
-                }
-                changed
-            });
-        }
-        sleep(COALESCE).await;
-        // Whoever stops publishing leaves things as they are.
-        tokio::select! {
-            Ok(()) = state.changed() => {}
-            Ok(()) = paces.changed() => {}
-            Ok(()) = lend.changed() => {}
-            Ok(()) = draining.changed() => {}
-            else => return,
-        }
-    }
 }

@@ -10,9 +10,9 @@
 //! Where messages begin is told by their `"role"`: a body that goes on where one of so many messages ended has the answer
 //! to it between that and the message behind it. In other dialects the answer does not count.
 //!
-//! What is kept is what was *sent*, for as many conversations as a runner holds, and in bounded memory. Others send there too:
-//! a server says how many requests it has begun, and those that were not ours have taken their room in the cache. A hash has a key
-//! that is made at start and never leaves, so that no application can make its prompt look like another's.
+//! What is kept is what was *sent*, for as many conversations as a runner holds, and in bounded memory. Others send there
+//! too: a server says how many requests it has begun, and those that were not ours have taken their room in the cache. A hash
+//! has a key that is made at start and never leaves, so that no application can make its prompt look like another's.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};

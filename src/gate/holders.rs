@@ -24,6 +24,10 @@ use super::seats::Seats;
 use crate::exchange::stopwatch::Stopwatch;
 use crate::exchange::{Body, ExchangeError};
 
+/// A machine whose processors all compute may take so long until a word that is there is fetched, and an answer may have a
+/// hundred thousand of them. Whoever takes no longer for each reads as fast as most models write.
+const MOMENT: Duration = Duration::from_millis(20);
+
 /// What is said of it to who comes back and reads on.
 const TAKEN: &str = "its slot was given to those who wait: for too long it was not read";
 
@@ -112,7 +116,7 @@ impl Holder {
         Arc::new(Self {
             model: model.to_owned(),
             asks: Stopwatch::stopped(),
-            reads: Stopwatch::stopped(),
+            reads: Stopwatch::forgiving(MOMENT),
             reader: AtomicWaker::new(),
             answer: Mutex::default(),
             over: CancellationToken::new(),

@@ -17,8 +17,8 @@ use crate::wire::head;
 /// retransmissions.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a slot is kept for a request whose turn it is, until that is acknowledged. It is on its way at once, and others wait for the slot; a lossy
-/// network needs a retransmission or two.
+/// How long a slot is kept for a request whose turn it is, until that is acknowledged. It is on its way at once, and others
+/// wait for the slot; a lossy network needs a retransmission or two.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// An exchange that a peer has opened.

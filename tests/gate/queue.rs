@@ -84,6 +84,13 @@ impl Provider {
 }
 
 #[tokio::test]
+async fn how_many_models_fit_is_told_where_the_owner_says_it() {
+    let settings = GateSettings { max_loaded: Some(3), ..parallel(1) };
+    let provider = Provider::start_as(&["m"], Settings::default(), settings).await;
+    provider.until(|load| load.most_loaded == Some(3)).await;
+}
+
+#[tokio::test]
 async fn no_more_reach_an_ollama_than_it_works_on_at_a_time() {
     for slots in [1, 2, 4] {
         let settings = Settings { pace: Duration::from_millis(2), parallel: 64, ..Settings::default() };

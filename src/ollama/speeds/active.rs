@@ -20,7 +20,7 @@ pub(super) struct Active {
     /// Whether it is the one that loads the model, as far as it is known.
     pub(super) cold: bool,
     /// Whether it waits for that, or did.
-    pub(super) load: Load,
+    pub(super) load: Loading,
     pub(super) began: Moment,
     pub(super) first: Option<Moment>,
     pub(super) mark: Option<Mark>,
@@ -28,7 +28,7 @@ pub(super) struct Active {
 
 /// What a request has to do with a load of its model.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Load {
+pub(super) enum Loading {
     /// Nothing.
     None,
     /// It waits for it, and slows nobody down.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Work;
-use super::active::{Active, Load, Moment};
+use super::active::{Active, Loading, Moment};
 use super::crowd::Crowd;
 use super::meter::Meter;
 use super::model::Model;
@@ -78,9 +78,9 @@ impl Learner {
             None => 1,
         };
         // While a model is loaded those that run have the server as before.
-        let in_crowd = |run: &Active| *run.model == *model && run.load != Load::Awaited;
-        let load = if resident || self.runs.values().any(in_crowd) { Load::None } else { Load::Awaited };
-        if load == Load::None {
+        let in_crowd = |run: &Active| *run.model == *model && run.load != Loading::Awaited;
+        let load = if resident || self.runs.values().any(in_crowd) { Loading::None } else { Loading::Awaited };
+        if load == Loading::None {
             self.crowd.enter(&model, slots, now);
         }
         let began = Moment { at: now, alone: self.crowd.alone(&model, now) };
@@ -103,7 +103,7 @@ impl Learner {
     /// It is over. `said` is nothing if it failed, `whole` whether it came to its end.
     pub(super) fn over(&mut self, id: u64, said: Said, whole: bool, now: Instant) {
         let Some(run) = self.runs.remove(&id) else { return };
-        let waited = run.load == Load::Awaited;
+        let waited = run.load == Loading::Awaited;
         let end = Moment { at: now, alone: self.crowd.alone(&run.model, now) };
         let (reading, margin) = (run.meter.read(), self.margin());
         if let Some(model) = self.models.get_mut(&run.model) {
@@ -122,13 +122,13 @@ impl Learner {
     /// A model answers: all that waited for it run now.
     fn is_loaded(&mut self, model: &Arc<str>, now: Instant) {
         let slots = self.slots(model, now).at_once;
-        let waited = |run: &&mut Active| run.model == *model && run.load == Load::Awaited;
+        let waited = |run: &&mut Active| run.model == *model && run.load == Loading::Awaited;
         for run in self.runs.values_mut().filter(waited) {
             self.crowd.enter(model, slots, now);
-            run.load = Load::Over(1.0);
+            run.load = Loading::Over(1.0);
         }
         for run in self.runs.values_mut().filter(|run| run.model == *model && run.first.is_none()) {
-            if let Load::Over(part) = &mut run.load {
+            if let Loading::Over(part) = &mut run.load {
                 *part = self.crowd.part(model);
             }
         }

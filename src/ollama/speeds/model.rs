@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Work;
-use super::active::{Active, FEWEST_FRAMES, Load, Moment};
+use super::active::{Active, FEWEST_FRAMES, Loading, Moment};
 use super::estimate::{Decode, Mean, Prefill};
 use super::meter::Reading;
 use super::said::Said;
@@ -76,9 +76,9 @@ impl Model {
     pub(super) fn learn(&mut self, run: &Active, said: Said, whole: bool, end: Moment, reading: Reading) {
         let (elapsed, elapsed_alone) = end.since(run.began);
         let all = match run.load {
-            Load::None => part(elapsed_alone, elapsed),
-            Load::Awaited => 1.0,
-            Load::Over(part) => part,
+            Loading::None => part(elapsed_alone, elapsed),
+            Loading::Awaited => 1.0,
+            Loading::Over(part) => part,
         };
         if run.cold {
             let load = if said.only_loads && whole { Some(elapsed) } else { said.load };
@@ -139,7 +139,7 @@ impl Model {
     ) {
         let Some(prompt) = said.prompt else { return };
         let slowed = match until_first {
-            Some((time, alone)) if run.load == Load::None => part(alone, time),
+            Some((time, alone)) if run.load == Loading::None => part(alone, time),
             _ => all,
         };
         let time = match (said.prompt_time, run.work, said.total) {

@@ -280,3 +280,42 @@ fn the_models_that_were_not_used_for_longest_are_forgotten() {
     assert_eq!(simulated.learner.models.len(), MOST_MODELS);
     assert!(simulated.learner.models.contains_key("always") && !simulated.learner.models.contains_key("0"));
 }
+
+#[test]
+fn frames_tell_no_speed_before_an_answer_has_shown_how_many_tokens_are_in_one() {
+    let mut server = Simulated::new(1000.0, 40.0);
+    server.a_frame = 32;
+    let long = Request { output: 2000, ..USUAL };
+    server.run_until("m", long, 1, |server, token| {
+        assert!(token > 1990 || server.pace("m").decode.is_none(), "{:?}", server.pace("m"));
+    });
+    assert!(near(server.pace("m").decode, 40.0, 0.05), "{:?}", server.pace("m"));
+    // From then on they do, while it runs.
+    server.decode = 10.0;
+    server.run_until("m", long, 1, |server, token| {
+        assert!(token < 500 || near(server.pace("m").decode, 10.0, 0.1), "{token} {:?}", server.pace("m"));
+    });
+}
+
+#[test]
+fn who_waits_for_its_model_to_be_loaded_slows_nobody_down() {
+    let mut server = Simulated::new(1000.0, 40.0);
+    // Two of another model wait for all that time.
+    let waiting = [(); 2].map(|()| server.learner.begin("big", Work::Generate, false, server.at(0)).0);
+    server.run("m", USUAL, 1);
+    server.run("m", USUAL, 1);
+    let pace = server.pace("m");
+    assert!(near(pace.decode, 40.0, 0.05) && near(pace.prefill, 1000.0, 0.05), "{pace:?}");
+    // It is there, and from then on each model has half.
+    server.learner.first(waiting[0], server.at(server.now));
+    (server.prefill, server.decode) = (500.0, 20.0);
+    server.run("m", USUAL, 1);
+    let pace = server.pace("m");
+    assert!(near(pace.decode, 40.0, 0.05) && near(pace.prefill, 1000.0, 0.05), "{pace:?}");
+    for id in waiting {
+        server.learner.over(id, Said::default(), true, server.at(server.now));
+    }
+    (server.prefill, server.decode) = (1000.0, 40.0);
+    server.run("m", USUAL, 1);
+    assert!(near(server.pace("m").decode, 40.0, 0.05), "nobody is left in the crowd");
+}
