@@ -134,6 +134,7 @@ impl App {
             weights: config.lend.weights.clone(),
             queue: usize::try_from(config.lend.queue).unwrap_or(usize::MAX),
             patience: usual.patience.div_f64(config.tempo),
+            tell: usual.tell.div_f64(config.tempo),
             ..usual
         };
         let gate = Gate::new(ollama.clone(), settings, lent.lend);

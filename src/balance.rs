@@ -38,6 +38,7 @@ mod seek;
 mod simulation;
 mod weigh;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -62,7 +63,7 @@ use self::prefix::Prefixes;
 use self::replay::Reserve;
 use self::seek::WaitingRoom;
 use crate::digests::Digests;
-use crate::exchange::{Account, Body, Endpoint, REQUEST_HEADER, Refusal};
+use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal};
 use crate::id::{Id, NodeName};
 use crate::route::{self, Dialect, ModelName, Route};
 
@@ -112,7 +113,7 @@ pub struct Preferences {
     /// A request that would have to wait longer for a slot is refused at once. Ten minutes, after which hardly anybody is
     /// there any more.
     pub max_wait: Duration,
-    /// How many times sooner another node must be done than this one's own Ollama to be preferred. 1.1: what is equal runs
+    /// How many times sooner another node must be done than this one's own Ollama to be preferred. 1.2: what is equal runs
     /// here, where nobody on the network sees it.
     pub prefer_local: f64,
     /// How many times faster than real ones the servers are: 1, but in benchmarks with simulated ones, where what happens
@@ -151,7 +152,7 @@ struct Known {
 
 impl Default for Preferences {
     fn default() -> Self {
-        Self { waiting: 64, max_wait: Duration::from_secs(600), prefer_local: 1.1, tempo: 1.0 }
+        Self { waiting: 64, max_wait: Duration::from_secs(600), prefer_local: 1.2, tempo: 1.0 }
     }
 }
 
@@ -206,6 +207,13 @@ impl Router {
     /// How the latest requests went, the latest first.
     pub fn accounts(&self) -> Vec<Account> {
         self.0.journal.accounts()
+    }
+
+    /// What this node holds against each server, by the model's name there; nothing where it holds nothing.
+    pub fn caveats(&self) -> BTreeMap<Id, BTreeMap<String, Caveat>> {
+        let known = &self.0.known;
+        let members = known.members.borrow().clone();
+        members.values().map(|member| (member.id(), member.caveats(&known.clock))).collect()
     }
 
     /// Whether requests for a model go where it has this digest; not known if the name was not used yet.

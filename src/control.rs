@@ -47,7 +47,7 @@ pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Account, Numbers, ServerKind};
+use crate::exchange::{Account, Load, Numbers, ServerKind};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
@@ -75,6 +75,11 @@ pub trait Mesh: Send + Sync + 'static {
     /// How busy and how fast the models of this node's own server are, if it lends one.
     fn numbers(&self) -> BTreeMap<String, Numbers> {
         BTreeMap::new()
+    }
+
+    /// How busy that server is.
+    fn load(&self) -> Arc<Load> {
+        Arc::default()
     }
 
     /// Who has which models, this node included if it lends its own.
@@ -176,6 +181,12 @@ pub struct StatusView {
     /// How busy and how fast its models are, as far as anything is known.
     #[serde(default)]
     pub numbers: BTreeMap<String, Numbers>,
+    /// Requests that its server works on and that its owner's applications sent there themselves.
+    #[serde(default)]
+    pub direct: u32,
+    /// How many models its server keeps in memory, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_loaded: Option<u32>,
     /// How many peers are connected.
     pub peers: usize,
     /// How many are known at all.
@@ -189,11 +200,13 @@ pub struct StatusView {
 impl StatusView {
     /// A snapshot.
     pub fn of(mesh: &dyn Mesh) -> Self {
-        let peers = mesh.peers();
+        let (peers, load) = (mesh.peers(), mesh.load());
         Self {
             info: mesh.info(),
             ollama: mesh.ollama(),
             numbers: mesh.numbers(),
+            direct: load.direct,
+            most_loaded: load.most_loaded,
             peers: peers.iter().filter(|peer| peer.state == PeerState::Connected).count(),
             peers_known: peers.len(),
             pid: std::process::id(),

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::id::{Id, NodeName, Scope, Use};
 
 pub use account::{Account, Decision, Look, NoRequestId, RequestId, Try, Weighed};
-pub use load::{Load, ModelLoad, Numbers, Pace, Residence};
+pub use load::{Caveat, Load, ModelLoad, Numbers, Pace, Residence};
 pub use ticket::{Ask, Place, Slot, Ticket, Turn};
 
 /// Says which node answered; on a request it chooses the node.

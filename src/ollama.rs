@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use http::{Request, Response, Uri};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::exchange::{Body, ExchangeError, ModelInfo, Pace, ServerKind};
@@ -51,6 +52,7 @@ pub struct Ollama {
     fresh: Arc<Fresh>,
     speeds: Speeds,
     memory: watch::Receiver<Arc<Memory>>,
+    looks: watch::Sender<Instant>,
     direct: watch::Sender<u32>,
 }
 
@@ -96,6 +98,7 @@ impl Ollama {
         let nudge = Arc::new(Notify::new());
         let (publish, state) = watch::channel(Arc::new(State::default()));
         let (remember, memory) = watch::channel(Arc::new(Memory::default()));
+        let looks = watch::Sender::new(Instant::now());
         let direct = watch::Sender::default();
         let speeds = Speeds::new(cadence.beat);
         let telling = process::watch(target.clone(), state.clone(), speeds.clone(), remember.clone());
@@ -108,6 +111,7 @@ impl Ollama {
             cadence,
             publish,
             memory: remember,
+            looks: looks.clone(),
             fits: Fits::default(),
             speeds: speeds.clone(),
             nudge: nudge.clone(),
@@ -121,7 +125,10 @@ impl Ollama {
                 () = counting => {}
             }
         });
-        (Self { client, state, nudge, fresh: Arc::default(), speeds, memory, direct }, AbortOnDropHandle::new(task))
+        (
+            Self { client, state, nudge, fresh: Arc::default(), speeds, memory, looks, direct },
+            AbortOnDropHandle::new(task),
+        )
     }
 
     /// A handle for a node that lends nothing: never healthy, and nobody is asked.
@@ -130,7 +137,8 @@ impl Ollama {
         let (_, memory) = watch::channel(Arc::new(Memory::default()));
         let speeds = Speeds::new(Cadence::default().beat);
         let (client, direct) = (Client::new(target), watch::Sender::default());
-        Self { client, state, nudge: Arc::default(), fresh: Arc::default(), speeds, memory, direct }
+        let looks = watch::Sender::new(Instant::now());
+        Self { client, state, nudge: Arc::default(), fresh: Arc::default(), speeds, memory, looks, direct }
     }
 
     /// What is known of it, always the latest.
@@ -141,6 +149,11 @@ impl Ollama {
     /// Where it is.
     pub fn target(&self) -> &Uri {
         self.client.target()
+    }
+
+    /// When the latest look at its models began. What happened after that it does not know of.
+    pub(crate) fn looks(&self) -> watch::Receiver<Instant> {
+        self.looks.subscribe()
     }
 
     /// Asks for a look at its models soon: something may have changed them.

@@ -130,6 +130,12 @@ impl Mesh {
         peers.map(|peer| u64::from(peer.inflight)).sum()
     }
 
+    /// What still has a slot or waits for one, as the gates themselves say; tickets with a twin as halves.
+    pub fn at_gates(&self) -> f64 {
+        let models = self.providers.iter().flat_map(|provider| provider.view.numbers().into_values());
+        models.map(|of| f64::from(of.load.running) + f64::from(of.load.queued)).sum()
+    }
+
     /// Ends the nodes as SIGTERM does.
     pub async fn stop(self) {
         for node in self.users.into_iter().chain(self.providers) {

@@ -89,7 +89,7 @@ pub async fn run(requests: u64) -> bool {
         }
     }
     let left = settled(|| tasks() as u64, before as u64, REST).await;
-    let inflight = mesh.inflight();
+    let (inflight, at_gates) = (mesh.inflight(), mesh.at_gates());
     let memory = resident().unwrap_or(f64::NAN);
     let growth = memory - warm;
     println!("{:>10} {:>9} {memory:>9.1} {left:>8} {inflight:>9}", "at rest", "");
@@ -101,6 +101,7 @@ pub async fn run(requests: u64) -> bool {
         ),
         (format!("{left} tasks are left, {before} were there before"), left <= before as u64),
         (format!("{inflight} requests are in flight"), inflight == 0),
+        (format!("{at_gates} requests and tickets have a slot or wait for one"), at_gates == 0.0),
         (format!("{failures} requests failed"), failures == 0),
         (
             format!("{served} times a server had a request, of {sent}; at most one in {AGAIN} a second time"),

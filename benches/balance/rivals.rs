@@ -1,4 +1,5 @@
-//! Other policies, over plain HTTP straight to the simulated Ollamas. Each client decides alone, by what it sees itself.
+//! Other policies, over plain HTTP straight to the simulated Ollamas. As many decide, each by what it sees itself, as the
+//! mesh has nodes of users, for the same clients.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::clients::{Answer, Http, Question, Way, at, failure, http};
 use super::clock::Clock;
-use super::workload::{CLIENTS, Random};
+use super::workload::Random;
 
 /// Simulated seconds in which `PeakEwma` forgets, linkerd's default.
 const DECAY: f64 = 10.0;
@@ -48,19 +49,19 @@ impl Rival {
         }
     }
 
-    /// A way by this policy to these servers.
-    pub fn way(self, servers: &[SocketAddr], clock: &Clock, seed: u64) -> Arc<dyn Way> {
+    /// A way by this policy to these servers, of so many users.
+    pub fn way(self, servers: &[SocketAddr], users: usize, clock: &Clock, seed: u64) -> Arc<dyn Way> {
         let servers = Arc::<[SocketAddr]>::from(servers);
         if self == Self::PeakEwma {
-            return Arc::new(Balanced::new(&servers, clock));
+            return Arc::new(Balanced::new(&servers, users, clock));
         }
-        let clients = (0..CLIENTS).map(|client| View {
+        let users = (0..users).map(|user| View {
             // As lbsim does: not all begin with the same server.
-            next: client * 3,
-            random: Random::new(seed.wrapping_mul(1009) + client as u64),
+            next: user * 3,
+            random: Random::new(seed.wrapping_mul(1009) + user as u64),
             running: servers.iter().map(|_| Arc::default()).collect(),
         });
-        Arc::new(Local { policy: self, http: http(), clients: clients.map(Mutex::new).collect(), servers })
+        Arc::new(Local { policy: self, http: http(), users: users.map(Mutex::new).collect(), servers })
     }
 }
 
@@ -69,10 +70,10 @@ struct Local {
     policy: Rival,
     http: Http,
     servers: Arc<[SocketAddr]>,
-    clients: Vec<Mutex<View>>,
+    users: Vec<Mutex<View>>,
 }
 
-/// What one client knows.
+/// What one user's node knows.
 struct View {
     next: usize,
     random: Random,
@@ -111,7 +112,7 @@ impl Drop for Running {
 impl Way for Local {
     fn ask(&self, client: usize, question: Question) -> Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>> {
         let (server, running) = {
-            let mut view = self.clients[client].lock().unwrap();
+            let mut view = self.users[client % self.users.len()].lock().unwrap();
             let server = view.pick(self.policy);
             (server, Arc::clone(&view.running[server]))
         };
@@ -122,7 +123,7 @@ impl Way for Local {
     }
 }
 
-/// `tower`'s balancer, one for each client.
+/// `tower`'s balancer, one for each user.
 struct Balanced(Vec<Arc<tokio::sync::Mutex<Balancer>>>);
 
 type Balancer = Balance<Servers, Question>;
@@ -143,7 +144,7 @@ struct UntilTheEnd;
 // === impl Balanced ===
 
 impl Balanced {
-    fn new(servers: &Arc<[SocketAddr]>, clock: &Clock) -> Self {
+    fn new(servers: &Arc<[SocketAddr]>, users: usize, clock: &Clock) -> Self {
         let http = http();
         let balancer = |_| {
             let (http, clock, servers) = (http.clone(), clock.clone(), Arc::clone(servers));
@@ -156,13 +157,13 @@ impl Balanced {
             let endpoints: Servers = Box::pin(stream::iter(services.collect::<Vec<_>>()).chain(stream::pending()));
             Arc::new(tokio::sync::Mutex::new(Balance::new(endpoints)))
         };
-        Self((0..CLIENTS).map(balancer).collect())
+        Self((0..users).map(balancer).collect())
     }
 }
 
 impl Way for Balanced {
     fn ask(&self, client: usize, question: Question) -> Pin<Box<dyn Future<Output = Result<Answer, String>> + Send>> {
-        let balancer = Arc::clone(&self.0[client]);
+        let balancer = Arc::clone(&self.0[client % self.0.len()]);
         Box::pin(async move {
             let asking = {
                 let mut balancer = balancer.lock().await;

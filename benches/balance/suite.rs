@@ -81,7 +81,7 @@ impl Case {
         let mut fleets = vec![fleet];
         for rival in &self.rivals {
             let fleet = Fleet::start(&self.scenario, span, &clock).await;
-            ways.push(rival.way(&fleet.addresses, &clock, seed));
+            ways.push(rival.way(&fleet.addresses, users, &clock, seed));
             fleets.push(fleet);
         }
 

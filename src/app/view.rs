@@ -73,7 +73,14 @@ impl Mesh for View {
     }
 
     fn peers(&self) -> Vec<PeerView> {
-        self.directory.views()
+        let mut views = self.directory.views();
+        let mut caveats = self.router.as_ref().map(Router::caveats).unwrap_or_default();
+        for view in &mut views {
+            for (model, caveat) in caveats.remove(&view.id).unwrap_or_default() {
+                view.numbers.entry(model).or_default().caveat = Some(caveat);
+            }
+        }
+        views
     }
 
     fn catalogs(&self) -> Vec<Catalog> {
@@ -104,6 +111,10 @@ impl Mesh for View {
 
     fn numbers(&self) -> BTreeMap<String, Numbers> {
         Numbers::of(&self.report.borrow(), &self.load.borrow())
+    }
+
+    fn load(&self) -> Arc<Load> {
+        self.load.borrow().clone()
     }
 
     fn requests(&self) -> Vec<Account> {

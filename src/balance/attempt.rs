@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
@@ -90,17 +90,24 @@ fn blame(result: &Result<Response<Body>, ExchangeError>) -> breaker::Outcome {
         Err(_) => return breaker::Outcome::Failed,
     };
     match response.headers().get(REFUSAL_HEADER) {
-        Some(code) if code == "busy" || code == "crowded" => busy(response),
-        // Its gate's word on us, or on itself: nothing failed.
-        Some(_) => breaker::Outcome::Unknown,
+        Some(_) => refused(response),
         None if response.status() == StatusCode::SERVICE_UNAVAILABLE => busy(response),
         None if response.status().is_server_error() => breaker::Outcome::Failed,
         None => breaker::Outcome::Served,
     }
 }
 
+/// What a gate's own word says, instead of an answer of its server's: that there is no room, or something about us or
+/// about itself, of which it tells all in its report. Nothing failed.
+pub(super) fn refused(response: &Response<Body>) -> breaker::Outcome {
+    match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
+        Some(b"busy" | b"crowded" | b"no-room") => breaker::Outcome::Full,
+        _ => breaker::Outcome::Unknown,
+    }
+}
+
 /// A 503, and for how long.
-pub(super) fn busy(response: &Response<Body>) -> breaker::Outcome {
+fn busy(response: &Response<Body>) -> breaker::Outcome {
     let seconds = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
     breaker::Outcome::Busy(seconds.map(Duration::from_secs))
 }

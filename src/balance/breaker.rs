@@ -2,7 +2,8 @@
 //! that has just come.
 //!
 //! A server that fails at once has nothing running and looks idle: by its score it would draw everything. A 503 is another
-//! thing: that server has a backlog (Ollama sends it where too many wait for a model to load) and says how long.
+//! thing: that server has a backlog (Ollama sends it where too many wait for a model to load) and says how long. Another again
+//! is a gate that queues no more: there is room as soon as one is let in, and who has a place there keeps it.
 //!
 //! Closed: requests pass. Open: none does, for a time that doubles with each failure after it. Half-open, once that time is
 //! over: one passes, and what becomes of it decides. A request that passed before the breaker opened decides nothing any
@@ -12,11 +13,13 @@ use std::time::{Duration, Instant};
 
 /// Failures that open it, where none succeeds in between.
 const FAILURES: f64 = 3.0;
+/// What is left of them when the last one comes: the first are forgotten a little by then.
+const OPENS: f64 = FAILURES - 0.5;
 /// What one success makes up for: a server that fails more than every third time does not get away with it.
 const AMENDS: f64 = 0.5;
 /// How long it is open after failures, at first: what a server needs that was started again.
 const FAILED: Duration = Duration::from_secs(1);
-/// How long it is open after a 503, at first and at least.
+/// How long it is open after a 503 and where no more are queued, at first and at least.
 const BUSY: Duration = Duration::from_secs(5);
 /// How long it is open at most, but for what a 503 asks for.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -55,6 +58,8 @@ enum State {
         until: Instant,
         /// How long it was opened for.
         length: Duration,
+        /// Whether all that is wrong is that no more are queued.
+        full: bool,
         /// Since when the one that passed is under way.
         trying: Option<Instant>,
     },
@@ -78,6 +83,8 @@ pub(crate) enum Outcome {
     Failed,
     /// A 503, and how long it says it will be so.
     Busy(Option<Duration>),
+    /// Its gate queues no more.
+    Full,
     /// Nobody knows: the application went away, or another server was quicker.
     Unknown,
 }
@@ -88,6 +95,11 @@ impl Breaker {
     /// Whether a request may pass now.
     pub(crate) fn admits(&self, now: Instant) -> bool {
         self.wait(now).is_none()
+    }
+
+    /// Whether who queues there already has nothing to fear.
+    pub(crate) fn keeps_places(&self, now: Instant) -> bool {
+        matches!(self.state, State::Open { full: true, .. }) || self.admits(now)
     }
 
     /// How long until the next may pass; nothing if one may now. While one tries, an estimate.
@@ -122,11 +134,12 @@ impl Breaker {
             Outcome::Failed => {
                 self.failures = (self.suspected(now) + 1.0).min(FAILURES);
                 self.failed_at = Some(now);
-                if pass.trial || self.failures >= FAILURES {
-                    self.open(FAILED, None, now);
+                if pass.trial || self.failures >= OPENS {
+                    self.open(FAILED, false, now);
                 }
             }
-            Outcome::Busy(asked) => self.open(BUSY, asked, now),
+            Outcome::Busy(asked) => self.open(BUSY.max(asked.unwrap_or_default().min(LONGEST_ASKED)), false, now),
+            Outcome::Full => self.open(BUSY, true, now),
             Outcome::Unknown => {
                 if let State::Open { trying, .. } = &mut self.state {
                     *trying = None;
@@ -152,14 +165,14 @@ impl Breaker {
         }
     }
 
-    /// Opens for `at_least`, or for twice as long as the last time if that did not help, or for what it asked for.
-    fn open(&mut self, at_least: Duration, asked: Option<Duration>, now: Instant) {
+    /// Opens for `at_least`, or for twice as long as the last time if that did not help.
+    fn open(&mut self, at_least: Duration, full: bool, now: Instant) {
         let doubled = match self.state {
             State::Closed => Duration::ZERO,
             State::Open { length, .. } => length.saturating_mul(2).min(LONGEST),
         };
-        let length = at_least.max(doubled).max(asked.unwrap_or_default().min(LONGEST_ASKED));
-        self.state = State::Open { until: now + length, length: length.min(LONGEST), trying: None };
+        let length = at_least.max(doubled);
+        self.state = State::Open { until: now + length, length: length.min(LONGEST), full, trying: None };
         self.round += 1;
     }
 
@@ -205,6 +218,7 @@ mod tests {
         once(&mut breaker, Outcome::Failed, now);
         once(&mut breaker, Outcome::Failed, now);
         assert!(breaker.admits(now), "two may be chance");
+        now += SECOND;
         once(&mut breaker, Outcome::Failed, now);
         for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(breaker.wait(now), Some(expected * SECOND));
@@ -224,6 +238,21 @@ mod tests {
         let mut again = opened(Outcome::Busy(None), now);
         once(&mut again, Outcome::Busy(None), now + 5 * SECOND);
         assert_eq!(again.wait(now + 5 * SECOND), Some(10 * SECOND));
+    }
+
+    #[test]
+    fn who_has_a_place_keeps_it_where_no_more_are_queued_and_not_where_it_fails() {
+        let now = Instant::now();
+        let full = opened(Outcome::Full, now);
+        assert_eq!((full.wait(now), full.keeps_places(now)), (Some(5 * SECOND), true));
+        for outcome in [Outcome::Failed, Outcome::Busy(None)] {
+            assert!(!opened(outcome, now).keeps_places(now));
+        }
+        // One that fails in the end did not do so for want of room.
+        let mut fails = opened(Outcome::Full, now);
+        once(&mut fails, Outcome::Failed, now + 5 * SECOND);
+        assert!(!fails.keeps_places(now + 5 * SECOND) && fails.keeps_places(now + 15 * SECOND));
+        assert!(Breaker::default().keeps_places(now));
     }
 
     #[test]
@@ -303,7 +332,7 @@ mod tests {
         /// Whatever happens: an open breaker lets no more than one out at a time, and never stays shut for good.
         #[test]
         fn never_two_while_it_is_open_and_never_shut_for_good(
-            steps in prop::collection::vec((0u8..5, 0u64..20_000), 1..200),
+            steps in prop::collection::vec((0u8..6, 0u64..20_000), 1..200),
         ) {
             let (mut breaker, mut now) = (Breaker::default(), Instant::now());
             let mut out: Vec<(Pass, Instant)> = Vec::new();
@@ -320,7 +349,8 @@ mod tests {
                     }
                 } else if let Some((pass, _)) = out.pop() {
                     let outcome =
-                        [Outcome::Served, Outcome::Failed, Outcome::Busy(None), Outcome::Unknown][usize::from(what - 1)];
+                        [Outcome::Served, Outcome::Failed, Outcome::Busy(None), Outcome::Full, Outcome::Unknown]
+                            [usize::from(what - 1)];
                     breaker.settle(pass, outcome, now);
                 }
                 prop_assert!(breaker.wait(now).is_none_or(|wait| wait <= LONGEST_ASKED));

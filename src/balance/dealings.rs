@@ -71,6 +71,10 @@ pub(super) struct Standing {
     pub(super) caution: f64,
     /// Whether requests may pass.
     pub(super) admitted: bool,
+    /// How long until they may.
+    pub(super) left_alone: Option<Duration>,
+    /// Whether those may that queue there already.
+    pub(super) keeps_places: bool,
 }
 
 /// One request in flight at a server, counted until this is dropped: at the end of the answer's body.
@@ -136,7 +140,14 @@ impl Dealings {
         let now = self.clock.now();
         let models = lock(&self.models);
         let Some(record) = models.get(model) else {
-            return Standing { own: 0, slowness: 1.0, caution: 1.0, admitted: true };
+            return Standing {
+                own: 0,
+                slowness: 1.0,
+                caution: 1.0,
+                admitted: true,
+                left_alone: None,
+                keeps_places: true,
+            };
         };
         let late = |running: &Running| {
             let (expected, so_far) = running.so_far(&self.clock);
@@ -147,7 +158,15 @@ impl Dealings {
             slowness: record.running.values().map(late).fold(record.judgement.slowness(now), f64::max),
             caution: record.breaker.caution(now),
             admitted: record.breaker.admits(now),
+            left_alone: record.breaker.wait(now),
+            keeps_places: record.breaker.keeps_places(now),
         }
+    }
+
+    /// How it stands with every model of which something is remembered.
+    pub(super) fn standings(&self) -> Vec<(ModelName, Standing)> {
+        let models: Vec<ModelName> = lock(&self.models).keys().cloned().collect();
+        models.into_iter().map(|model| (model.clone(), self.standing(&model))).collect()
     }
 
     /// Something else than a request that passed went wrong there: a ticket, or an answer that had begun.

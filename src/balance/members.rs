@@ -12,12 +12,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::discover::Change;
 
+use super::breaker::slow_start;
 use super::choose::Candidate;
 use super::clock::Clock;
-use super::dealings::Dealings;
+use super::dealings::{Dealings, Standing};
 use super::departed::{Departed, Lent, Memory};
 use super::priors::Machine;
-use crate::exchange::{Endpoint, Health, Load, ModelInfo, Report};
+use crate::exchange::{Caveat, Endpoint, Health, Load, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
 
@@ -274,6 +275,21 @@ impl Member {
         self.busy.borrow().clone()
     }
 
+    /// What is held against it, by the model's name there.
+    #[expect(clippy::cast_possible_truncation, reason = "for people to read")]
+    pub(super) fn caveats(&self, clock: &Clock) -> BTreeMap<String, Caveat> {
+        let (view, newcomer) = (self.view(), slow_start(clock.of(self.age())));
+        let caveat = |(model, standing): (ModelName, Standing)| {
+            let caveat = Caveat {
+                slowness: standing.slowness as f32,
+                caution: standing.caution.max(newcomer) as f32,
+                left_alone_s: standing.left_alone.map(|wait| wait.as_secs_f32()),
+            };
+            Some((view.entry(&model)?.0.to_owned(), caveat)).filter(|_| !caveat.is_nothing())
+        };
+        self.dealings.standings().into_iter().filter_map(caveat).collect()
+    }
+
     /// How long it has been there.
     pub(super) fn age(&self) -> Duration {
         self.since.elapsed()
@@ -294,6 +310,11 @@ impl Member {
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         while sent.front().is_some_and(|(number, ..)| *number <= load.counted) {
             sent.pop_front();
+        }
+        // Given up before it was opened: its number is free again.
+        let opened = self.endpoint.opened().unwrap_or_default();
+        while sent.back().is_some_and(|(number, ..)| *number > opened) {
+            sent.pop_back();
         }
         sent.iter().filter(|(_, of, _)| of == model).map(|(.., weight)| weight).sum()
     }

@@ -19,7 +19,7 @@ use tower::ServiceBuilder;
 use tower::limit::ConcurrencyLimit;
 use tower::load_shed::LoadShed;
 
-use super::attempt::busy;
+use super::attempt::refused;
 use super::errand::Errand;
 use super::members::{Member, Members};
 use super::weigh::{Queues, Scales};
@@ -197,8 +197,8 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
             Event::Turn(at, turn) => {
                 let Held { member, .. } = held.swap_remove(at);
                 match turn {
-                    // Said between two looks: the prompt does not go there.
-                    Ok(Turn::Slot(_)) if !member.is_used() => {}
+                    // The prompt does not go there any more; others may have a slot too.
+                    Ok(Turn::Slot(_)) if !weighed.still_lets(&member) => {}
                     Ok(Turn::Slot(slot)) => {
                         let promised = weighed.promised(member.id());
                         return Ok(Found { member, slot: Some(slot), promised });
@@ -211,7 +211,7 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
                     }
                     Ok(Turn::Refused(answer)) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
-                        weighed.failed(&member, busy(&answer));
+                        weighed.failed(&member, refused(&answer));
                         turned_away = Some(Lost::TurnedAway(member.label(), answer));
                         full.push(member);
                     }

@@ -45,6 +45,8 @@ pub(super) struct Weighing<'a> {
     scales: &'a Scales<'a>,
     candidates: Vec<Weight>,
     plan: Plan,
+    /// Whether all have failed, so that any will do.
+    any: bool,
     /// How long it would have to wait for a slot if that is too long.
     too_long: Option<Duration>,
 }
@@ -55,6 +57,10 @@ struct Weight {
     server: Server,
     cached: f64,
     candidate: Candidate,
+    /// Where it stands in the queue there.
+    ahead: Option<f32>,
+    /// Whether its breaker is open for who is not there yet.
+    left_alone: bool,
 }
 
 // === impl Scales ===
@@ -86,13 +92,14 @@ impl<'a> Scales<'a> {
             .collect();
         drop(prefixes);
         // Where all have failed, any is as good as none: the failure is the application's to see.
-        if weights.iter().all(|weight| !weight.candidate.eligible) {
+        let any = weights.iter().all(|weight| !weight.candidate.eligible);
+        if any {
             weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
         }
         let all: Vec<Candidate> = weights.iter().map(|weight| weight.candidate).collect();
         let plan = plan::plan(&all, rand::random_range(0..=usize::MAX >> 1))?;
         let too_long = self.too_long(&all, plan);
-        Some(Weighing { scales: self, candidates: weights, plan, too_long })
+        Some(Weighing { scales: self, candidates: weights, plan, any, too_long })
     }
 
     fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual, cached: f64) -> Weight {
@@ -113,13 +120,14 @@ impl<'a> Scales<'a> {
         };
         let candidate = Candidate {
             score: score(&server, &usual.request(self.errand.prompt(), cached)),
-            eligible: standing.admitted,
+            eligible: standing.admitted || (held.is_some() && standing.keeps_places),
             free: server.has_free_slot(),
             knowledge: if local { Knowledge::Exact } else { Knowledge::Reported },
             local,
             held: held.is_some(),
         };
-        Weight { member, server, cached, candidate }
+        let (ahead, left_alone) = (held.map(|held| held.ahead), !standing.admitted);
+        Weight { member, server, cached, candidate, ahead, left_alone }
     }
 
     /// How long it would wait, if that is too long to begin with.
@@ -179,6 +187,12 @@ impl Weighing<'_> {
         weight.map_or(0.0, |weight| weight.candidate.score.wait)
     }
 
+    /// Whether who had a place there may still have the request. Said or seen between two looks counts too: a server that
+    /// begins to fail has free slots for all who queue.
+    pub(super) fn still_lets(&self, member: &Member) -> bool {
+        member.is_used() && (self.any || member.dealings.standing(self.scales.model).keeps_places)
+    }
+
     /// A gate would not queue it, or cannot.
     pub(super) fn failed(&self, member: &Member, outcome: Outcome) {
         member.dealings.failed(self.scales.model, outcome);
@@ -209,8 +223,14 @@ impl fmt::Display for Weighing<'_> {
         for (index, weight) in self.candidates.iter().enumerate() {
             let separator = if index > 0 { "; " } else { "" };
             let chosen = if self.is_chosen(index) { "*" } else { "" };
-            let Weight { member, cached, candidate, .. } = weight;
+            let Weight { member, cached, candidate, ahead, left_alone, .. } = weight;
             write!(f, "{separator}{chosen}{}: {}, {cached:.0} tokens cached", member.label(), candidate.score)?;
+            if let Some(ahead) = ahead {
+                write!(f, ", {ahead} ahead there")?;
+            }
+            if *left_alone {
+                f.write_str(", left alone")?;
+            }
         }
         Ok(())
     }
@@ -221,8 +241,8 @@ impl fmt::Display for Weighing<'_> {
 impl Weight {
     #[expect(clippy::cast_possible_truncation, reason = "for people to read")]
     fn told(&self, chosen: bool) -> Weighed {
-        let Self { member, server, cached, candidate } = self;
-        let Score { wait, load, service, externality, price, total, warm, .. } = candidate.score;
+        let Self { member, server, cached, candidate, ahead, left_alone } = self;
+        let Score { wait, load, service, externality, price, factor, total, warm, .. } = candidate.score;
         Weighed {
             peer: member.label(),
             id: member.id(),
@@ -231,11 +251,14 @@ impl Weight {
             running: server.running as u32,
             queued: (server.queued + server.unreported) as f32,
             slots: server.slots as u32,
+            ahead: *ahead,
+            left_alone: *left_alone,
             cached_tokens: *cached as u32,
             wait_s: wait as f32,
             load_s: load as f32,
             service_s: service as f32,
             others_s: (externality + price) as f32,
+            factor: factor as f32,
             score_s: total as f32,
         }
     }

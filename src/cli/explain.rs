@@ -116,7 +116,8 @@ fn decided(look: &Look) -> String {
         Decision::Refuse => "all are full\n".to_owned(),
     };
     let mut table = Table::new(&[
-        "", "NODE", "LOADED", ">RUNNING", ">WAITING", ">CACHED", ">WAIT", ">LOAD", ">WORK", ">OTHERS", ">SCORE",
+        "", "NODE", "LOADED", ">RUNNING", ">WAITING", ">CACHED", ">WAIT", ">LOAD", ">WORK", ">OTHERS", ">TIMES",
+        ">SCORE", "",
     ]);
     for server in &look.servers {
         table.row(row(server));
@@ -127,20 +128,25 @@ fn decided(look: &Look) -> String {
     text
 }
 
-fn row(server: &Weighed) -> [String; 11] {
+fn row(server: &Weighed) -> [String; 13] {
     let time = |seconds: f32| format!("{seconds:.2} s");
     [
         if server.chosen { "*" } else { " " }.to_owned(),
         server.peer.to_string(),
         if server.warm { "yes" } else { "no" }.to_owned(),
         format!("{} of {}", server.running, server.slots),
-        format!("{:.1}", server.queued),
+        match server.ahead {
+            Some(ahead) => format!("{ahead:.1} before it"),
+            None => format!("{:.1}", server.queued),
+        },
         server.cached_tokens.to_string(),
         time(server.wait_s),
         time(server.load_s),
         time(server.service_s),
         time(server.others_s),
+        format!("{:.2}", server.factor),
         time(server.score_s),
+        if server.left_alone { "left alone for now" } else { "" }.to_owned(),
     ]
 }
 
@@ -173,12 +179,15 @@ mod tests {
             running: 1,
             queued: 0.5,
             slots: 1,
+            ahead: Some(1.5),
+            left_alone: true,
             cached_tokens: 120,
             wait_s: 2.0,
             load_s: 0.0,
             service_s: 3.25,
             others_s: 0.0,
-            score_s: 5.25,
+            factor: 2.0,
+            score_s: 10.5,
         };
         let account = Account {
             id: RequestId::random(),
@@ -200,7 +209,8 @@ mod tests {
             "POST /api/chat",
             "12 s ago",
             "+0.000 s  queues at gpu1",
-            "5.25 s",
+            "1.5 before it",
+            "2.00  10.50 s  left alone for now",
             "+1.500 s  sent to gpu1, which kept",
             "+1.700 s  the answer began",
             "+4.000 s  it was over",

@@ -51,6 +51,13 @@ fn render(peers: &[PeerView]) -> String {
     text
 }
 
+/// What else of a server requests are balanced by.
+pub(super) fn beside(direct: u32, most_loaded: Option<u32>) -> impl Iterator<Item = String> {
+    let direct = (direct > 0).then(|| format!("{direct} asked of the server itself by its owner"));
+    let most = most_loaded.map(|most| format!("keeps {most} models in memory at most"));
+    direct.into_iter().chain(most)
+}
+
 /// How busy and how fast the models of each are: what requests are balanced by.
 fn numbers(peers: &[PeerView]) -> String {
     let mut table = Table::plain();
@@ -58,8 +65,7 @@ fn numbers(peers: &[PeerView]) -> String {
         for (model, numbers) in &peer.numbers {
             table.row([format!("  {}", peer.name), model.clone(), numbers.to_string()]);
         }
-        if peer.direct > 0 {
-            let what = format!("{} asked of the Ollama itself by its owner", peer.direct);
+        for what in beside(peer.direct, peer.most_loaded).chain(peer.draining.then(|| "is about to stop".to_owned())) {
             table.row([format!("  {}", peer.name), String::new(), what]);
         }
     }
@@ -91,6 +97,8 @@ mod tests {
             loaded: Vec::new(),
             inflight: 1,
             direct: 0,
+            most_loaded: None,
+            draining: false,
             numbers: Default::default(),
             rtt_us: 312,
             problem: None,

@@ -1,6 +1,7 @@
 //! `ollana status`.
 
 use super::output::{Table, print, print_json, shown};
+use super::peers::beside;
 use super::{Failure, Place, block_on};
 use crate::control::{StatusView, span};
 use crate::exchange::ServerKind;
@@ -42,6 +43,9 @@ fn render(status: &StatusView) -> String {
     }
     for (model, numbers) in &status.numbers {
         row("", format!("{model}: {numbers}"));
+    }
+    for what in beside(status.direct, status.most_loaded) {
+        row("", what);
     }
     row("peers", format!("{} connected, {} known", status.peers, status.peers_known));
     row("status page", info.status_page.map_or("off".to_owned(), |at| format!("http://{at}")));

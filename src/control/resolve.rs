@@ -297,6 +297,8 @@ mod tests {
             loaded: Vec::new(),
             inflight: 0,
             direct: 0,
+            most_loaded: None,
+            draining: false,
             numbers: Default::default(),
             rtt_us: 0,
             problem: None,

@@ -93,6 +93,12 @@ pub struct Weighed {
     pub queued: f32,
     /// What runs at a time there.
     pub slots: u32,
+    /// Where the request queues there: its place, as what is before it. Tickets with a twin count as halves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<f32>,
+    /// Whether nothing new goes there for the moment, since it failed or was full.
+    #[serde(default)]
+    pub left_alone: bool,
     /// Tokens of the prompt that it has cached, as estimated.
     pub cached_tokens: u32,
     /// Expected seconds of waiting for a slot.
@@ -103,6 +109,10 @@ pub struct Weighed {
     pub service_s: f32,
     /// What it would cost others there, in seconds.
     pub others_s: f32,
+    /// What the sum of these is multiplied by: that the model is not in memory, that the server failed lately or has just
+    /// come, that it is this machine's own.
+    #[serde(default)]
+    pub factor: f32,
     /// The score: all of it, weighted. The lowest is the best.
     pub score_s: f32,
 }

@@ -73,6 +73,18 @@ pub struct Pace {
     pub output: Option<f32>,
 }
 
+/// What a node holds against a server for one of its models, beside what the server says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Caveat {
+    /// How many times slower it turned out to be than it says.
+    pub slowness: f32,
+    /// What its scores are multiplied by for the moment, since it failed or has just come.
+    pub caution: f32,
+    /// Seconds for which nothing new goes there, since it failed or was full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_alone_s: Option<f32>,
+}
+
 /// All that is known of one model on one server, for people and programs that look.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Numbers {
@@ -82,6 +94,39 @@ pub struct Numbers {
     /// How fast it is.
     #[serde(flatten)]
     pub pace: Pace,
+    /// What this node holds against it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caveat: Option<Caveat>,
+}
+
+// === impl Caveat ===
+
+impl Caveat {
+    /// Less than this nobody would see.
+    const SEEN: f32 = 1.05;
+
+    /// Whether there is nothing to say.
+    pub fn is_nothing(&self) -> bool {
+        self.slowness < Self::SEEN && self.caution < Self::SEEN && self.left_alone_s.is_none()
+    }
+}
+
+impl fmt::Display for Caveat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { slowness, caution, left_alone_s } = self;
+        let mut separator = "";
+        if *slowness >= Self::SEEN {
+            write!(f, "{slowness:.1} times slower than it says")?;
+            separator = ", ";
+        }
+        match left_alone_s {
+            Some(seconds) => write!(f, "{separator}left alone for {seconds:.1} s"),
+            None if *caution >= Self::SEEN => {
+                write!(f, "{separator}not sure of it yet: scores {caution:.1} times as bad")
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 // === impl Numbers ===
@@ -92,14 +137,14 @@ impl Numbers {
         let measured = report.models.iter().filter(|(_, info)| info.pace != Pace::default()).map(|(name, _)| name);
         let names = measured.chain(load.models.keys());
         let pace = |name| report.models.get(name).map(|info| info.pace).unwrap_or_default();
-        names.map(|name| (name.clone(), Self { load: load.of(name), pace: pace(name) })).collect()
+        names.map(|name| (name.clone(), Self { load: load.of(name), pace: pace(name), caveat: None })).collect()
     }
 }
 
 impl fmt::Display for Numbers {
     /// A line for people, without what is not known.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { load, pace } = self;
+        let Self { load, pace, caveat } = self;
         f.write_str(match load.residence {
             Residence::Memory => "in memory",
             Residence::Loading => "loads",
@@ -120,6 +165,9 @@ impl fmt::Display for Numbers {
         }
         if let Some(load) = pace.load {
             write!(f, ", loads in {load:.1} s")?;
+        }
+        if let Some(caveat) = caveat {
+            write!(f, "; {caveat}")?;
         }
         Ok(())
     }
@@ -201,7 +249,10 @@ mod tests {
     fn what_is_known_is_told_and_what_is_not_is_left_out() {
         let load = ModelLoad { residence: Residence::Memory, running: 1, queued: 0.5, begun: 7 };
         let pace = Pace { slots: Some(2), decode: Some(31.25), ..Pace::default() };
-        assert_eq!(Numbers { load, pace }.to_string(), "in memory, 1 of 2 run, 0.5 wait, writes 31.2 tokens/s");
+        assert_eq!(
+            Numbers { load, pace, caveat: None }.to_string(),
+            "in memory, 1 of 2 run, 0.5 wait, writes 31.2 tokens/s"
+        );
         assert_eq!(Numbers::default().to_string(), "on disk, 0 run");
     }
 

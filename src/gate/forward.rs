@@ -34,6 +34,13 @@ pub(super) async fn forward(
     if let Some(seat) = seat.as_ref().filter(|_| work != Work::Unload) {
         seat.sent();
     }
+    if seat.is_some()
+        && work == Work::Run
+        && model.as_ref().is_some_and(|model| is_news(model, &ollama.state().borrow()))
+    {
+        // Others have to make way for it, perhaps.
+        ollama.refresh();
+    }
     let run = seat.as_ref().filter(|seat| work == Work::Run && !seat.model().is_empty());
     let run = run.and_then(|seat| Some(ollama.run(seat.model(), ollama::Work::of(request.uri().path())?)));
     let changing = (route.kind == Kind::Manage).then(|| Change { _changing: ollama.change(), ollama: ollama.clone() });

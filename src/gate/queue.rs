@@ -10,6 +10,7 @@
 //! and fairly between them.
 
 mod line;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::exchange::{ModelLoad, Place};
 use crate::id::Id;
+use crate::ollama::Slots;
 use line::Line;
 
 /// What one whole request counts, in which fractions of one can be added up and taken away again without a rest.
@@ -27,8 +29,6 @@ const MAX_COPIES: u8 = 8;
 /// what it has to load, and where 512 wait (`OLLAMA_MAX_QUEUE`) it turns everybody away, its owner too.
 const MAX_LOADS: usize = 32;
 const MAX_LOADS_EACH: usize = 4;
-/// Shortest time between two words to those who wait in one line about where they stand.
-const TELL: Duration = Duration::from_millis(200);
 
 /// One who waits or runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,8 +64,10 @@ pub(super) struct Limits {
     pub(super) waiting: usize,
     /// The same of one peer.
     pub(super) waiting_each: usize,
-    /// Slots of a model that only the owner gets. One is lent anyhow.
+    /// Slots of a model that only the owner gets, of those that there are for certain. One is lent anyhow.
     pub(super) reserve: u32,
+    /// Shortest time between two words to those who wait in one line about where they stand.
+    pub(super) tell: Duration,
 }
 
 /// Who wants to run.
@@ -76,7 +78,7 @@ pub(super) struct Arrival {
     pub(super) weight: f64,
     pub(super) model: Model,
     /// How many of this model run at a time.
-    pub(super) slots: u32,
+    pub(super) slots: Slots,
     /// Set if it is a ticket: how many of them stand for the request.
     pub(super) copies: Option<u8>,
 }
@@ -109,7 +111,7 @@ pub(super) enum Why {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) loaded: bool,
-    pub(super) slots: u32,
+    pub(super) slots: Slots,
 }
 
 /// All lines before one server.
@@ -179,7 +181,7 @@ impl Queue {
         let line = self.lines.entry(model.clone()).or_default();
         line.set_slots(slots);
         let counts = WHOLE / u32::from(copies.unwrap_or(1).clamp(1, MAX_COPIES));
-        line.join(flow, weight, line::Waiting { id, counts, ticket: copies.is_some() });
+        line.join(flow, weight, turns::Waiting { id, counts, ticket: copies.is_some() });
         *self.waiting.entry(flow).or_default() += 1;
         self.grant(now, &model);
         let room = match self.stage(id) {
@@ -210,7 +212,7 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Granted) else { return };
         entry.stage = Stage::Sent;
         let Some(line) = self.lines.get_mut(&entry.model) else { return };
-        line.sent += 1;
+        line.send();
         self.changed.insert(entry.model.clone());
     }
 
@@ -219,11 +221,10 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Sent) else { return };
         entry.stage = Stage::Answered;
         let Some(line) = self.lines.get_mut(&entry.model) else { return };
-        line.sent -= 1;
+        line.is_answered();
         if ran {
-            line.memory.witness(now);
+            line.ran(now);
         }
-        self.due = earlier(self.due, line.memory.until());
         self.changed.insert(entry.model.clone());
     }
 
@@ -246,7 +247,9 @@ impl Queue {
                 self.waits_no_more(flow);
             }
             Stage::Granted | Stage::Sent | Stage::Answered => {
-                line.sent -= u32::from(stage == Stage::Sent);
+                if stage == Stage::Sent {
+                    line.is_answered();
+                }
                 if !free {
                     line.give_back(flow);
                     if stage == Stage::Answered {
@@ -259,8 +262,8 @@ impl Queue {
         self.moved(now, &model);
     }
 
-    /// A look at the server found these models. Lines of others go once nobody is in them.
-    pub(super) fn handle_look(&mut self, now: Instant, found: &BTreeMap<&str, Found>) {
+    /// A look at the server that `began` then found these models. Lines of others go once nobody is in them.
+    pub(super) fn handle_look(&mut self, now: Instant, began: Instant, found: &BTreeMap<&str, Found>) {
         for (model, found) in found {
             if !self.lines.contains_key(*model) && found.loaded {
                 self.lines.insert(Model::from(*model), Line::default());
@@ -270,7 +273,7 @@ impl Queue {
         for model in models {
             let Some(line) = self.lines.get_mut(&model) else { continue };
             let of_it = found.get(&*model);
-            line.memory.look(now, of_it.is_some_and(|found| found.loaded));
+            line.memory.look(began, of_it.is_some_and(|found| found.loaded));
             match of_it {
                 Some(found) => {
                     line.set_slots(found.slots);
@@ -286,7 +289,7 @@ impl Queue {
     }
 
     /// So many requests of a model run at a time, from now on.
-    pub(super) fn handle_slots(&mut self, now: Instant, slots: impl Fn(&str) -> u32) {
+    pub(super) fn handle_slots(&mut self, now: Instant, slots: impl Fn(&str) -> Slots) {
         let models: Vec<Model> = self.lines.keys().cloned().collect();
         for model in models {
             if let Some(line) = self.lines.get_mut(&model) {
@@ -321,14 +324,11 @@ impl Queue {
             return;
         }
         self.due = None;
-        for (model, line) in &mut self.lines {
-            if line.memory.expire(now) {
-                self.changed.insert(model.clone());
-            }
-            if line.due(now).is_some_and(|due| due <= now) {
+        for line in self.lines.values_mut() {
+            if line.due(now, self.limits.tell).is_some_and(|due| due <= now) {
                 line.tell(now, &mut self.events);
             }
-            self.due = [line.due(now), line.memory.until()].into_iter().fold(self.due, earlier);
+            self.due = earlier(self.due, line.due(now, self.limits.tell));
         }
     }
 
@@ -455,7 +455,7 @@ impl Queue {
     fn moved(&mut self, now: Instant, model: &Model) {
         self.changed.insert(model.clone());
         if let Some(line) = self.lines.get(model) {
-            self.due = [line.due(now), line.memory.until()].into_iter().fold(self.due, earlier);
+            self.due = earlier(self.due, line.due(now, self.limits.tell));
         }
     }
 }

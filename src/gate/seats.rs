@@ -17,6 +17,7 @@ use super::own::Using;
 use super::queue::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Queue, Why};
 use super::shares::Place as Share;
 use crate::exchange::{Load, Place, Refusal};
+use crate::ollama::Slots;
 
 /// All that is at the gate.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl Seats {
         self: &Arc<Self>,
         (flow, weight): (Flow, f64),
         model: &str,
-        slots: u32,
+        slots: Slots,
         copies: Option<u8>,
     ) -> Result<(Seat, watch::Receiver<Place>), Why> {
         let (turn, resolves) = oneshot::channel();
@@ -126,13 +127,13 @@ impl Seats {
         })
     }
 
-    /// What a look at the server has found of its models.
-    pub(super) fn look(&self, found: &BTreeMap<&str, Found>) {
-        self.change(|inner, now| inner.queue.handle_look(now, found));
+    /// What a look at the server that `began` then has found of its models.
+    pub(super) fn look(&self, began: Instant, found: &BTreeMap<&str, Found>) {
+        self.change(|inner, now| inner.queue.handle_look(now, began.into_std(), found));
     }
 
     /// How many requests of a model run at a time, as it is known now.
-    pub(super) fn slots(&self, slots: impl Fn(&str) -> u32) {
+    pub(super) fn slots(&self, slots: impl Fn(&str) -> Slots) {
         self.change(|inner, now| inner.queue.handle_slots(now, slots));
     }
 

@@ -39,6 +39,9 @@ pub struct GateSettings {
     /// How long a peer that has a slot may be waited for in all, to send the rest of its request and to read its answer,
     /// while others wait for the slot. A minute: what a photograph takes over a bad Wi-Fi.
     pub patience: Duration,
+    /// Shortest time between two words to those who wait in one line about where they stand. 200 ms: they look again every
+    /// second.
+    pub tell: Duration,
 }
 
 impl Default for GateSettings {
@@ -53,6 +56,7 @@ impl Default for GateSettings {
             queue: 256,
             queue_each: 64,
             patience: Duration::from_secs(60),
+            tell: Duration::from_millis(200),
         }
     }
 }
@@ -61,7 +65,7 @@ impl Default for GateSettings {
 
 impl GateSettings {
     pub(super) fn limits(&self) -> Limits {
-        Limits { waiting: self.queue, waiting_each: self.queue_each, reserve: self.reserve }
+        Limits { waiting: self.queue, waiting_each: self.queue_each, reserve: self.reserve, tell: self.tell }
     }
 
     /// The line that a request for this model waits in, and how many run of it at a time.
@@ -69,25 +73,25 @@ impl GateSettings {
     /// What the server does not list shares one line without a name. Who makes up names has so no slots of their own with
     /// them, and no lines to fill memory with: an Ollama says at once that it has no such model, others may not look at
     /// the name. One that has a single model runs that, whatever it is asked for.
-    pub(super) fn line<'a>(&self, ollama: &Ollama, state: &'a State, model: Option<&ModelName>) -> (&'a str, u32) {
+    pub(super) fn line<'a>(&self, ollama: &Ollama, state: &'a State, model: Option<&ModelName>) -> (&'a str, Slots) {
         let only = || match (state.kind, state.models.len()) {
             (ServerKind::OpenAi, 1) => state.models.keys().next().map(String::as_str),
             _ => None,
         };
         let listed = model.and_then(|model| state.listed(model)).or_else(only);
-        (listed.unwrap_or_default(), self.slots(ollama, state, listed).tried())
+        (listed.unwrap_or_default(), self.slots(ollama, state, listed))
     }
 
     /// What a look at the server has found.
     pub(super) fn found<'a>(&self, ollama: &Ollama, state: &'a State) -> BTreeMap<&'a str, Found> {
-        let slots = |name| self.slots(ollama, state, Some(name)).tried();
+        let slots = |name| self.slots(ollama, state, Some(name));
         let found = |name| Found { loaded: state.loaded.contains(name), slots: slots(name) };
         state.models.keys().map(|name| (name.as_str(), found(name))).collect()
     }
 
     /// How many requests of a model run at a time: what the owner says, else what was learned of the server.
     pub(super) fn slots(&self, ollama: &Ollama, state: &State, listed: Option<&str>) -> Slots {
-        let said = |slots: u32| Slots { at_once: slots.max(1), probe: false };
+        let said = |slots: u32| Slots::from(slots.max(1));
         match (self.parallel, listed) {
             (Some(slots), _) => said(slots),
             _ if state.server.as_deref() == Some("vLLM") => said(VLLM_SLOTS),
@@ -113,12 +117,12 @@ mod tests {
         let state = state(ServerKind::Ollama, &["m:latest", "n:latest"]);
         let ollama = Ollama::absent(&Uri::from_static("http://127.0.0.1:1"));
         let line = |settings: &GateSettings, model| settings.line(&ollama, &state, Some(&ModelName::new(model))).1;
-        let learned = ollama.slots("m:latest").tried();
+        let learned = ollama.slots("m:latest");
         let default = GateSettings::default();
-        assert_eq!((line(&default, "m"), line(&default, "x")), (learned, UNLISTED_SLOTS));
+        assert_eq!((line(&default, "m"), line(&default, "x")), (learned, UNLISTED_SLOTS.into()));
         let said = GateSettings { parallel: Some(7), ..GateSettings::default() };
-        assert_eq!((line(&said, "m"), line(&said, "n")), (7, 7));
-        assert_eq!(line(&GateSettings { parallel: Some(0), ..said }, "m"), 1, "none would never end");
+        assert_eq!((line(&said, "m"), line(&said, "n")), (7.into(), 7.into()));
+        assert_eq!(line(&GateSettings { parallel: Some(0), ..said }, "m"), 1.into(), "none would never end");
     }
 
     #[test]

@@ -24,10 +24,12 @@ pub(super) async fn keep_looking(
     settings: Arc<GateSettings>,
 ) {
     let (mut state, mut paces) = (ollama.state(), ollama.paces());
-    let (mut direct, mut memory) = (ollama.direct(), ollama.memory());
+    let (mut direct, mut memory, mut looks) = (ollama.direct(), ollama.memory(), ollama.looks());
     loop {
+        // Before what it saw, which may be of a later look then.
+        let began = *looks.borrow_and_update();
         let now = state.borrow_and_update().clone();
-        seats.look(&settings.found(&ollama, &now));
+        seats.look(began, &settings.found(&ollama, &now));
         if !*lend.borrow_and_update() {
             seats.close(Why::NotLent);
         } else if !now.healthy {
@@ -35,12 +37,13 @@ pub(super) async fn keep_looking(
             seats.close(Why::NoOllama);
         }
         // The line of what is not listed has no model.
-        let slots = |model: &str| settings.slots(&ollama, &now, Some(model).filter(|model| !model.is_empty())).tried();
+        let slots = |model: &str| settings.slots(&ollama, &now, Some(model).filter(|model| !model.is_empty()));
         // What is not about which models are in memory is no look at that.
         loop {
             seats.beside(*direct.borrow_and_update(), memory.borrow_and_update().most_loaded(settings.max_loaded));
             tokio::select! {
                 Ok(()) = state.changed() => break,
+                Ok(()) = looks.changed() => break,
                 Ok(()) = lend.changed() => break,
                 Ok(()) = paces.changed() => seats.slots(slots),
                 Ok(()) = direct.changed() => {}

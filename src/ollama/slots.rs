@@ -35,7 +35,7 @@ const ROUGH: u32 = 1;
 const FAILED: u32 = 4;
 
 /// How many requests of a model to hand over at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Slots {
     /// So many.
     pub at_once: u32,
@@ -44,6 +44,13 @@ pub struct Slots {
 }
 
 // === impl Slots ===
+
+impl From<u32> for Slots {
+    /// So many for certain.
+    fn from(at_once: u32) -> Self {
+        Self { at_once, probe: false }
+    }
+}
 
 impl Slots {
     /// How many to hand over if there are so many: with the one more that may be tried.

@@ -61,6 +61,7 @@ pub(super) struct Watch {
     pub(super) cadence: Cadence,
     pub(super) publish: watch::Sender<Arc<State>>,
     pub(super) memory: watch::Sender<Arc<Memory>>,
+    pub(super) looks: watch::Sender<Instant>,
     pub(super) fits: Fits,
     pub(super) speeds: Speeds,
     pub(super) nudge: Arc<Notify>,
@@ -68,6 +69,8 @@ pub(super) struct Watch {
 
 /// What a look has seen.
 struct Seen {
+    /// When it began to look at the models, if it did.
+    began: Option<Instant>,
     state: State,
     /// What an Ollama says of its memory; nothing if it was not asked.
     memory: Option<BTreeMap<String, Resident>>,
@@ -220,9 +223,10 @@ impl Watch {
 
     /// All there is to know.
     async fn meet(&self) -> Result<Seen, ExchangeError> {
+        let began = Some(Instant::now());
         let state = meet::meet(&self.client, self.named).await?;
         if state.kind != ServerKind::Ollama {
-            return Ok(Seen { state, memory: None });
+            return Ok(Seen { began, state, memory: None });
         }
         self.list(state).await
     }
@@ -238,8 +242,9 @@ impl Watch {
     }
 
     async fn list(&self, mut state: State) -> Result<Seen, ExchangeError> {
+        let began = Some(Instant::now());
         let memory = listing::refresh(&self.client, &mut state).await?;
-        Ok(Seen { state, memory: Some(memory) })
+        Ok(Seen { began, state, memory: Some(memory) })
     }
 
     /// What is known of it already, if it answers a question that needs no disk; another server is met anew.
@@ -247,7 +252,7 @@ impl Watch {
         let state = State::clone(&self.publish.borrow());
         match state.kind {
             ServerKind::Ollama => match meet::ollama_version(&meet::greet(&self.client).await?.1) {
-                Some(_) => Ok(Seen { state, memory: None }),
+                Some(_) => Ok(Seen { began: None, state, memory: None }),
                 None => self.meet().await,
             },
             ServerKind::OpenAi | ServerKind::Grpc => self.meet().await,
@@ -275,6 +280,9 @@ impl Watch {
             }
             changed
         });
+        if let Some(began) = seen.began {
+            self.looks.send_replace(began);
+        }
     }
 
     fn remember(&self, change: impl FnOnce(&Memory) -> Memory) {

@@ -56,6 +56,12 @@ pub struct PeerView {
     /// Requests that its Ollama works on and that did not come by the gate.
     #[serde(default)]
     pub direct: u32,
+    /// How many models its server keeps in memory, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_loaded: Option<u32>,
+    /// Whether it is about to stop, and takes nothing new.
+    #[serde(default)]
+    pub draining: bool,
     /// How busy and how fast its models are, as far as anything is known: what requests are balanced by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub numbers: BTreeMap<String, Numbers>,
@@ -148,6 +154,8 @@ impl Directory {
             loaded: Vec::new(),
             inflight: 0,
             direct: 0,
+            most_loaded: None,
+            draining: false,
             numbers: BTreeMap::new(),
             rtt_us: 0,
             problem: None,
@@ -250,6 +258,8 @@ impl Entry {
             loaded: load.loaded().map(str::to_owned).collect(),
             inflight: load.inflight,
             direct: load.direct,
+            most_loaded: load.most_loaded,
+            draining: report.draining,
             numbers: Numbers::of(&report, &load),
             rtt_us: match (&self.live, connected) {
                 (Some(live), true) => u64::try_from(live.connection.rtt().as_micros()).unwrap_or(u64::MAX),

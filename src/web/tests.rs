@@ -53,6 +53,8 @@ impl Mesh for Fake {
             loaded: Vec::new(),
             inflight: 3,
             direct: 0,
+            most_loaded: None,
+            draining: false,
             numbers: Default::default(),
             rtt_us: 1_250,
             problem: Some("<img src=x onerror=alert(1)>".to_owned()),

@@ -10,8 +10,12 @@ use crate::{FakeEndpoint, Node, Setup, request, soon};
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
 
 fn refusal(status: u16, body: &'static str) -> Response<Body> {
+    refusal_for("busy", status, body)
+}
+
+fn refusal_for(code: &str, status: u16, body: &'static str) -> Response<Body> {
     let response = Response::builder().status(status).header("retry-after", "7").header("ollana-peer", "victim");
-    response.header(REFUSAL_HEADER, "busy").body(full(body)).unwrap()
+    response.header(REFUSAL_HEADER, code).body(full(body)).unwrap()
 }
 
 #[tokio::test]
@@ -148,4 +152,90 @@ async fn a_gate_that_promises_a_slot_at_once_and_gives_none_keeps_nobody_waiting
     let _never = soon(tickets.next()).await;
     assert_eq!(client.reply().await.body, "done");
     assert!(calls.is_empty());
+}
+
+#[tokio::test]
+async fn who_queues_at_a_server_that_begins_to_fail_is_served_by_another() {
+    let (bad, mut calls) = FakeEndpoint::new("a", &["m"]);
+    let (good, others) = FakeEndpoint::new("b", &["m"]);
+    let (mut tickets, mut other_tickets) = (bad.queues(), good.queues());
+    for endpoint in [&bad, &good] {
+        endpoint.runs(4);
+    }
+    others.always(StatusCode::OK, "done");
+    let node = Node::over(&[&bad, &good]).await;
+    let (mut clients, mut waiting) = (Vec::new(), Vec::new());
+    for _ in 0..40 {
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        clients.push(client);
+        waiting.push((soon(tickets.next()).await, soon(other_tickets.next()).await));
+    }
+    // A slot is free there as soon as one has failed.
+    let mut waiting = waiting.into_iter();
+    for (ticket, _) in waiting.by_ref().take(3) {
+        ticket.send(bad.slot()).unwrap();
+        soon(calls.next()).await.answer(StatusCode::INTERNAL_SERVER_ERROR, "broken");
+        soon(other_tickets.next()).await.send(good.slot()).unwrap();
+    }
+    let waiting: Vec<_> = waiting
+        .map(|(ticket, other)| {
+            // Who has looked again meanwhile waits there no more.
+            let _ = ticket.send(bad.slot());
+            other
+        })
+        .collect();
+    for other in waiting {
+        other.send(good.slot()).unwrap();
+    }
+    for mut client in clients {
+        let reply = client.reply().await;
+        assert_eq!((reply.status, &*reply.body), (200, "done"));
+    }
+    assert!(calls.is_empty(), "it has failed three times");
+}
+
+#[tokio::test]
+async fn who_queues_at_a_server_that_has_no_room_for_more_keeps_the_place() {
+    let (full, _calls) = FakeEndpoint::new("a", &["m"]);
+    let (cold, mut others) = FakeEndpoint::new("b", &["m"]);
+    let mut tickets = full.queues();
+    full.runs(1);
+    cold.unloads();
+    let node = Node::set_up(Setup { tempo: 20.0, ..Setup::default() }, &[&full, &cold]).await;
+    let mut first = node.client().await;
+    first.send(&request("POST /api/chat", CHAT)).await;
+    let mut place = soon(tickets.next()).await;
+    let mut second = node.client().await;
+    second.send(&request("POST /api/chat", CHAT)).await;
+    soon(tickets.next()).await.send(Turn::Refused(refusal(503, r#"{"error":"full"}"#))).unwrap();
+    soon(others.next()).await.answer(StatusCode::OK, "loaded");
+    assert_eq!(second.reply().await.body, "loaded");
+    // It has looked again five times by then.
+    let withdrawn = tokio::time::timeout(std::time::Duration::from_millis(300), place.closed()).await;
+    assert!(withdrawn.is_err() && others.is_empty(), "it left its place for a load");
+    place.send(full.slot()).unwrap();
+    drop(first);
+}
+
+#[tokio::test]
+async fn that_a_gate_is_about_to_stop_is_not_held_against_its_server() {
+    let (back, mut calls) = FakeEndpoint::new("a", &["m"]);
+    let (other, _others) = FakeEndpoint::new("b", &["m"]);
+    let (mut tickets, mut other_tickets) = (back.queues(), other.queues());
+    for endpoint in [&back, &other] {
+        endpoint.runs(4);
+    }
+    let node = Node::over(&[&back, &other]).await;
+    for code in ["draining", "not-lent", "no-ollama"] {
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        let _other = soon(other_tickets.next()).await;
+        soon(tickets.next()).await.send(Turn::Refused(refusal_for(code, 503, r#"{"error":"later"}"#))).unwrap();
+    }
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    soon(tickets.next()).await.send(back.slot()).unwrap();
+    soon(calls.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
 }

@@ -105,6 +105,13 @@ impl FakeEndpoint {
         });
     }
 
+    /// None of its models is in memory any more.
+    pub fn unloads(&self) {
+        self.load.send_modify(|load| {
+            Arc::make_mut(load).models.values_mut().for_each(|model| model.residence = Residence::Disk);
+        });
+    }
+
     /// Changes whether it can be reached.
     pub fn becomes(&self, health: Health) {
         self.health.send_replace(health);

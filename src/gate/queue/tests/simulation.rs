@@ -29,6 +29,11 @@ struct Known {
     patience: f64,
 }
 
+/// As many as may be found out.
+fn slots(rng: &mut StdRng) -> Slots {
+    Slots { at_once: rng.random_range(1..5), probe: rng.random_bool(0.3) }
+}
+
 struct World {
     rng: StdRng,
     now: Instant,
@@ -36,7 +41,7 @@ struct World {
     limits: Limits,
     weights: BTreeMap<Flow, f64>,
     known: BTreeMap<EntryId, Known>,
-    slots: BTreeMap<Model, u32>,
+    slots: BTreeMap<Model, Slots>,
     /// On their way, in no order.
     words: Vec<Word>,
     granted: usize,
@@ -48,11 +53,21 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let weights = (0..PEERS).step_by(3).map(|n| (peer(n), rng.random_range(0.3..4.0))).collect();
-        let limits = Limits { waiting: 60, waiting_each: 16, reserve: rng.random_range(0..2) };
-        let slots = MODELS.iter().map(|model| (Model::from(*model), rng.random_range(1..5))).collect();
+        let limits = Limits { waiting: 60, waiting_each: 16, reserve: rng.random_range(0..2), tell: TELL };
+        let slots = MODELS.iter().map(|model| (Model::from(*model), slots(&mut rng))).collect();
         let queue = Queue::new(limits.clone());
         let (now, known, words) = (Instant::now(), BTreeMap::new(), Vec::new());
         Self { rng, now, queue, limits, weights, known, slots, words, granted: 0, refused: 0, seen: 0 }
+    }
+
+    /// How many slots of a model are not the owner's alone.
+    fn for_others(&self, model: &str) -> usize {
+        let slots = self.slots[&Model::from(model)];
+        let others = match self.limits.reserve {
+            0 => slots.tried(),
+            reserve => slots.at_once.saturating_sub(reserve),
+        };
+        others.max(1) as usize
     }
 
     fn weight(&self, flow: Flow) -> f64 {
@@ -94,8 +109,10 @@ impl World {
         let before = self.of(&model, false).filter(|(_, known)| known.flow == flow).count() as f64;
         let weight = self.weight(flow);
         let flows = (0..PEERS).map(peer).chain([Flow::Guest]).filter(|other| *other != flow);
-        // In the time of k turns of its own each other has its share of turns, and one more at either end.
-        let patience = flows.map(|other| self.weight(other) * (before + 1.0) / weight + 2.0).sum::<f64>() + before;
+        // In the time of k turns of its own each other has its share of turns, and its lead and one more at either end.
+        let patience =
+            flows.map(|other| self.weight(other) * (before + 1.0) / weight + 2.0 * f64::from(LEAD + 1)).sum::<f64>()
+                + before;
         match self.queue.handle_arrival(self.now, Arrival { flow, weight, model: model.clone(), slots, copies }) {
             Ok(id) => {
                 let counts = 1.0 / f64::from(copies.unwrap_or(1).max(1));
@@ -147,11 +164,11 @@ impl World {
 
     fn look(&mut self) {
         let found = MODELS.map(|model| {
-            let slots = self.rng.random_range(1..5);
+            let slots = slots(&mut self.rng);
             (model, Found { loaded: self.rng.random_bool(0.5), slots })
         });
         self.slots = found.iter().map(|(model, found)| (Model::from(*model), found.slots)).collect();
-        self.queue.handle_look(self.now, &found.into());
+        self.queue.handle_look(self.now, self.now, &found.into());
     }
 
     fn events(&mut self) {
@@ -178,11 +195,11 @@ impl World {
         self.granted += 1;
         let Known { model, flow, runs, .. } = self.known.get(&id).expect("granted is who is there").clone();
         assert!(!runs, "granted twice");
-        let (slots, running) = (self.slots[&model] as usize, self.of(&model, true).count());
+        let (slots, running) = (self.slots[&model].tried() as usize, self.of(&model, true).count());
         assert!(running < slots, "{running} run on {slots} slots, and one more");
         if flow != Flow::Owner {
             let lent = self.of(&model, true).filter(|(_, known)| known.flow != Flow::Owner).count();
-            assert!(lent < (slots.saturating_sub(self.limits.reserve as usize)).max(1), "lent {lent} of {slots}");
+            assert!(lent < self.for_others(&model), "lent {lent} of {slots}");
             for (_, known) in self.known.iter_mut().filter(|(_, known)| known.model == model && !known.runs) {
                 known.patience -= 1.0;
             }
@@ -206,10 +223,10 @@ impl World {
             assert_eq!(load.running as usize, self.of(model, true).count());
             let queued: f64 = self.of(model, false).map(|(_, known)| known.counts).sum();
             assert!((f64::from(load.queued) - queued).abs() < 0.01);
-            let slots = self.slots[&Model::from(model)] as usize;
+            let slots = self.slots[&Model::from(model)].tried() as usize;
             let lent = self.of(model, true).filter(|(_, known)| known.flow != Flow::Owner).count();
             if (load.running as usize) < slots {
-                let may = lent < slots.saturating_sub(self.limits.reserve as usize).max(1);
+                let may = lent < self.for_others(model);
                 let idle = self.of(model, false).find(|(_, known)| known.flow == Flow::Owner || may);
                 assert!(idle.is_none(), "{idle:?} waits for one of {slots} slots");
             }
@@ -228,7 +245,7 @@ impl World {
             self.check();
         }
         assert!(self.known.is_empty(), "somebody waits for ever: {:?}", self.known);
-        self.queue.handle_look(self.now, &BTreeMap::new());
+        self.queue.handle_look(self.now, self.now, &BTreeMap::new());
         assert!(self.queue.entries.is_empty() && self.queue.waiting.is_empty() && self.queue.lines.is_empty());
     }
 }
