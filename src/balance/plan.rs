@@ -4,6 +4,10 @@
 //! and the other ticket is withdrawn, so that the request is bound as late as possible. With more than two, conversations
 //! lose their caches when it is busy.
 //!
+//! So it is with a server that has to load the model first: who gets one of its slots is sent there and has it loaded, and
+//! who comes too late for them has lost nothing. Many may find the same idle server at the same moment, the more the later
+//! their reports are; all who were simply sent there would have to wait for one another.
+//!
 //! Where the simulation of issue 4 was asked about a choice, its figures stand here: p99 of the time to first token at 85 %
 //! load, in seconds, A (eight unlike servers, six models) and H1 (eight equal ones).
 
@@ -31,7 +35,7 @@ pub(crate) struct Candidate {
     pub(crate) score: Score,
     /// Whether it may be chosen at all: healthy, trusted, not tried before, [`Breaker`](super::breaker::Breaker) closed.
     pub(crate) eligible: bool,
-    /// Whether a slot is free, as far as is known.
+    /// Whether it would have a slot at once, as far as is known.
     pub(crate) free: bool,
     /// How good that knowledge is.
     pub(crate) knowledge: Knowledge,
@@ -56,7 +60,7 @@ pub(crate) enum Knowledge {
 /// What to do with a request. The numbers are indices of the candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// Send it there, and withdraw its tickets. A cold server loads the model for it.
+    /// Send it there, where a slot is known to be free, and withdraw its tickets. A cold server loads the model for it.
     Send(usize),
     /// Hold tickets there and nowhere else; one that is held already keeps its place. The better one first.
     Tickets(usize, Option<usize>),
@@ -73,13 +77,21 @@ pub(crate) fn plan(candidates: &[Candidate], random: usize) -> Option<Plan> {
     held.sort_by(Choice::order);
 
     if !best.of.score.warm {
+        if best.of.held {
+            let one = if let [one] = held.as_slice() { Some(one) } else { None };
+            let second = one.and_then(|one| Some((one.index, second(candidates, one)?.index)));
+            return Some(second.map_or(Plan::Stay, |(one, second)| Plan::Tickets(one, Some(second))));
+        }
         let moves = match warm {
             Some(warm) if !held.is_empty() => best.total() < HYSTERESIS * warm.total(),
             // Where it waits, the model was thrown out meanwhile.
             _ => true,
         };
-        if moves {
+        if moves && best.of.free && best.of.knowledge == Knowledge::Exact {
             return Some(Plan::Send(best.index));
+        }
+        if moves {
+            return Some(Plan::Tickets(best.index, held.first().map(|held| held.index)));
         }
     }
     let Some(warm) = warm else { return Some(Plan::Stay) };

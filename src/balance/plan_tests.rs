@@ -39,10 +39,27 @@ fn nobody_is_chosen_where_nobody_may_be() {
 }
 
 #[test]
-fn a_cold_server_is_sent_to_if_it_is_best() {
+fn a_cold_server_is_queued_at_if_it_is_best_and_at_home_it_is_sent_to() {
     // 12 · 1.5 = 18 against 3 + 8 waiting: 4.2 + 8.4 + price.
-    assert_eq!(plan(&[warm(3.0, 8.0), cold(6.0)], 0), Some(Plan::Send(1)));
+    assert_eq!(plan(&[warm(3.0, 8.0), cold(6.0)], 0), Some(Plan::Tickets(1, None)));
     assert_eq!(plan(&[warm(3.0, 0.0), cold(6.0)], 0), Some(Plan::Tickets(0, None)));
+    let ours = Candidate { knowledge: Knowledge::Exact, ..cold(6.0) };
+    assert_eq!(plan(&[warm(3.0, 8.0), ours], 0), Some(Plan::Send(1)));
+    assert_eq!(plan(&[warm(3.0, 8.0), Candidate { free: false, ..ours }], 0), Some(Plan::Tickets(1, None)));
+}
+
+#[test]
+fn who_came_too_late_for_the_slots_of_a_server_that_loads_waits_there_and_where_it_was() {
+    // 0.6 · 6 + 6, and one of three before it; · 1.5.
+    let loads = of(&Server { residence: Residence::Loading, running: 3.0, load_time: 6.0, ..server() });
+    let waits = held(warm(3.0, 12.0));
+    assert_eq!(plan(&[waits, loads], 0), Some(Plan::Tickets(1, Some(0))));
+    assert_eq!(plan(&[waits, held(loads)], 0), Some(Plan::Stay));
+    assert_eq!(plan(&[held(loads)], 0), Some(Plan::Stay));
+    // Somebody else has one free meanwhile, and is better than going on waiting here.
+    assert_eq!(plan(&[held(loads), warm(2.0, 0.0)], 0), Some(Plan::Tickets(1, Some(0))));
+    // 22.2 there, 7 + 8.4 + 7 here, of which all but the wait is worth a second ticket.
+    assert_eq!(plan(&[held(loads), warm(3.0, 4.0)], 0), Some(Plan::Tickets(0, Some(1))));
 }
 
 #[test]
@@ -73,7 +90,7 @@ fn what_waits_stays_unless_something_is_better_by_a_fifth() {
     assert_eq!(waits.score.total, 19.6);
     // (load + 6) · 1.5 against 0.8 · 19.6 = 15.68
     assert_eq!(plan(&[waits, cold(4.5)], 0), Some(Plan::Stay), "15.75");
-    assert_eq!(plan(&[waits, cold(4.4)], 0), Some(Plan::Send(1)), "15.6");
+    assert_eq!(plan(&[waits, cold(4.4)], 0), Some(Plan::Tickets(1, Some(0))), "15.6");
     // 16.8 is no reason to give one of two places up, 14 is: the worse one goes.
     let two = |third| plan(&[held(warm(3.0, 3.5)), waits, third], 0);
     assert_eq!(two(warm(3.0, 2.5)), Some(Plan::Stay));
@@ -178,7 +195,7 @@ proptest! {
             None => prop_assert!(!all.iter().any(|c| c.eligible)),
             Some(Plan::Send(at)) => {
                 prop_assert!(may(at));
-                prop_assert!(!all[at].score.warm || (all[at].free && all[at].knowledge == Knowledge::Exact));
+                prop_assert!(all[at].free && all[at].knowledge == Knowledge::Exact);
             }
             Some(Plan::Tickets(one, other)) => {
                 prop_assert!(may(one) && other.is_none_or(may) && other != Some(one));

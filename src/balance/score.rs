@@ -177,9 +177,9 @@ impl Server {
         self.residence == Residence::Memory
     }
 
-    /// Whether one more request would run at once, as far as is known.
+    /// Whether one more request would have a slot at once, as far as is known.
     pub(crate) fn has_free_slot(&self) -> bool {
-        self.is_warm() && self.before() < self.c()
+        self.before() < self.c()
     }
 
     /// c.

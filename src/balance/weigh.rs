@@ -162,10 +162,8 @@ impl Weighing<'_> {
     /// Who gets it, if it is to be sent.
     pub(super) fn sends(&self) -> Option<Found> {
         let Plan::Send(index) = self.plan else { return None };
-        let weight = self.candidates.get(index)?;
-        // One that is to load the model first takes as long as that takes.
-        let promised = weight.candidate.score.warm.then(|| self.promised(weight.member.id())).flatten();
-        Some(Found { member: weight.member.clone(), slot: None, promised })
+        let member = &self.candidates.get(index)?.member;
+        Some(Found { member: member.clone(), slot: None, promised: self.promised(member.id()) })
     }
 
     /// Where it is to queue.
@@ -175,10 +173,12 @@ impl Weighing<'_> {
         [member(best), second.and_then(member)].into_iter().flatten()
     }
 
-    /// How long it should take there once it has a slot.
+    /// How long it should take there once it has a slot; nothing where the model has to be loaded first, which takes as long
+    /// as it takes.
     pub(super) fn promised(&self, id: Id) -> Option<Duration> {
-        let weight = self.candidates.iter().find(|weight| weight.member.id() == id)?;
-        Duration::try_from_secs_f64(weight.candidate.score.promised).ok()
+        let Score { promised, warm, .. } =
+            self.candidates.iter().find(|weight| weight.member.id() == id)?.candidate.score;
+        Duration::try_from_secs_f64(promised).ok().filter(|_| warm)
     }
 
     /// How long it should wait there for a slot, in seconds.

@@ -3,8 +3,11 @@
 
 use std::time::{Duration, Instant};
 
+use ollana::exchange::{Place, Ticket};
+use ollana::transport::incoming::Opening;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::fake_ollama::{Counts, FakeOllama, Settings};
 use super::node::{Node, node, prompt, read, until, within};
@@ -288,7 +291,8 @@ async fn before_the_acknowledgement_of_a_gate_that_has_the_stream() {
     drop(client);
     let left = Instant::now();
     // Had it been acknowledged, it would have been given up there and then.
-    let (_request, responder) = incoming.open(&stranger.name).await.unwrap().request().unwrap();
-    within(responder.answer(std::future::pending())).await.unwrap_err();
+    let Opening::Ticket(_, waiting) = incoming.open(&stranger.name).await.unwrap() else { panic!("no ticket") };
+    let ticket = Ticket { place: watch::channel(Place::default()).1, turn: Box::pin(std::future::pending()) };
+    within(waiting.queue(ticket, &stranger.name)).await.unwrap_err();
     assert!(left.elapsed() < AT_MOST, "{:?}", left.elapsed());
 }

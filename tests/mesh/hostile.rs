@@ -50,10 +50,10 @@ async fn an_answer_shorter_than_it_says_is_a_break() {
     user.until_lent(stranger.id, "m").await;
     let body = prompt("m", 1);
     let answered = async {
-        let incoming = met.connection.accept_exchange().await.unwrap();
-        let (_request, responder) = incoming.open(&stranger.name).await.unwrap().request().unwrap();
+        let taken = met.take(&stranger).await;
         let answer = http::Response::builder().header("content-length", "4").body(exchange::full("abc")).unwrap();
-        let _ = responder.answer(async { Ok(answer) }).await;
+        taken.answer.send(answer).unwrap();
+        let _ = taken.over.await;
     };
     let (answer, ()) = within(async { tokio::join!(user.try_post("/api/generate", &body), answered) }).await;
     // The break may overtake the head on the last few metres; what may not be is an answer that seems to be whole.

@@ -57,8 +57,7 @@ async fn a_silent_peer_is_unreachable_in_three_seconds_and_its_waiting_request_m
     let asked = user.post("/api/generate", &body);
     let moved = async {
         // It takes the request, as a gate does whose Ollama loads a model, and is not heard of again.
-        let incoming = met.connection.accept_exchange().await.unwrap();
-        let taken = incoming.open(&stranger.name).await.unwrap().request().unwrap();
+        let taken = met.take(&stranger).await;
         met.control.send(&lends("m")).await.unwrap();
         let since = Instant::now();
         let provider = node("gpu1").lends(&ollama).dials(user.mesh).start().await;

@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use ollana::exchange::{Body, Endpoint as _, ExchangeError, ModelInfo, Report};
+use ollana::exchange::{Body, Endpoint as _, ExchangeError, ModelInfo, Place, Report, Slot, Ticket, Turn};
 use ollana::id::{Id, Instance, NodeName, Scope, Use};
 use ollana::identity::Identity;
 use ollana::transport::connection::Control;
+use ollana::transport::incoming::Opening;
 use ollana::transport::remote::Face;
 use ollana::transport::{self, Connection, Remote, Transport};
 use ollana::wire::control::{Hello, Message};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fake_ollama::Model;
 
@@ -75,7 +77,40 @@ impl Stranger {
     }
 }
 
+/// A request that a stranger has, and answers or not.
+pub struct Taken {
+    pub _request: Request<Body>,
+    pub answer: oneshot::Sender<Response<Body>>,
+    /// Over with the answer, or once nobody waits for it; whether it got across.
+    pub over: AbortOnDropHandle<bool>,
+}
+
 impl Met {
+    /// The next request. Whoever asks for a slot first has one at once, as at a gate where nobody waits.
+    pub async fn take(&self, stranger: &Stranger) -> Taken {
+        let incoming = self.connection.accept_exchange().await.unwrap();
+        let (answer, answered) = oneshot::channel();
+        let answering = async { Ok(answered.await.unwrap_or_else(|_| panic!("it answers nothing"))) };
+        let name = stranger.name.clone();
+        match incoming.open(&name).await.unwrap() {
+            Opening::Request(request, responder) => {
+                let over = AbortOnDropHandle::new(tokio::spawn(async { responder.answer(answering).await.is_ok() }));
+                Taken { _request: request, answer, over }
+            }
+            Opening::Ticket(_, waiting) => {
+                let (asks, asked) = oneshot::channel();
+                let slot = Slot::new(move |request| {
+                    let _ = asks.send(request);
+                    Box::pin(answering)
+                });
+                let turn = Box::pin(std::future::ready(Ok(Turn::Slot(slot))));
+                let ticket = Ticket { place: watch::channel(Place::default()).1, turn };
+                let over = tokio::spawn(async move { waiting.queue(ticket, &name).await.is_ok() });
+                Taken { _request: asked.await.unwrap(), answer, over: AbortOnDropHandle::new(over) }
+            }
+        }
+    }
+
     /// The next report.
     pub async fn report(&mut self) -> Report {
         loop {
