@@ -3,11 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use ollana::exchange::{Place, Ticket};
-use ollana::transport::incoming::Opening;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::fake_ollama::{Counts, FakeOllama, Settings};
 use super::node::{Node, node, prompt, read, until, within};
@@ -62,7 +59,8 @@ impl Mesh {
             if now != before.0 {
                 before = (now, Instant::now());
             }
-            (before.1.elapsed() > Duration::from_millis(300)).then_some(now)
+            // A look at the Ollama may need a connection of its own, and comes 300 ms after the last at the soonest.
+            (before.1.elapsed() > Duration::from_millis(600)).then_some(now)
         })
         .await
     }
@@ -283,7 +281,8 @@ async fn before_the_acknowledgement_of_a_gate_that_has_the_stream() {
     met.control.send(&lends("m")).await.unwrap();
     user.until_lent(stranger.id, "m").await;
     let body = prompt("m", 1).to_string();
-    let head = format!("POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
+    // What needs no slot, and so no ticket.
+    let head = format!("POST /api/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
     let client = Client::says(&user, &(head + &body)).await;
     let incoming = within(met.connection.accept_exchange()).await.unwrap();
     // The peer is suspect by now, and there is no other.
@@ -291,8 +290,7 @@ async fn before_the_acknowledgement_of_a_gate_that_has_the_stream() {
     drop(client);
     let left = Instant::now();
     // Had it been acknowledged, it would have been given up there and then.
-    let Opening::Ticket(_, waiting) = incoming.open(&stranger.name).await.unwrap() else { panic!("no ticket") };
-    let ticket = Ticket { place: watch::channel(Place::default()).1, turn: Box::pin(std::future::pending()) };
-    within(waiting.queue(ticket, &stranger.name)).await.unwrap_err();
+    let (_request, responder) = incoming.open(&stranger.name).await.unwrap().request().unwrap();
+    within(responder.answer(std::future::pending())).await.unwrap_err();
     assert!(left.elapsed() < AT_MOST, "{:?}", left.elapsed());
 }
