@@ -94,8 +94,8 @@ struct Arguments {
     /// Nodes of users; the fifty clients share them.
     #[arg(long, default_value_t = 10)]
     users: usize,
-    /// Scenarios that run at the same time. Two, which two processors keep up with: more, and the mesh hears late.
-    #[arg(long, default_value_t = 2)]
+    /// Scenarios that run at the same time. Three, which two processors keep up with: more, and the mesh hears late.
+    #[arg(long, default_value_t = 3)]
     at_once: usize,
     /// Leaves out the other policies.
     #[arg(long)]

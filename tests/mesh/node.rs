@@ -172,6 +172,8 @@ impl Node {
     pub async fn stop(self) -> Setup {
         self.shutdown.cancel();
         within(self.running).await.unwrap().unwrap();
+        // Tasks that were told to end may hold its socket for a moment more.
+        until("its port to be free", || std::net::UdpSocket::bind(self.mesh).ok()).await;
         Setup { config: self.config, dir: self.dir }
     }
 
