@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 
 /// Failures that open it, where none succeeds in between.
 const FAILURES: f64 = 3.0;
-/// What is left of them when the last one comes: the first are forgotten a little by then.
+/// What is left of them when the last one comes, at least: the first are forgotten a little by then, or made up for by half.
 const OPENS: f64 = FAILURES - 0.5;
 /// What one success makes up for: a server that fails more than every third time does not get away with it.
 const AMENDS: f64 = 0.5;
 /// How long it is open after failures, at first: what a server needs that was started again.
 const FAILED: Duration = Duration::from_secs(1);
-/// How long it is open after a 503 and where no more are queued, at first and at least.
+/// How long it is open after a 503, at first and at least; and how long nobody new goes where no more are queued.
 const BUSY: Duration = Duration::from_secs(5);
 /// How long it is open at most, but for what a 503 asks for.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ pub(crate) struct Breaker {
     failed_at: Option<Instant>,
     /// Since when it is closed again.
     healed_at: Option<Instant>,
+    /// Until then no more are queued, which is no failure, and hides none of those who have a place.
+    full_until: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,8 +60,6 @@ enum State {
         until: Instant,
         /// How long it was opened for.
         length: Duration,
-        /// Whether all that is wrong is that no more are queued.
-        full: bool,
         /// Since when the one that passed is under way.
         trying: Option<Instant>,
     },
@@ -92,18 +92,23 @@ pub(crate) enum Outcome {
 // === impl Breaker ===
 
 impl Breaker {
-    /// Whether a request may pass now.
+    /// Whether a new request may go there now.
     pub(crate) fn admits(&self, now: Instant) -> bool {
         self.wait(now).is_none()
     }
 
-    /// Whether who queues there already has nothing to fear.
+    /// Whether one may pass that queues there already.
     pub(crate) fn keeps_places(&self, now: Instant) -> bool {
-        matches!(self.state, State::Open { full: true, .. }) || self.admits(now)
+        self.open_for(now).is_none()
     }
 
-    /// How long until the next may pass; nothing if one may now. While one tries, an estimate.
+    /// How long until the next new one may go there; nothing if one may now. While one tries, an estimate.
     pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        let full = self.full_until.map(|until| until.saturating_duration_since(now)).filter(|wait| !wait.is_zero());
+        full.max(self.open_for(now))
+    }
+
+    fn open_for(&self, now: Instant) -> Option<Duration> {
         let State::Open { until, trying, .. } = self.state else { return None };
         let trial = trying.map(|since| (since + LOST).saturating_duration_since(now).min(FAILED));
         Some(until.saturating_duration_since(now).max(trial.unwrap_or_default())).filter(|wait| !wait.is_zero())
@@ -111,7 +116,7 @@ impl Breaker {
 
     /// Lets one pass, if one may.
     pub(crate) fn pass(&mut self, now: Instant) -> Option<Pass> {
-        if !self.admits(now) {
+        if !self.keeps_places(now) {
             return None;
         }
         let trial = match &mut self.state {
@@ -135,12 +140,14 @@ impl Breaker {
                 self.failures = (self.suspected(now) + 1.0).min(FAILURES);
                 self.failed_at = Some(now);
                 if pass.trial || self.failures >= OPENS {
-                    self.open(FAILED, false, now);
+                    self.open(FAILED, now);
                 }
             }
-            Outcome::Busy(asked) => self.open(BUSY.max(asked.unwrap_or_default().min(LONGEST_ASKED)), false, now),
-            Outcome::Full => self.open(BUSY, true, now),
-            Outcome::Unknown => {
+            Outcome::Busy(asked) => self.open(BUSY.max(asked.unwrap_or_default().min(LONGEST_ASKED)), now),
+            Outcome::Full | Outcome::Unknown => {
+                if outcome == Outcome::Full {
+                    self.full_until = Some(now + BUSY);
+                }
                 if let State::Open { trying, .. } = &mut self.state {
                     *trying = None;
                 }
@@ -166,13 +173,13 @@ impl Breaker {
     }
 
     /// Opens for `at_least`, or for twice as long as the last time if that did not help.
-    fn open(&mut self, at_least: Duration, full: bool, now: Instant) {
+    fn open(&mut self, at_least: Duration, now: Instant) {
         let doubled = match self.state {
             State::Closed => Duration::ZERO,
             State::Open { length, .. } => length.saturating_mul(2).min(LONGEST),
         };
         let length = at_least.max(doubled);
-        self.state = State::Open { until: now + length, length: length.min(LONGEST), full, trying: None };
+        self.state = State::Open { until: now + length, length: length.min(LONGEST), trying: None };
         self.round += 1;
     }
 
@@ -248,10 +255,17 @@ mod tests {
         for outcome in [Outcome::Failed, Outcome::Busy(None)] {
             assert!(!opened(outcome, now).keeps_places(now));
         }
-        // One that fails in the end did not do so for want of room.
+        // Those who have one find out that it fails meanwhile.
         let mut fails = opened(Outcome::Full, now);
-        once(&mut fails, Outcome::Failed, now + 5 * SECOND);
-        assert!(!fails.keeps_places(now + 5 * SECOND) && fails.keeps_places(now + 15 * SECOND));
+        for _ in 0..3 {
+            once(&mut fails, Outcome::Failed, now);
+        }
+        assert!(!fails.keeps_places(now) && fails.pass(now).is_none());
+        assert!(fails.keeps_places(now + SECOND) && !fails.admits(now + SECOND));
+        // The one that tries after failures finds no room: that decides nothing, and another may try.
+        let mut failed = opened(Outcome::Failed, now);
+        once(&mut failed, Outcome::Full, now + SECOND);
+        assert!(failed.pass(now + SECOND).is_some_and(|pass| pass.trial));
         assert!(Breaker::default().keeps_places(now));
     }
 

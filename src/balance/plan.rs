@@ -24,7 +24,7 @@ const TIE: f64 = 1.01;
 
 /// A second ticket has to be worth so much more. It is the conversation's cache that is given up if it wins, work for all
 /// that the score of one request does not see; the busier, the more it matters. But it is also what makes up for knowledge
-/// that is late. `benches/balance`, three seeds at 85 %, p99 over the central ideal's with 1, 1.2 and 1.5: H1 1.21, 1.18, 1.14;
+/// that is late. `benches/balance` of November 2026, three seeds at 85 %, p99 over the central ideal's with 1, 1.2 and 1.5: H1 1.21, 1.18, 1.14;
 /// A 1.38, 1.30, 1.15; A with reports 1 s late 1.31, 1.21, 1.65. In the simulation all are worse without the price of queueing among the costs.
 const DETOUR: f64 = 1.2;
 
@@ -33,7 +33,8 @@ const DETOUR: f64 = 1.2;
 pub(crate) struct Candidate {
     /// What the request would take there.
     pub(crate) score: Score,
-    /// Whether it may be chosen at all: healthy, trusted, not tried before, [`Breaker`](super::breaker::Breaker) closed.
+    /// Whether it may be chosen at all: healthy, trusted, not tried before, [`Breaker`](super::breaker::Breaker) closed, or
+    /// full where the request has a place already.
     pub(crate) eligible: bool,
     /// Whether it would have a slot at once, as far as is known.
     pub(crate) free: bool,
@@ -82,11 +83,8 @@ pub(crate) fn plan(candidates: &[Candidate], random: usize) -> Option<Plan> {
             let second = one.and_then(|one| Some((one.index, second(candidates, one)?.index)));
             return Some(second.map_or(Plan::Stay, |(one, second)| Plan::Tickets(one, Some(second))));
         }
-        let moves = match warm {
-            Some(warm) if !held.is_empty() => best.total() < HYSTERESIS * warm.total(),
-            // Where it waits, the model was thrown out meanwhile.
-            _ => true,
-        };
+        let waits = held.first().map(|held| warm.map_or(held.total(), |warm| warm.total().min(held.total())));
+        let moves = waits.is_none_or(|waits| best.total() < HYSTERESIS * waits);
         if moves && best.of.free && best.of.knowledge == Knowledge::Exact {
             return Some(Plan::Send(best.index));
         }

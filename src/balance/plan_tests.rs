@@ -56,6 +56,10 @@ fn who_came_too_late_for_the_slots_of_a_server_that_loads_waits_there_and_where_
     assert_eq!(plan(&[waits, loads], 0), Some(Plan::Tickets(1, Some(0))));
     assert_eq!(plan(&[waits, held(loads)], 0), Some(Plan::Stay));
     assert_eq!(plan(&[held(loads)], 0), Some(Plan::Stay));
+    // One that is a little better, and needs to load it as well, is no reason to move.
+    let other = of(&Server { residence: Residence::Loading, running: 3.0, load_time: 4.0, ..server() });
+    assert_eq!(plan(&[held(loads), other], 0), Some(Plan::Stay));
+    assert_eq!(plan(&[held(loads), held(loads), other], 0), Some(Plan::Stay));
     // Somebody else has one free meanwhile, and is better than going on waiting here.
     assert_eq!(plan(&[held(loads), warm(2.0, 0.0)], 0), Some(Plan::Tickets(1, Some(0))));
     // 22.2 there, 7 + 8.4 + 7 here, of which all but the wait is worth a second ticket.

@@ -45,8 +45,6 @@ pub(super) struct Weighing<'a> {
     scales: &'a Scales<'a>,
     candidates: Vec<Weight>,
     plan: Plan,
-    /// Whether all have failed, so that any will do.
-    any: bool,
     /// How long it would have to wait for a slot if that is too long.
     too_long: Option<Duration>,
 }
@@ -92,14 +90,13 @@ impl<'a> Scales<'a> {
             .collect();
         drop(prefixes);
         // Where all have failed, any is as good as none: the failure is the application's to see.
-        let any = weights.iter().all(|weight| !weight.candidate.eligible);
-        if any {
+        if weights.iter().all(|weight| !weight.candidate.eligible) {
             weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
         }
         let all: Vec<Candidate> = weights.iter().map(|weight| weight.candidate).collect();
         let plan = plan::plan(&all, rand::random_range(0..=usize::MAX >> 1))?;
         let too_long = self.too_long(&all, plan);
-        Some(Weighing { scales: self, candidates: weights, plan, any, too_long })
+        Some(Weighing { scales: self, candidates: weights, plan, too_long })
     }
 
     fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual, cached: f64) -> Weight {
@@ -188,9 +185,11 @@ impl Weighing<'_> {
     }
 
     /// Whether who had a place there may still have the request. Said or seen between two looks counts too: a server that
-    /// begins to fail has free slots for all who queue.
+    /// begins to fail has free slots for all who queue. Where no other is any better, its slot is one.
     pub(super) fn still_lets(&self, member: &Member) -> bool {
-        member.is_used() && (self.any || member.dealings.standing(self.scales.model).keeps_places)
+        let lets = |member: &Member| member.dealings.standing(self.scales.model).keeps_places;
+        let mut others = self.candidates.iter().map(|weight| &weight.member).filter(|other| other.id() != member.id());
+        member.is_used() && (lets(member) || !others.any(|other| lets(other)))
     }
 
     /// A gate would not queue it, or cannot.

@@ -112,6 +112,8 @@ pub(super) enum Why {
 pub(super) struct Found {
     pub(super) loaded: bool,
     pub(super) slots: Slots,
+    /// How long it takes to load, as far as is known.
+    pub(super) load_time: Duration,
 }
 
 /// All lines before one server.
@@ -208,11 +210,11 @@ impl Queue {
     }
 
     /// What was granted is on its way to the server.
-    pub(super) fn handle_sent(&mut self, id: EntryId) {
+    pub(super) fn handle_sent(&mut self, now: Instant, id: EntryId) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.stage == Stage::Granted) else { return };
         entry.stage = Stage::Sent;
         let Some(line) = self.lines.get_mut(&entry.model) else { return };
-        line.send();
+        line.send(now);
         self.changed.insert(entry.model.clone());
     }
 
@@ -273,7 +275,7 @@ impl Queue {
         for model in models {
             let Some(line) = self.lines.get_mut(&model) else { continue };
             let of_it = found.get(&*model);
-            line.memory.look(began, of_it.is_some_and(|found| found.loaded));
+            line.look(began, of_it);
             match of_it {
                 Some(found) => {
                     line.set_slots(found.slots);

@@ -308,7 +308,7 @@ impl Seat {
 
     /// The request is on its way to the server.
     pub(super) fn sent(&self) {
-        self.seats.change(|inner, _| inner.queue.handle_sent(self.id));
+        self.seats.change(|inner, now| inner.queue.handle_sent(now, self.id));
     }
 
     /// The server answers; `ran` if as one does that has the model in memory.

@@ -12,6 +12,9 @@ use crate::route::ModelName;
 /// How many requests for models that the server does not list are with it at a time.
 const UNLISTED_SLOTS: u32 = 4;
 
+/// What a model takes to load of which it is not known.
+const LOAD_TIME: Duration = Duration::from_secs(30);
+
 /// The same of a vLLM: what it takes into one batch by default (`max_num_seqs`).
 const VLLM_SLOTS: u32 = 256;
 
@@ -84,8 +87,14 @@ impl GateSettings {
 
     /// What a look at the server has found.
     pub(super) fn found<'a>(&self, ollama: &Ollama, state: &'a State) -> BTreeMap<&'a str, Found> {
-        let slots = |name| self.slots(ollama, state, Some(name));
-        let found = |name| Found { loaded: state.loaded.contains(name), slots: slots(name) };
+        let paces = ollama.paces();
+        let paces = paces.borrow();
+        let load_time = |name: &str| Duration::try_from_secs_f32(paces.get(name)?.load?).ok();
+        let found = |name: &str| Found {
+            loaded: state.loaded.contains(name),
+            slots: self.slots(ollama, state, Some(name)),
+            load_time: load_time(name).unwrap_or(LOAD_TIME),
+        };
         state.models.keys().map(|name| (name.as_str(), found(name))).collect()
     }
 

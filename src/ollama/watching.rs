@@ -46,7 +46,7 @@ pub struct Cadence {
     /// Between two looks at the models: 5 s. Whoever pulls one by another way than ours waits so long until the mesh
     /// sees it.
     pub look: Duration,
-    /// Between two looks however many reasons there are: 300 ms.
+    /// Between a reason for a look and that look, however many there are: 300 ms.
     pub soonest: Duration,
     /// Between two looks at the answers that run: 1 s. What is shorter than a tenth of it counts as nothing when it is
     /// learned how many run at once.
@@ -163,7 +163,6 @@ impl Watch {
             Err(gone) => return gone,
         };
         loop {
-            let looked = Instant::now();
             tokio::select! {
                 () = canary.sings_no_more() => match self.check(canary).await {
                     Ok(next) => {
@@ -173,7 +172,8 @@ impl Watch {
                     Err(gone) => return gone,
                 },
                 () = sleep(self.cadence.look) => {}
-                () = self.nudge.notified() => sleep(self.cadence.soonest.saturating_sub(looked.elapsed())).await,
+                // What gives a reason takes a moment to show.
+                () = self.nudge.notified() => sleep(self.cadence.soonest).await,
             }
             let kind = self.publish.borrow().kind;
             match self.ask(self.look()).await {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::turns::{Turns, Waiting};
-use super::{EntryId, Event, Flow, Limits, WHOLE, Why};
+use super::{EntryId, Event, Flow, Found, Limits, WHOLE, Why};
 use crate::exchange::{ModelLoad, Place, Residence};
 use crate::ollama::Slots;
 
@@ -22,9 +22,9 @@ pub(super) struct Line {
     pub(super) memory: Memory,
     /// Requests that the server has and has not answered.
     sent: u32,
-    /// Whether it was not in memory when the first of them was sent, and has not answered since. An Ollama lists a model as
-    /// in memory from when it begins to load.
-    loads: bool,
+    /// When the first of them was sent, if it was not in memory then and none has been answered since. An Ollama lists a
+    /// model as in memory from when it begins to load.
+    loads: Option<Instant>,
     slots: Slots,
     running: u32,
     /// How many had a slot so far.
@@ -97,21 +97,32 @@ impl Line {
     }
 
     /// A request is on its way to the server.
-    pub(super) fn send(&mut self) {
-        self.loads |= self.sent == 0 && !self.memory.is_there();
+    pub(super) fn send(&mut self, now: Instant) {
+        if self.sent == 0 && !self.memory.is_there() {
+            self.loads = Some(now);
+        }
         self.sent += 1;
     }
 
     /// A request was answered, or given up.
     pub(super) fn is_answered(&mut self) {
         self.sent -= 1;
-        self.loads &= self.sent > 0;
+        self.loads = self.loads.filter(|_| self.sent > 0);
     }
 
     /// The server answered as one does that has the model in memory.
     pub(super) fn ran(&mut self, now: Instant) {
-        self.loads = false;
+        self.loads = None;
         self.memory.witness(now);
+    }
+
+    /// A look at the server that began then is over.
+    pub(super) fn look(&mut self, began: Instant, found: Option<&Found>) {
+        self.memory.look(began, found.is_some_and(|found| found.loaded));
+        if let Some(found) = found.filter(|found| found.loaded) {
+            // Its first answer may be one that says nothing before its end.
+            self.loads = self.loads.filter(|since| began < *since + found.load_time);
+        }
     }
 
     /// A slot is free again.
@@ -128,7 +139,7 @@ impl Line {
 
     pub(super) fn load(&self) -> ModelLoad {
         let residence = match self.memory.is_there() {
-            _ if self.loads => Residence::Loading,
+            _ if self.loads.is_some() => Residence::Loading,
             true => Residence::Memory,
             false if self.sent > 0 => Residence::Loading,
             false => Residence::Disk,
@@ -192,7 +203,7 @@ impl Memory {
     }
 
     /// A look at the server that began then is over. One that began before the model answered does not know of that.
-    pub(super) fn look(&mut self, began: Instant, seen: bool) {
+    fn look(&mut self, began: Instant, seen: bool) {
         self.seen = seen;
         self.answered = self.answered.filter(|answered| !seen && *answered >= began);
     }

@@ -13,6 +13,7 @@ fn peer(n: u8) -> Flow {
 }
 
 const TELL: Duration = Duration::from_millis(200);
+const LOAD_TIME: Duration = Duration::from_secs(40);
 
 fn limits() -> Limits {
     Limits { waiting: 256, waiting_each: 64, reserve: 0, tell: TELL }
@@ -58,7 +59,7 @@ fn as_many_run_as_there_are_slots_and_the_rest_comes_in_order() {
     queue.handle_end(now, ids[0]);
     assert_eq!(granted(&mut queue), [], "an end counts once");
     // More slots are learned of.
-    queue.handle_look(now, now, &[("m", Found { loaded: true, slots: 3.into() })].into());
+    queue.handle_look(now, now, &[("m", Found { loaded: true, slots: 3.into(), load_time: LOAD_TIME })].into());
     assert_eq!(granted(&mut queue), [ids[4]]);
 }
 
@@ -87,6 +88,57 @@ fn whom_a_person_trusts_has_a_place_and_every_other_turn_however_many_strangers_
     let turns: Vec<_> = friends.iter().map(|id| order.iter().position(|granted| granted == id).unwrap()).collect();
     assert!(turns.iter().enumerate().all(|(n, at)| *at <= 2 * n + 1), "{turns:?}");
     assert_eq!(order.len(), 256);
+}
+
+/// Lets one after the other run, so many times, and each ask for as much again; who had how many turns.
+fn turns(queue: &mut Queue, who: &[(Flow, f64)], times: usize) -> BTreeMap<Flow, usize> {
+    let now = Instant::now();
+    let ask = |queue: &mut Queue, flow: Flow, weight: f64| {
+        queue.handle_arrival(now, Arrival { weight, ..request(flow, 1) }).unwrap()
+    };
+    let first = queue.handle_arrival(now, request(Flow::Guest, 1)).unwrap();
+    let mut whose: HashMap<EntryId, (Flow, f64)> = HashMap::new();
+    for (flow, weight) in who.iter().flat_map(|one| [*one; 3]) {
+        whose.insert(ask(queue, flow, weight), (flow, weight));
+    }
+    assert_eq!(granted(queue), [first]);
+    let (mut runs, mut had) = (first, BTreeMap::new());
+    for _ in 0..times {
+        queue.handle_end(now, runs);
+        runs = granted(queue)[0];
+        let (flow, weight) = whose[&runs];
+        *had.entry(flow).or_default() += 1;
+        whose.insert(ask(queue, flow, weight), (flow, weight));
+    }
+    had
+}
+
+#[test]
+fn strangers_are_owed_nothing_for_what_they_do_not_have_beside_who_is_trusted() {
+    let mut queue = Queue::new(limits());
+    let friend = Flow::Trusted(Id::from_bytes([0; 32]));
+    let had = turns(&mut queue, &[(friend, 1.0), (peer(1), 1.0), (peer(2), 1.0)], 600);
+    assert_eq!(had[&friend], 300, "every other turn is not theirs");
+    let honest = queue.handle_arrival(Instant::now(), request(peer(3), 1)).unwrap();
+    // Each of the two may be ahead of it by its lead and one, and as many of the friend's come between.
+    assert!(queue.place(honest).unwrap().ahead <= 4.0 * f32::from(LEAD + 1) + 1.0, "{:?}", queue.place(honest));
+}
+
+#[test]
+fn weights_hold_among_those_who_are_trusted_however_many_strangers_wait() {
+    let friends = [(Flow::Trusted(Id::from_bytes([1; 32])), 4.0), (Flow::Trusted(Id::from_bytes([2; 32])), 1.0)];
+    let strangers = (10..60).map(|n| (peer(n), 1.0));
+    let had = turns(&mut Queue::new(limits()), &friends.into_iter().chain(strangers).collect::<Vec<_>>(), 400);
+    let [four, one] = friends.map(|(flow, _)| had[&flow]);
+    assert_eq!(four + one, 200);
+    assert!((155..=165).contains(&four), "{four} and {one} turns of 4 and 1");
+}
+
+#[test]
+fn a_stranger_beside_many_who_are_trusted_has_a_share_and_not_every_other_turn() {
+    let friends = (1..10).map(|n| (Flow::Trusted(Id::from_bytes([n; 32])), 1.0));
+    let had = turns(&mut Queue::new(limits()), &friends.chain([(peer(1), 1.0)]).collect::<Vec<_>>(), 400);
+    assert!((38..=42).contains(&had[&peer(1)]), "{had:?}");
 }
 
 #[test]
@@ -238,7 +290,7 @@ fn who_is_turned_away_is_told_how_long_it_takes() {
     let (mut queue, mut now) = (Queue::new(Limits { waiting: 10, ..limits() }), Instant::now());
     for _ in 0..30 {
         let id = queue.handle_arrival(now, request(Flow::Owner, 2)).unwrap();
-        queue.handle_sent(id);
+        queue.handle_sent(now, id);
         queue.handle_answer(now, id, true);
         now += Duration::from_secs(8);
         queue.handle_end(now, id);
@@ -298,16 +350,18 @@ fn a_model_is_loading_until_it_answers_and_then_in_memory() {
     let (mut queue, start) = (Queue::new(limits()), Instant::now());
     let at = |s| start + Duration::from_secs(s);
     let residence = |queue: &Queue| queue.load("m").unwrap_or_default().residence;
-    let nothing = BTreeMap::from([("m", Found { loaded: false, slots: 1.into() })]);
-    let there = BTreeMap::from([("m", Found { loaded: true, slots: 1.into() })]);
+    let nothing = BTreeMap::from([("m", Found { loaded: false, slots: 1.into(), load_time: LOAD_TIME })]);
+    let there = BTreeMap::from([("m", Found { loaded: true, slots: 1.into(), load_time: LOAD_TIME })]);
     let id = queue.handle_arrival(at(0), request(peer(1), 1)).unwrap();
     assert_eq!(residence(&queue), Residence::Disk, "nothing was sent");
-    queue.handle_sent(id);
+    queue.handle_sent(at(0), id);
     assert_eq!(residence(&queue), Residence::Loading);
     queue.handle_look(at(0), at(0), &nothing);
     assert_eq!(residence(&queue), Residence::Loading);
     queue.handle_look(at(30), at(30), &there);
     assert_eq!(residence(&queue), Residence::Loading, "an Ollama lists it as soon as it begins to load");
+    queue.handle_look(at(50), at(50), &there);
+    assert_eq!(residence(&queue), Residence::Memory, "the answer may say nothing before its end");
     queue.handle_answer(at(60), id, true);
     assert_eq!(residence(&queue), Residence::Memory);
     queue.handle_look(at(62), at(59), &nothing);
@@ -319,13 +373,13 @@ fn a_model_is_loading_until_it_answers_and_then_in_memory() {
 
     // One that fails has loaded nothing.
     let id = queue.handle_arrival(at(71), request(peer(1), 1)).unwrap();
-    queue.handle_sent(id);
+    queue.handle_sent(at(71), id);
     queue.handle_answer(at(72), id, false);
     assert_eq!(residence(&queue), Residence::Disk);
     queue.handle_end(at(72), id);
     // One that no look ever finds was unloaded before.
     let id = queue.handle_order(at(80), peer(1), &"m".into());
-    queue.handle_sent(id);
+    queue.handle_sent(at(80), id);
     assert_eq!(queue.load("m").unwrap(), ModelLoad { residence: Residence::Loading, begun: 2, ..ModelLoad::default() });
     queue.handle_answer(at(81), id, true);
     queue.handle_end(at(81), id);

@@ -1,19 +1,21 @@
 //! Whose turn it is before one model.
 //!
-//! Who came first is served first, but no peer is served more than [`LEAD`] turns ahead of its share: weighted fair queueing
-//! (Demers, Keshav, Shenker 1989) that begins to count only there. Strict turns would cost those dear who have two questions
+//! Who came first is served first, but no peer is served more than [`LEAD`] turns, and the one that is due, ahead of its share:
+//! weighted fair queueing (Demers, Keshav, Shenker 1989) that begins to count only there. Strict turns would cost those dear who have two questions
 //! at a time once, and nobody gains by it but who happens to have one: in the simulation of issue 4, at 95 % load, p99 of the
 //! time to the first token is 42 s for who came first is first, 42 s with a lead of two turns, 44 s with one and 52 s with
 //! none, and without the bound one peer's thousand is the end of all others.
 //!
-//! The line has a clock: so many turns has had who waited all the while, with a weight of one. Each peer has the time at which
-//! its next turn is due, which moves on by one over its weight with every grant, and is never behind the clock when it begins
+//! There is a clock: so many turns has had who waited all the while, with a weight of one. Each peer has the time at which its
+//! next turn is due, which moves on by one over its weight with every grant, and is never behind the clock when it begins
 //! to wait. What waits comes up when it came or, where its peer is ahead, [`LEAD`] turns before that one is due; the earliest
 //! is next. A grant counts as one whether a request follows or not, or a peer that took slots and left them would always be
 //! next. What a request will cost is not known before it ran, so requests are what is shared, and not seconds.
 //!
 //! A key costs nothing, so strangers may be any number of peers: while somebody waits whom a person trusts, all strangers
-//! together have no more than every other turn.
+//! together have no more than every other turn. So they and those who are trusted have a clock each, since one that both moved
+//! would run ahead of whoever has less than a share, and they all would seem to be owed turns; between the two a tilt says
+//! who has had more of late.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -43,12 +45,21 @@ pub(super) struct Turns {
     owner: VecDeque<Waiting>,
     /// Grants of the owner's since others wait for one.
     owners: u32,
-    peers: BTreeMap<Flow, Share>,
-    /// The first of each peer that waits: of those whom a person trusts, and of strangers.
-    known: BTreeSet<First>,
-    strangers: BTreeSet<First>,
+    /// Those whom a person trusts.
+    known: Class,
+    strangers: Class,
     /// Whether the last of the peers that was granted was a stranger.
     stranger: bool,
+    /// By how many turns of one of them those who are known are ahead of strangers, while both wait.
+    tilt: f64,
+}
+
+/// Peers among whom turns are shared.
+#[derive(Debug, Clone, Default)]
+struct Class {
+    peers: BTreeMap<Flow, Share>,
+    /// The first of each that waits.
+    firsts: BTreeSet<First>,
     clock: f64,
     /// What all weigh that wait.
     weights: f64,
@@ -80,13 +91,82 @@ impl Turns {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.owner.len() + self.peers.values().map(|share| share.waiting.len()).sum::<usize>()
+        self.owner.len() + self.known.len() + self.strangers.len()
     }
 
     pub(super) fn join(&mut self, flow: Flow, weight: f64, waiting: Waiting) {
-        if flow == Flow::Owner {
-            return self.owner.push_back(waiting);
+        match self.class(flow) {
+            Some(class) => class.join(flow, weight, waiting),
+            None => self.owner.push_back(waiting),
         }
+    }
+
+    pub(super) fn leave(&mut self, flow: Flow, id: EntryId) -> Option<Waiting> {
+        match self.class(flow) {
+            Some(class) => class.leave(flow, id),
+            None => {
+                let at = self.owner.iter().position(|waiting| waiting.id == id)?;
+                self.owner.remove(at)
+            }
+        }
+    }
+
+    /// Takes out whose turn it is; a peer only if `peers_may`.
+    pub(super) fn take(&mut self, peers_may: bool) -> Option<(Flow, Waiting)> {
+        let peers_wait = peers_may && !(self.known.is_empty() && self.strangers.is_empty());
+        if peers_wait && (self.owner.is_empty() || self.owners >= OWNERS_IN_A_ROW) {
+            self.owners = 0;
+            return self.take_peer();
+        }
+        let waiting = self.owner.pop_front()?;
+        self.owners = if peers_wait { self.owners + 1 } else { 0 };
+        Some((Flow::Owner, waiting))
+    }
+
+    /// All who wait, in the order in which they are granted if nobody comes or goes.
+    pub(super) fn in_order(&self) -> impl Iterator<Item = Waiting> + use<> {
+        let mut turns = self.clone();
+        std::iter::from_fn(move || turns.take(true).map(|(_, waiting)| waiting))
+    }
+
+    fn take_peer(&mut self) -> Option<(Flow, Waiting)> {
+        let (known, strangers) = (self.known.weights, self.strangers.weights);
+        let (both, ahead) = match (self.known.is_empty(), self.strangers.is_empty()) {
+            (false, false) => (true, self.tilt > 0.0),
+            (is_nobody_known, _) => (false, is_nobody_known),
+        };
+        self.stranger = if both { ahead && !self.stranger } else { ahead };
+        let lead = f64::from(LEAD);
+        self.tilt = match (both, self.stranger) {
+            (false, _) => 0.0,
+            (true, true) => (self.tilt - strangers.recip()).max(-lead),
+            (true, false) => (self.tilt + known.recip()).min(lead),
+        };
+        if self.stranger { self.strangers.take() } else { self.known.take() }
+    }
+
+    /// Whom this one shares turns with; nobody if it is the owner.
+    fn class(&mut self, flow: Flow) -> Option<&mut Class> {
+        match flow {
+            Flow::Owner => None,
+            _ if flow.is_stranger() => Some(&mut self.strangers),
+            _ => Some(&mut self.known),
+        }
+    }
+}
+
+// === impl Class ===
+
+impl Class {
+    fn is_empty(&self) -> bool {
+        self.firsts.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.peers.values().map(|share| share.waiting.len()).sum()
+    }
+
+    fn join(&mut self, flow: Flow, weight: f64, waiting: Waiting) {
         if self.peers.len() >= MAX_FLOWS && !self.peers.contains_key(&flow) {
             let idle = self.peers.iter().filter(|(_, share)| share.waiting.is_empty());
             let first = idle.min_by(|(_, one), (_, other)| one.due.total_cmp(&other.due)).map(|(flow, _)| *flow);
@@ -103,58 +183,22 @@ impl Turns {
         });
     }
 
-    pub(super) fn leave(&mut self, flow: Flow, id: EntryId) -> Option<Waiting> {
-        if flow == Flow::Owner {
-            let at = self.owner.iter().position(|waiting| waiting.id == id)?;
-            return self.owner.remove(at);
-        }
+    fn leave(&mut self, flow: Flow, id: EntryId) -> Option<Waiting> {
         self.change(flow, |share| {
             let at = share.waiting.iter().position(|(waiting, _)| waiting.id == id)?;
             share.waiting.remove(at).map(|(waiting, _)| waiting)
         })?
     }
 
-    /// Takes out whose turn it is; a peer only if `peers_may`.
-    pub(super) fn take(&mut self, peers_may: bool) -> Option<(Flow, Waiting)> {
-        let peer = self.next().filter(|_| peers_may);
-        match peer {
-            Some(flow) if self.owner.is_empty() || self.owners >= OWNERS_IN_A_ROW => {
-                self.owners = 0;
-                self.stranger = flow.is_stranger();
-                Some((flow, self.grant(flow)?))
-            }
-            _ => {
-                let waiting = self.owner.pop_front()?;
-                self.owners = if peer.is_some() { self.owners + 1 } else { 0 };
-                Some((Flow::Owner, waiting))
-            }
-        }
-    }
-
-    /// All who wait, in the order in which they are granted if nobody comes or goes.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = Waiting> + use<> {
-        let mut turns = self.clone();
-        std::iter::from_fn(move || turns.take(true).map(|(_, waiting)| waiting))
-    }
-
-    /// Which of the peers is next.
-    fn next(&self) -> Option<Flow> {
-        let first = match (self.known.first(), self.strangers.first()) {
-            (Some(known), Some(stranger)) if self.stranger || known < stranger => known,
-            (known, stranger) => stranger.or(known)?,
-        };
-        Some(first.flow)
-    }
-
-    fn grant(&mut self, flow: Flow) -> Option<Waiting> {
+    fn take(&mut self) -> Option<(Flow, Waiting)> {
+        let flow = self.firsts.first()?.flow;
         let weight = self.peers.get(&flow)?.weight;
         self.clock += self.weights.max(weight).recip();
-        // Whom a person trusts may have had more than a share beside strangers, which is nobody's loss now.
-        let latest = self.clock + f64::from(LEAD + 1) / weight;
-        self.change(flow, |share| {
-            share.due = (share.due + weight.recip()).min(latest);
+        let waiting = self.change(flow, |share| {
+            share.due += weight.recip();
             share.waiting.pop_front().map(|(waiting, _)| waiting)
-        })?
+        });
+        Some((flow, waiting??))
     }
 
     /// Does something to a peer's share, and keeps all that follows from it.
@@ -162,16 +206,14 @@ impl Turns {
         let share = self.peers.get_mut(&flow)?;
         let (before, weight) = (share.first(flow), share.weight);
         let done = what(share);
-        let (after, firsts) =
-            (share.first(flow), if flow.is_stranger() { &mut self.strangers } else { &mut self.known });
         if let Some(before) = before {
             self.weights -= weight;
-            firsts.remove(&before);
+            self.firsts.remove(&before);
         }
-        match after {
+        match share.first(flow) {
             Some(after) => {
                 self.weights += share.weight;
-                firsts.insert(after);
+                self.firsts.insert(after);
             }
             // There is nothing to remember of who is not ahead.
             None if share.due <= self.clock => drop(self.peers.remove(&flow)),

@@ -29,6 +29,11 @@ struct Known {
     patience: f64,
 }
 
+/// Each fourth of them is trusted by a person.
+fn flow(n: u8) -> Flow {
+    if n % 4 == 0 { Flow::Trusted(Id::from_bytes([n; 32])) } else { peer(n) }
+}
+
 /// As many as may be found out.
 fn slots(rng: &mut StdRng) -> Slots {
     Slots { at_once: rng.random_range(1..5), probe: rng.random_bool(0.3) }
@@ -52,7 +57,7 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let weights = (0..PEERS).step_by(3).map(|n| (peer(n), rng.random_range(0.3..4.0))).collect();
+        let weights = (0..PEERS).step_by(3).map(|n| (flow(n), rng.random_range(0.3..4.0))).collect();
         let limits = Limits { waiting: 60, waiting_each: 16, reserve: rng.random_range(0..2), tell: TELL };
         let slots = MODELS.iter().map(|model| (Model::from(*model), slots(&mut rng))).collect();
         let queue = Queue::new(limits.clone());
@@ -78,7 +83,7 @@ impl World {
         match self.rng.random_range(0..PEERS + 3) {
             0 | 1 => Flow::Owner,
             2 => Flow::Guest,
-            n => peer(n - 3),
+            n => flow(n - 3),
         }
     }
 
@@ -108,11 +113,19 @@ impl World {
         let copies = self.rng.random_bool(0.6).then(|| self.rng.random_range(0..4));
         let before = self.of(&model, false).filter(|(_, known)| known.flow == flow).count() as f64;
         let weight = self.weight(flow);
-        let flows = (0..PEERS).map(peer).chain([Flow::Guest]).filter(|other| *other != flow);
-        // In the time of k turns of its own each other has its share of turns, and its lead and one more at either end.
-        let patience =
-            flows.map(|other| self.weight(other) * (before + 1.0) / weight + 2.0 * f64::from(LEAD + 1)).sum::<f64>()
-                + before;
+        let all = || (0..PEERS).map(self::flow).chain([Flow::Guest]);
+        // In the time of k turns of its own each other of its class has its share of turns, and its lead and one more at
+        // either end.
+        let alike = all().filter(|other| *other != flow && other.is_stranger() == flow.is_stranger());
+        let turns = alike.map(|other| self.weight(other) * (before + 1.0) / weight + 2.0 * f64::from(LEAD + 1));
+        let turns = turns.sum::<f64>() + before;
+        // Strangers have every other turn at most. The others have one for each of theirs or, if that is more, their share,
+        // and what they may be behind by.
+        let known: f64 = all().filter(|flow| !flow.is_stranger()).map(|flow| self.weight(flow)).sum();
+        let patience = match flow.is_stranger() {
+            true => turns + (turns + 1.0) * (known / weight).max(1.0) + f64::from(LEAD) * known,
+            false => 2.0 * (turns + 1.0),
+        };
         match self.queue.handle_arrival(self.now, Arrival { flow, weight, model: model.clone(), slots, copies }) {
             Ok(id) => {
                 let counts = 1.0 / f64::from(copies.unwrap_or(1).max(1));
@@ -132,7 +145,7 @@ impl World {
         let at = self.rng.random_range(0..self.words.len());
         let word = if self.rng.random_bool(0.05) { self.words[at] } else { self.words.swap_remove(at) };
         match word {
-            Word::Sent(id) => self.queue.handle_sent(id),
+            Word::Sent(id) => self.queue.handle_sent(self.now, id),
             Word::Answered(id, ran) => self.queue.handle_answer(self.now, id, ran),
             Word::End(id) => self.end(id),
         }
@@ -165,7 +178,7 @@ impl World {
     fn look(&mut self) {
         let found = MODELS.map(|model| {
             let slots = slots(&mut self.rng);
-            (model, Found { loaded: self.rng.random_bool(0.5), slots })
+            (model, Found { loaded: self.rng.random_bool(0.5), slots, load_time: LOAD_TIME })
         });
         self.slots = found.iter().map(|(model, found)| (Model::from(*model), found.slots)).collect();
         self.queue.handle_look(self.now, self.now, &found.into());
