@@ -31,7 +31,7 @@ struct Known {
 
 /// Each fourth of them is trusted by a person.
 fn flow(n: u8) -> Flow {
-    if n % 4 == 0 { Flow::Trusted(Id::from_bytes([n; 32])) } else { peer(n) }
+    if n.is_multiple_of(4) { Flow::Trusted(Id::from_bytes([n; 32])) } else { peer(n) }
 }
 
 /// As many as may be found out.
