@@ -92,11 +92,6 @@ pub(crate) enum Outcome {
 // === impl Breaker ===
 
 impl Breaker {
-    /// Whether a new request may go there now.
-    pub(crate) fn admits(&self, now: Instant) -> bool {
-        self.wait(now).is_none()
-    }
-
     /// Whether one may pass that queues there already.
     pub(crate) fn keeps_places(&self, now: Instant) -> bool {
         self.open_for(now).is_none()
@@ -212,7 +207,7 @@ mod tests {
 
     fn opened(outcome: Outcome, now: Instant) -> Breaker {
         let mut breaker = Breaker::default();
-        while breaker.admits(now) {
+        while breaker.wait(now).is_none() {
             once(&mut breaker, outcome, now);
         }
         breaker
@@ -224,7 +219,7 @@ mod tests {
         let mut breaker = Breaker::default();
         once(&mut breaker, Outcome::Failed, now);
         once(&mut breaker, Outcome::Failed, now);
-        assert!(breaker.admits(now), "two may be chance");
+        assert!(breaker.wait(now).is_none(), "two may be chance");
         now += SECOND;
         once(&mut breaker, Outcome::Failed, now);
         for expected in [1, 2, 4, 8, 16, 32, 60, 60] {
@@ -261,7 +256,7 @@ mod tests {
             once(&mut fails, Outcome::Failed, now);
         }
         assert!(!fails.keeps_places(now) && fails.pass(now).is_none());
-        assert!(fails.keeps_places(now + SECOND) && !fails.admits(now + SECOND));
+        assert!(fails.keeps_places(now + SECOND) && fails.wait(now + SECOND).is_some());
         // The one that tries after failures finds no room: that decides nothing, and another may try.
         let mut failed = opened(Outcome::Failed, now);
         once(&mut failed, Outcome::Full, now + SECOND);
@@ -274,13 +269,13 @@ mod tests {
         let mut breaker = opened(Outcome::Failed, Instant::now());
         let now = Instant::now() + SECOND;
         let pass = breaker.pass(now).unwrap();
-        assert!(breaker.pass(now).is_none() && !breaker.admits(now + 100 * SECOND));
+        assert!(breaker.pass(now).is_none() && breaker.wait(now + 100 * SECOND).is_some());
         breaker.settle(pass, Outcome::Served, now);
         assert!((0..100).all(|_| breaker.pass(now).is_some()));
         assert_eq!(breaker.caution(now), 3.0, "it starts slowly");
         // All is forgiven: it takes as many failures as the first time, and opens for as short.
         once(&mut breaker, Outcome::Failed, now);
-        assert!(breaker.admits(now));
+        assert!(breaker.wait(now).is_none());
     }
 
     #[test]
@@ -289,8 +284,8 @@ mod tests {
         let now = Instant::now() + SECOND;
         once(&mut breaker, Outcome::Unknown, now);
         let lost = breaker.pass(now).expect("another may try");
-        assert!(!breaker.admits(now + LOST / 2));
-        assert!(breaker.admits(now + LOST));
+        assert!(breaker.wait(now + LOST / 2).is_some());
+        assert!(breaker.wait(now + LOST).is_none());
         drop(lost);
     }
 
@@ -306,7 +301,7 @@ mod tests {
         }
         assert_eq!(breaker.wait(now), Some(SECOND), "a hundred that fail at once count once");
         breaker.settle(late, Outcome::Served, now);
-        assert!(!breaker.admits(now));
+        assert!(breaker.wait(now).is_some());
     }
 
     #[test]
@@ -368,7 +363,7 @@ mod tests {
                     breaker.settle(pass, outcome, now);
                 }
                 prop_assert!(breaker.wait(now).is_none_or(|wait| wait <= LONGEST_ASKED));
-                prop_assert!(breaker.admits(now + LOST + LONGEST), "it opens again some day");
+                prop_assert!(breaker.wait(now + LOST + LONGEST).is_none(), "it opens again some day");
                 let caution = breaker.caution(now);
                 prop_assert!((1.0..=1.0 + SUSPICION * FAILURES).contains(&caution));
             }

@@ -69,9 +69,7 @@ pub(super) struct Standing {
     pub(super) slowness: f64,
     /// What is held against it for the moment.
     pub(super) caution: f64,
-    /// Whether requests may pass.
-    pub(super) admitted: bool,
-    /// How long until they may.
+    /// How long until new requests may go there; nothing if they may.
     pub(super) left_alone: Option<Duration>,
     /// Whether those may that queue there already.
     pub(super) keeps_places: bool,
@@ -140,14 +138,7 @@ impl Dealings {
         let now = self.clock.now();
         let models = lock(&self.models);
         let Some(record) = models.get(model) else {
-            return Standing {
-                own: 0,
-                slowness: 1.0,
-                caution: 1.0,
-                admitted: true,
-                left_alone: None,
-                keeps_places: true,
-            };
+            return Standing { own: 0, slowness: 1.0, caution: 1.0, left_alone: None, keeps_places: true };
         };
         let late = |running: &Running| {
             let (expected, so_far) = running.so_far(&self.clock);
@@ -157,7 +148,6 @@ impl Dealings {
             own: record.own,
             slowness: record.running.values().map(late).fold(record.judgement.slowness(now), f64::max),
             caution: record.breaker.caution(now),
-            admitted: record.breaker.admits(now),
             left_alone: record.breaker.wait(now),
             keeps_places: record.breaker.keeps_places(now),
         }

@@ -147,7 +147,7 @@ fn a_server_that_fails_at_once_draws_nothing_though_it_is_idle() {
     for millisecond in 0..1000 {
         let now = now + Duration::from_millis(millisecond);
         let broken = Server { caution: breaker.caution(now), ..server() };
-        let candidates = [warm(3.0, 4.0), Candidate { eligible: breaker.admits(now), ..of(&broken) }];
+        let candidates = [warm(3.0, 4.0), Candidate { eligible: breaker.wait(now).is_none(), ..of(&broken) }];
         if let Some(Plan::Tickets(1, _) | Plan::Send(1)) = plan(&candidates, 0) {
             let pass = breaker.pass(now).unwrap();
             breaker.settle(pass, Outcome::Failed, now);

@@ -117,13 +117,13 @@ impl<'a> Scales<'a> {
         };
         let candidate = Candidate {
             score: score(&server, &usual.request(self.errand.prompt(), cached)),
-            eligible: standing.admitted || (held.is_some() && standing.keeps_places),
+            eligible: standing.left_alone.is_none() || (held.is_some() && standing.keeps_places),
             free: server.has_free_slot(),
             knowledge: if local { Knowledge::Exact } else { Knowledge::Reported },
             local,
             held: held.is_some(),
         };
-        let (ahead, left_alone) = (held.map(|held| held.ahead), !standing.admitted);
+        let (ahead, left_alone) = (held.map(|held| held.ahead), standing.left_alone.is_some());
         Weight { member, server, cached, candidate, ahead, left_alone }
     }
 

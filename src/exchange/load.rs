@@ -254,6 +254,12 @@ mod tests {
             "in memory, 1 of 2 run, 0.5 wait, writes 31.2 tokens/s"
         );
         assert_eq!(Numbers::default().to_string(), "on disk, 0 run");
+        let caveat = |slowness, caution, left_alone_s| Caveat { slowness, caution, left_alone_s };
+        let held = |caveat| Numbers { caveat: Some(caveat), ..Numbers::default() }.to_string();
+        assert_eq!(held(caveat(2.4, 1.0, None)), "on disk, 0 run; 2.4 times slower than it says");
+        assert_eq!(held(caveat(1.0, 4.0, Some(1.6))), "on disk, 0 run; left alone for 1.6 s");
+        assert!(held(caveat(1.0, 3.0, None)).ends_with("not sure of it yet: scores 3.0 times as bad"));
+        assert!(caveat(1.0, 1.0, None).is_nothing() && !caveat(1.0, 1.0, Some(0.1)).is_nothing());
     }
 
     #[test]

@@ -233,7 +233,7 @@ impl Queue {
     /// The server has unloaded a model on request.
     pub(super) fn handle_unloaded(&mut self, model: &Model) {
         if let Some(line) = self.lines.get_mut(model) {
-            line.memory = line::Memory::default();
+            line.unloaded();
             self.changed.insert(model.clone());
         }
     }

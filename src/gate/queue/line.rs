@@ -19,7 +19,7 @@ const LONGEST: f32 = 600.0;
 /// The line before one model.
 #[derive(Debug, Default)]
 pub(super) struct Line {
-    pub(super) memory: Memory,
+    memory: Memory,
     /// Requests that the server has and has not answered.
     sent: u32,
     /// When the first of them was sent, if it was not in memory then and none has been answered since. An Ollama lists a
@@ -45,7 +45,7 @@ pub(super) struct Line {
 
 /// Whether a model is in memory, as far as is known.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Memory {
+struct Memory {
     /// The last look found it there.
     seen: bool,
     /// When it answered last, as far as no look was better informed.
@@ -114,6 +114,11 @@ impl Line {
     pub(super) fn ran(&mut self, now: Instant) {
         self.loads = None;
         self.memory.witness(now);
+    }
+
+    /// The server has unloaded it on request.
+    pub(super) fn unloaded(&mut self) {
+        self.memory = Memory::default();
     }
 
     /// A look at the server that began then is over.
