@@ -87,6 +87,22 @@ async fn what_is_loaded_shows_soon_after_it_ran() {
 }
 
 #[tokio::test]
+async fn what_made_way_is_known_to_be_gone_at_once_though_it_answered_a_moment_ago() {
+    let provider = Provider::start(&["m", "n"]).await;
+    let mut load = provider.gate.load();
+    provider.gate.report().wait_for(|report| report.provider).await.unwrap();
+    let _ = provider.ask(peer(Scope::Infer), generate()).await;
+    load.wait_for(|load| load.loaded().eq(["m:latest"])).await.unwrap();
+    let _ = provider.ask(peer(Scope::Infer), generate()).await;
+    provider.fake.models(|models| models.iter_mut().for_each(|model| model.loaded = false));
+    let since = Instant::now();
+    let _ = provider.ask(peer(Scope::Infer), request("POST", "/api/generate", r#"{"model":"n","prompt":"x"}"#)).await;
+    let gone = load.wait_for(|load| load.loaded().eq(["n:latest"]));
+    tokio::time::timeout(Duration::from_secs(4), gone).await.expect("not only seconds later").unwrap();
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
 async fn a_model_that_a_peer_sees_in_the_list_is_in_the_report_at_once() {
     let provider = Provider::start(&["m"]).await;
     let mut report = provider.gate.report();
