@@ -7,11 +7,12 @@
 //!   before the runner begins to count); else from the first byte to the last.
 //! - **Late**: a request that was handed over behind `k` others and was begun only when one of them ended says that there
 //!   are no more than `k` slots. One exact observation ends a probe, two lower what is believed. Where only the first
-//!   byte is known a long prompt looks much the same; then most of the wait must have been before that end, and it takes
-//!   four times as many.
+//!   byte is known a long prompt looks much the same; then most of the wait must have been before that end, it takes
+//!   four times as many, and no number of them says less than was seen at once since the model was loaded.
 //!
 //! More than is believed cannot be seen unless it is tried: now and then, when others wait, one more may be handed over
-//! (a **probe**). It costs its request only that it is bound to this server a little early. After one that succeeds the
+//! (a **probe**), and until that ends whoever else ends makes room for another, or the runner might never be seen with one
+//! more at work. It costs them only that they are bound to this server a little early. After a probe that succeeds the
 //! next may follow at once; after one that fails the next waits ten minutes, then twenty, forty, an hour; a tenth of that if
 //! only first bytes say so.
 
@@ -67,6 +68,8 @@ pub(super) struct Learner {
     told: Option<u32>,
     /// Whether evidence has shown it.
     shown: bool,
+    /// The most that were seen at work at once since the model was loaded.
+    seen: u32,
     embeds: bool,
     open: Vec<Open>,
     past: VecDeque<Work>,
@@ -123,6 +126,7 @@ impl Learner {
             believed: 1,
             told: None,
             shown: false,
+            seen: 0,
             embeds: false,
             open: Vec::new(),
             past: VecDeque::new(),
@@ -158,6 +162,7 @@ impl Learner {
         if let Some(told) = told {
             self.believed = told;
             self.shown = false;
+            self.seen = 0;
             self.late = (0, 0);
         }
     }
@@ -166,6 +171,7 @@ impl Learner {
     pub(super) fn reloaded(&mut self) {
         self.back_off = BACK_OFF;
         self.not_before = None;
+        self.seen = 0;
         self.late = (0, 0);
         self.past.clear();
     }
@@ -226,10 +232,9 @@ impl Learner {
     fn may_probe(&self, now: Instant) -> bool {
         let bound = self.told.unwrap_or(MOST);
         !self.embeds
-            && self.probe.is_none()
             && self.believed < bound
             && self.handed_over() <= self.believed
-            && self.not_before.is_none_or(|then| now >= then)
+            && (self.probe.is_some() || self.not_before.is_none_or(|then| now >= then))
     }
 
     fn handed_over(&self) -> u32 {
@@ -246,6 +251,7 @@ impl Learner {
         let moments = all.iter().map(|work| work.from).filter(|then| at_work(&new, *then));
         let most = moments.map(|then| all.iter().filter(|work| at_work(work, then)).count()).max().unwrap_or(0);
         let most = u32::try_from(most).unwrap_or(MOST).min(MOST);
+        self.seen = self.seen.max(most);
         if most > self.late.1 {
             self.late = (0, 0);
         }
@@ -280,7 +286,8 @@ impl Learner {
             EXACT => between(past.to, work.from) <= slack && between(work.from, past.to) <= slack,
             _ => past.to <= work.from && between(open.handed, past.to) >= 2 * between(past.to, work.from),
         };
-        let Some(ended) = self.past.iter().filter(|past| gave_way(past)).map(|past| past.to).max() else { return };
+        // Where several may have, the first is believed: it says the least, since more were still there.
+        let Some(ended) = self.past.iter().filter(|past| gave_way(past)).map(|past| past.to).min() else { return };
         // Those that were there before it and had not ended before its turn came: they held slots, or stood before it for one.
         // One that ended when this was handed over made room at the gate, not at the server.
         let turn = match sure {
@@ -293,7 +300,7 @@ impl Learner {
         let held = |past: &&Work| before(past.handed) && past.to >= turn && past.to > open.handed;
         let past_before = self.past.iter().filter(held).count();
         let Ok(slots) = u32::try_from(open_before + past_before) else { return };
-        if slots == 0 || slots > self.believed {
+        if slots == 0 || slots > self.believed || (sure == ROUGH && slots < self.seen) {
             return;
         }
         self.late = (self.late.0 + sure, self.late.1.max(slots));

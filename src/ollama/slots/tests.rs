@@ -241,3 +241,62 @@ fn a_probe_that_says_nothing_is_tried_again_soon_and_not_at_once() {
     assert!(!learner.now(now).probe);
     assert!(learner.now(now + 10 * MARGIN).probe);
 }
+
+#[test]
+fn while_one_more_is_tried_its_company_is_made_up_again() {
+    let mut learner = Learner::new(MARGIN);
+    let now = Instant::now();
+    (1..=2).for_each(|id| learner.handed(id, false, now));
+    learner.ended(1, Ended::Unknown, true, now);
+    assert_eq!(learner.now(now), Slots { at_once: 1, probe: true });
+    learner.handed(3, false, now);
+    assert!(!learner.now(now).probe, "one more, not two");
+}
+
+#[test]
+fn no_rhythm_of_answers_hides_a_slot() {
+    // Answers that ended whenever one more was tried, so that it was never seen beside all the others, or looked late.
+    let all: [(usize, &[u64]); 4] = [
+        (7, &[1877, 3933, 833]),
+        (4, &[3072, 1023, 1531]),
+        (6, &[4741, 911, 5701, 1101, 1501, 2661, 1491, 1121, 2731]),
+        (7, &[825, 2242, 1535, 1103, 1121, 3152, 2470, 2754]),
+    ];
+    for (slots, rhythm) in all {
+        let mut simulated = Simulated::new(slots, false);
+        simulated.run(60_000, lengths(rhythm.to_vec()));
+        assert_eq!(simulated.believed() as usize, slots, "{rhythm:?}");
+    }
+}
+
+#[test]
+fn no_rhythm_of_answers_hides_that_there_are_fewer_than_was_told() {
+    // Some waited so little that it could be their prompt, the others for long enough that several ended after their turn.
+    for (told, rhythm) in [(5, [1931, 1691, 1461]), (4, [2251, 4961, 2081])] {
+        let mut simulated = Simulated::new(3, false);
+        simulated.learner.told(Some(told));
+        simulated.run(240_000, lengths(rhythm.to_vec()));
+        assert_eq!(simulated.believed(), 3, "{rhythm:?}");
+    }
+}
+
+#[test]
+fn slots_that_were_seen_at_work_at_once_are_not_lost_to_first_bytes() {
+    // Somebody nearly always ends while another's prompt is read, which looks like a wait for a slot.
+    let mut simulated = Simulated::new(8, false);
+    let mut lengths = lengths(vec![831, 2004, 2305]);
+    simulated.run(15_000, &mut lengths);
+    for _ in 0..600 {
+        simulated.run(1000, &mut lengths);
+        assert_eq!(simulated.believed(), 8);
+    }
+    // Loaded anew, which it is only when nothing runs, it may have fewer.
+    let now = simulated.at(simulated.now);
+    for (id, ..) in std::mem::take(&mut simulated.handed) {
+        simulated.learner.ended(id, Ended::Unknown, true, now);
+    }
+    simulated.learner.reloaded();
+    simulated.slots = 3;
+    simulated.run(240_000, &mut lengths);
+    assert_eq!(simulated.believed(), 3);
+}
