@@ -1,9 +1,10 @@
 //! Spreads requests over the servers that can take them: the [`Router`].
 //!
 //! A [`tower::Service`] of our own over a `Discover` stream of endpoints, since `tower::balance` picks in `poll_ready`,
-//! before it has seen the request. A request walks `look (which model?) → aim (who may?) → choose (who is best?) →
-//! attempt → perhaps once more`, a file each. Endpoints are cheap to clone and always ready; their load counts until the
-//! end of an answer's body.
+//! before it has seen the request. A request walks `dispatch (what is asked for?) → once (aim: who may? seek: who is best,
+//! and when? attempt: what came of it?) → perhaps again`, a file each, of which [`again`], [`once`] and [`seek`] are tower's
+//! retry, the service it retries, and the room in which that waits. Endpoints are cheap to clone and always ready; their
+//! load counts until the end of an answer's body.
 //!
 //! What is tried again, and when (DESIGN §5): only before the first byte went to the application, only if the body can
 //! be sent again ([`replay`]), at most twice, never where the last one failed, never what changes models.
@@ -15,6 +16,7 @@
 //!   answers (Ollama broke off, a 5xx, a 404 for a model that should be there, a full queue), within the budget, so that
 //!   a failing mesh is not given twice the load.
 
+mod again;
 mod aim;
 mod attempt;
 mod breaker;
@@ -27,6 +29,7 @@ mod errand;
 mod journal;
 mod judgement;
 mod members;
+mod once;
 mod plan;
 mod prefix;
 mod priors;
@@ -36,6 +39,7 @@ mod score;
 mod seek;
 #[cfg(test)]
 mod simulation;
+mod walk;
 mod weigh;
 
 use std::collections::BTreeMap;
@@ -54,14 +58,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
-use tower::retry::budget::TpsBudget;
 
+use self::again::Tries;
 use self::clock::Clock;
 use self::journal::Journal;
 use self::members::{Members, Obstacle};
 use self::prefix::Prefixes;
 use self::replay::Reserve;
-use self::seek::WaitingRoom;
 use crate::digests::Digests;
 use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal};
 use crate::id::{Id, NodeName};
@@ -79,11 +82,6 @@ const SUSPENSE: Duration = Duration::from_millis(3500);
 
 /// Tries beside the first.
 const RETRIES: u32 = 2;
-/// The budget of retries: a share of the requests of the last ten seconds, and one a second for those who send few.
-const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-const BUDGET_A_SECOND: u32 = 1;
-const BUDGET_SHARE: f32 = 0.2;
-
 /// What a [`Router`] has to know of its node.
 #[derive(Debug, Clone)]
 pub struct RouterSettings {
@@ -127,9 +125,8 @@ pub struct Router(Arc<Inner>);
 
 struct Inner {
     known: Arc<Known>,
-    room: WaitingRoom,
+    tries: Tries,
     journal: Journal,
-    budget: TpsBudget,
     reserve: Arc<Reserve>,
     following: TaskTracker,
     _following: AbortOnDropHandle<()>,
@@ -173,10 +170,9 @@ impl Router {
         let (grace_ends, prefixes) = (Instant::now() + settings.grace, Mutex::new(Prefixes::new()));
         let known = Arc::new(Known { members, clock, prefixes, grace_ends, node: settings });
         Self(Arc::new(Inner {
-            room: seek::waiting_room(known.clone(), places),
+            tries: again::tries(known.clone(), seek::waiting_room(known.clone(), places)),
             known,
             journal: Journal::default(),
-            budget: TpsBudget::new(BUDGET_WINDOW, BUDGET_A_SECOND, BUDGET_SHARE),
             reserve: Arc::default(),
             following,
             _following: AbortOnDropHandle::new(task),

@@ -1,0 +1,70 @@
+//! A request while it is tried: what it asks for, how it is sent once more, and what came of it before.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::request::Parts;
+use http::{Request, Response};
+
+use super::errand::Errand;
+use super::members::Members;
+use super::replay::Replay;
+use super::{RETRIES, RouterSettings};
+use crate::exchange::{Body, Refusal};
+
+/// A request that may be tried more than once.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) errand: Arc<Errand>,
+    parts: Parts,
+    replay: Replay,
+    /// What came of an earlier try, while somebody else is tried.
+    last: Mutex<Option<Result<Response<Body>, Refusal>>>,
+}
+
+// === impl Walk ===
+
+impl Walk {
+    /// One that begins.
+    pub(super) fn new(errand: Errand, parts: Parts, replay: Replay) -> Self {
+        Self { errand: Arc::new(errand), parts, replay, last: Mutex::default() }
+    }
+
+    /// The request from its beginning. Who had it before loses it.
+    pub(super) fn request(&self) -> Request<Body> {
+        let mut request = Request::new(self.replay.body());
+        *request.method_mut() = self.parts.method.clone();
+        *request.uri_mut() = self.parts.uri.clone();
+        *request.version_mut() = self.parts.version;
+        *request.headers_mut() = self.parts.headers.clone();
+        request
+    }
+
+    /// Whether somebody else could be tried: its body is still whole, and someone is left.
+    pub(super) fn may_move(&self, members: &Members, node: &RouterSettings) -> bool {
+        self.errand.tries() <= RETRIES as usize
+            && self.errand.aim.may_move()
+            && self.replay.is_possible()
+            && self.errand.candidates(members, node).is_ok_and(|candidates| !candidates.is_empty())
+    }
+
+    /// Somebody else is tried, though this came of it: an Ollama's answer is better than nothing if nobody does better.
+    pub(super) fn put_aside(&self, result: Result<Response<Body>, Refusal>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if result.is_ok() || !matches!(*last, Some(Ok(_))) {
+            *last = Some(result);
+        }
+    }
+
+    /// What came of it before.
+    pub(super) fn take_last(&self) -> Option<Result<Response<Body>, Refusal>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What the application gets in the end.
+    pub(super) fn ends(&self, result: Result<Response<Body>, Refusal>) -> Result<Response<Body>, Refusal> {
+        match (result, self.take_last()) {
+            (Err(_), Some(Ok(answer))) => Ok(answer),
+            (result, _) => result,
+        }
+    }
+}
