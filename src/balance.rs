@@ -39,6 +39,7 @@ mod score;
 mod seek;
 #[cfg(test)]
 mod simulation;
+mod unreported;
 mod walk;
 mod weigh;
 

@@ -1,7 +1,7 @@
 //! Whom the balancer knows: the endpoints that the `Discover` stream brought, what they report, and how much of ours
 //! they carry. One task writes the set, everybody reads the latest.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -18,12 +18,10 @@ use super::clock::Clock;
 use super::dealings::{Dealings, Standing};
 use super::departed::{Departed, Lent, Memory};
 use super::priors::Machine;
+use super::unreported::Unreported;
 use crate::exchange::{Caveat, Endpoint, Health, Load, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
-
-/// Of what was sent to one server so much is remembered until its load has it: some thousand a round trip.
-const MAX_SENT: usize = 1024;
 
 /// All members, in the order of their IDs, and what those had that left. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -42,9 +40,8 @@ pub(super) struct Member {
     health: watch::Receiver<Health>,
     seen: Mutex<Seen>,
     pub(super) dealings: Arc<Dealings>,
-    /// What was sent there, or queues there, and may not be in what it says of its load: the number under which it was
-    /// opened ([`Endpoint::opened`]), the model, and what it counts for.
-    sent: Mutex<VecDeque<(u64, ModelName, f64)>>,
+    /// What was sent there, or queues there, and may not be in what it says of its load.
+    unreported: Mutex<Unreported>,
     /// Since when it is one.
     since: Instant,
 }
@@ -150,7 +147,7 @@ impl Member {
     fn new(endpoint: Arc<dyn Endpoint>, dealings: Arc<Dealings>, lent: Option<Lent>) -> Self {
         let (report, busy, health) = (endpoint.report(), endpoint.load(), endpoint.health());
         let seen = Mutex::new(Seen { lent, ..Seen::default() });
-        Self { endpoint, report, busy, health, seen, dealings, sent: Mutex::default(), since: Instant::now() }
+        Self { endpoint, report, busy, health, seen, dealings, unreported: Mutex::default(), since: Instant::now() }
     }
 
     pub(super) fn id(&self) -> Id {
@@ -298,25 +295,16 @@ impl Member {
     /// Something for this model was just sent there, or queues there with so many tickets in all.
     pub(super) fn sent(&self, model: Option<&ModelName>, copies: u8) {
         let (Some(model), Some(number)) = (model, self.endpoint.opened()) else { return };
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        if sent.len() >= MAX_SENT {
-            sent.pop_front();
-        }
-        sent.push_back((number, model.clone(), 1.0 / f64::from(copies.max(1))));
+        self.lock_unreported().sent(number, model, copies);
     }
 
     /// What was sent or queued there for this model that a load does not know of.
     pub(super) fn unreported(&self, model: &ModelName, load: &Load) -> f64 {
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        while sent.front().is_some_and(|(number, ..)| *number <= load.counted) {
-            sent.pop_front();
-        }
-        // Given up before it was opened: its number is free again.
-        let opened = self.endpoint.opened().unwrap_or_default();
-        while sent.back().is_some_and(|(number, ..)| *number > opened) {
-            sent.pop_back();
-        }
-        sent.iter().filter(|(_, of, _)| of == model).map(|(.., weight)| weight).sum()
+        self.lock_unreported().of(model, load.counted, self.endpoint.opened().unwrap_or_default())
+    }
+
+    fn lock_unreported(&self) -> MutexGuard<'_, Unreported> {
+        self.unreported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

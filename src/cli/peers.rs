@@ -111,6 +111,14 @@ mod tests {
             "NAME  STATE      TRUST      USE  SCOPE  MODELS  INFLIGHT      RTT  ADDRESS\n\
              gpu1  connected  first-use  yes  infer       2         1  0.31 ms  10.0.0.2:11435\n"
         );
+        let stops = PeerView { direct: 2, most_loaded: Some(3), draining: true, ..peer(b"1", "gpu1") };
+        let text = render(&[stops]);
+        let beside =
+            ["2 asked of the server itself by its owner", "keeps 3 models in memory at most", "is about to stop"];
+        for (line, what) in text.lines().skip(2).zip(beside) {
+            assert_eq!(line.trim_end(), format!("  gpu1    {what}"));
+        }
+        assert_eq!(text.lines().count(), 2 + beside.len());
         let text = render(&[peer(b"1", "gpu1"), peer(b"2", "GPU1")]);
         assert!(text.contains(&Id::of_spki(b"2").short()));
     }

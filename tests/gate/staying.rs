@@ -1,11 +1,15 @@
 //! How long a model stays in memory is not for a peer with scope `infer` to say.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::StatusCode;
 use ollana::gate::Caller;
 use ollana::id::Scope;
+use ollana::ollama::State;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::time::{sleep, timeout};
 
 use crate::{Provider, by_hand, peer, post, read, request};
 
@@ -87,4 +91,20 @@ async fn what_a_peer_says_of_it_does_not_reach_ollama_and_all_else_does() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn who_had_to_make_way_for_a_model_is_known_to_be_gone_as_soon_as_that_is_sent_for() {
+    let provider = Provider::start(&["m", "n"]).await;
+    let ask = |model: &str| post("/api/generate", &json!({"model":model,"prompt":"x"}));
+    assert_eq!(provider.ask(peer(Scope::Infer), ask("m")).await.status, StatusCode::OK);
+    let mut state = provider.ollama.state();
+    let in_memory = |state: &State| state.loaded.contains("m:latest");
+    timeout(Duration::from_secs(30), state.wait_for(|state| in_memory(state))).await.unwrap().unwrap();
+    // Those looks are over that had a reason until now. The next one that needs none is seconds away.
+    sleep(Duration::from_secs(1)).await;
+    provider.fake.set(|settings| settings.load = Duration::from_secs(3600));
+    provider.fake.models(|models| models.iter_mut().for_each(|model| model.loaded = false));
+    let _loads = tokio::spawn(provider.gate.serve(peer(Scope::Infer), ask("n")));
+    timeout(Duration::from_secs(2), state.wait_for(|state| !in_memory(state))).await.unwrap().unwrap();
 }
