@@ -4,6 +4,7 @@ mod ask;
 mod list;
 
 use std::io::{self, IsTerminal as _};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use http::StatusCode;
@@ -12,11 +13,16 @@ use super::output::print;
 use super::{Failure, Place, block_on};
 use crate::config::Layer;
 use crate::control::{
-    Candidate, Changed, Client, ClientError, PeerRequest, StateDir, TrustRequest, Unresolved, candidates, resolve,
-    revoke_advice, trust_text,
+    Candidate, Changed, Client, ClientError, PeerRequest, StateDir, StateError, TrustRequest, Unresolved, candidates,
+    resolve, revoke_advice, trust_text,
 };
 use crate::id::{Id, Scope};
 use crate::trust::Book;
+
+/// How long whoever has the state directory may take to answer or to go: a node that starts or ends, and some commands at
+/// once, take a fraction of that.
+const PATIENCE: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(20);
 
 const EXAMPLES: &str = "\
 <PEER> is a name, an ID, at least 8 characters of an ID, or an address. Before anything changes, name, whole \
@@ -141,16 +147,23 @@ pub(super) enum Access {
     File { book: Book, advice: Option<String>, _held: StateDir },
 }
 
-/// Finds the node, or takes its files.
+/// Finds the node, or takes its files. Who has those and does not answer is about to start, to end, or a command like this
+/// one: that is waited for.
 pub(super) async fn open(place: &Place) -> Result<Access, Failure> {
-    match Client::find(&place.state_dirs()?).await {
-        Ok(client) => return Ok(Access::Node(client)),
-        Err(ClientError::NotRunning(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let dir = place.own_state_dir()?;
-    StateDir::make(&dir)?;
-    let held = StateDir::lock(&dir)?;
+    let patience_ends = Instant::now() + PATIENCE;
+    let held = loop {
+        match Client::find(&place.state_dirs()?).await {
+            Ok(client) => return Ok(Access::Node(client)),
+            Err(ClientError::NotRunning(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let dir = place.own_state_dir()?;
+        StateDir::make(&dir)?;
+        match StateDir::lock(&dir) {
+            Err(StateError::Held { .. }) if Instant::now() < patience_ends => tokio::time::sleep(AGAIN).await,
+            held => break held?,
+        }
+    };
     let policy = place.load(Layer::default())?.trust;
     let advice = revoke_advice(&policy);
     let book = Book::open(&held.trust(), policy).map_err(|error| Failure::new(error.to_string()))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::home::{Home, signal};
+use ollana::control::StateDir;
 use ollana::id::Id;
 use rustix::process::Signal;
 
@@ -77,7 +78,7 @@ fn a_node_that_is_killed_while_it_edits_loses_nothing_that_it_confirmed() {
 }
 
 #[test]
-fn commands_at_once_lose_nothing_with_a_node_and_say_so_without_one() {
+fn commands_at_once_lose_nothing_with_a_node_and_without_one() {
     let home = Home::new();
     for with_node in [false, true] {
         if with_node {
@@ -86,16 +87,33 @@ fn commands_at_once_lose_nothing_with_a_node_and_say_so_without_one() {
         let base = u32::from(with_node) * 100;
         let children: Vec<_> = (base..base + 16)
             .map(|n| {
-                (n, home.command(&["trust", &id(n), "--yes"]).stderr(std::process::Stdio::null()).spawn().unwrap())
+                (n, home.command(&["trust", &id(n), "--yes"]).stderr(std::process::Stdio::piped()).spawn().unwrap())
             })
             .collect();
-        let done: Vec<u32> =
-            children.into_iter().filter_map(|(n, mut child)| child.wait().unwrap().success().then_some(n)).collect();
-        assert!(!done.is_empty() && (!with_node || done.len() == 16), "{done:?}");
+        let mut done = Vec::new();
+        for (n, child) in children {
+            let ran = child.wait_with_output().unwrap();
+            assert!(ran.status.success(), "{n}: {}", String::from_utf8_lossy(&ran.stderr));
+            done.push(n);
+        }
         let now = book(&home);
         assert!(done.iter().all(|n| now.contains(&id(*n))), "{done:?}");
     }
     home.ok(&["stop"]);
+}
+
+#[test]
+fn who_holds_the_book_and_does_not_answer_is_waited_for_and_then_named() {
+    let home = Home::new();
+    home.ok(&["trust", &id(1), "--yes"]);
+    let held = StateDir::take(&home.state()).unwrap();
+    let said = home.fails(1, &["trust", &id(2), "--yes"]);
+    assert!(said.contains(&format!("process {}", std::process::id())) && said.contains("ollana stop"), "{said}");
+    let waits = home.command(&["trust", &id(2), "--yes"]).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    drop(held);
+    assert!(waits.wait_with_output().unwrap().status.success());
+    assert!(book(&home).contains(&id(2)));
 }
 
 #[test]

@@ -20,12 +20,10 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::fake_ollama::{FakeOllama, Settings};
-use super::{ALONE, AT_ONCE, EXCHANGES, LEFT, WARM, memory, pair};
+use super::{ALONE, AT_ONCE, EXCHANGES, HALF, LEFT, WARM, memory, pair};
 
 /// Of the model: so few that most have to wait.
 const SLOTS: u32 = 2;
-/// They are measured twice.
-const HALF: usize = EXCHANGES / 2;
 /// What is over by then is over.
 const SOON: Duration = Duration::from_secs(10);
 
