@@ -1,10 +1,12 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::writer::{Bucket, PIN_BURST, unix_now};
 use super::*;
-use crate::private_file;
+use crate::private_file::{self, FileError};
 
 fn id(n: u8) -> Id {
     Id::from_bytes([n; 32])

@@ -330,9 +330,9 @@ impl Home {
     }
 }
 
-fn disk_full(path: &Path, _: &[u8]) -> Result<(), super::super::FileError> {
+fn disk_full(path: &Path, _: &[u8]) -> Result<(), crate::private_file::FileError> {
     let source = std::io::ErrorKind::StorageFull.into();
-    Err(super::super::FileError::Io { doing: "write", path: path.to_owned(), source })
+    Err(crate::private_file::FileError::Io { doing: "write", path: path.to_owned(), source })
 }
 
 #[tokio::test]
