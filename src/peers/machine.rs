@@ -4,6 +4,9 @@
 //! come back ([`Machine::poll_timeout`]). Two tables: **candidates** are addresses, with what beacons claim of them;
 //! **peers** are keys that were proved. Beacons add candidates and can take nothing away from a peer.
 
+mod dials;
+mod peer;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,17 +16,14 @@ use crate::id::{Id, Instance, NodeName};
 use crate::wire::control::Hello;
 
 use super::backoff::{self, Budget};
+use dials::Candidate;
+pub use peer::Peer;
+use peer::Rival;
 
-/// Addresses remembered. A lab has some hundred nodes with three addresses each; beyond that it is a flood.
-const MAX_CANDIDATES: usize = 1024;
 /// Keys remembered. Whoever can answer a dial can prove as many of them as he likes.
 const MAX_PEERS: usize = 512;
-/// Handshakes under way at once with addresses that nobody knows.
-const MAX_DIALS: usize = 32;
 /// Whatever beacons and callers say, so many addresses that nobody knows are dialled a second (DESIGN.md §4).
 const DIALS_A_SECOND: usize = 10;
-/// A beacon makes us dial one address at most this often (DESIGN.md §4).
-const BEACON_INTERVAL: Duration = Duration::from_secs(10);
 /// The same for what follows from the first dial by itself, less than which jitter cannot make of it.
 const STRANGERS_AGAIN: Duration = Duration::from_millis(12_500);
 /// After an hour of failures an address is forgotten, unless a person named it: a beacon or a call brings it back.
@@ -31,11 +31,6 @@ const MAX_FAILURES: u32 = 120;
 /// A connection that lasted as long was a good one: what follows on it is a failure of its own. Below that, a peer that
 /// takes connections and ends them is dialled ever less often.
 const GOOD: Duration = Duration::from_secs(10);
-/// A node's second address is tried if its first has not answered by then (as RFC 8305 staggers its attempts).
-const STAGGER: Duration = Duration::from_millis(250);
-/// The other addresses of a peer that was lost are tried if its last one has not answered by then: when a switch fails,
-/// all peers are lost at once, and each address that is dead costs one of ten dials a second.
-const OTHER_ADDRESS: Duration = Duration::from_secs(1);
 /// Two live connections to one key under two instance numbers: if the older still speaks after this, the key was cloned.
 /// Longer than the three heartbeats after which a dead connection counts as silent.
 const VERDICT: Duration = Duration::from_millis(3500);
@@ -94,58 +89,6 @@ pub struct Failed {
     pub refused: bool,
     /// Why, for people.
     pub reason: String,
-}
-
-/// An address to dial.
-#[derive(Debug, Default)]
-struct Candidate {
-    claim: Option<Claim>,
-    /// Named by a person: kept although no beacon speaks for it.
-    fixed: bool,
-    /// Whether a dial has led to a peer there. What beacons say neither hurries nor delays it then.
-    proved: bool,
-    /// When to dial. `None`: there is no reason to.
-    due: Option<Instant>,
-    dialing_since: Option<Instant>,
-    last_dial: Option<Instant>,
-    /// Dials that failed, one after the other.
-    failures: u32,
-    /// Connections that ended soon, one after the other.
-    short: u32,
-}
-
-/// A key that was proved.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Peer {
-    /// The name it gave last.
-    pub name: NodeName,
-    /// Its program's version, for people.
-    pub version: String,
-    /// Where it was last proved.
-    pub address: SocketAddr,
-    /// The connection that stands for it.
-    pub link: Option<LinkId>,
-    /// Whether that connection has fallen silent.
-    pub silent: bool,
-    /// Whether the last dial was refused.
-    pub refused: bool,
-    /// The last thing that went wrong.
-    pub problem: Option<String>,
-    /// When two live nodes were last seen to have proved this key.
-    pub cloned: Option<Instant>,
-    instance: Instance,
-    /// When the connection came to stand for it.
-    since: Instant,
-    rival: Option<Rival>,
-}
-
-/// A second live connection to the same key, in another run: a restart, unless the first one goes on speaking.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Rival {
-    link: LinkId,
-    hello: Hello,
-    address: SocketAddr,
-    since: Instant,
 }
 
 /// The state machine.
@@ -381,120 +324,14 @@ impl Machine {
         self.actions.pop_front()
     }
 
-    /// The next address to dial, if one is due and the budget allows it: those that are known first, since whatever
-    /// strangers send must not keep us from a peer. It counts as being dialled until
-    /// [`handle_opened`](Self::handle_opened) or [`handle_failed`](Self::handle_failed).
-    pub fn poll_dial(&mut self, now: Instant) -> Option<SocketAddr> {
-        let rank =
-            |candidate: &Candidate| candidate.due.filter(|due| *due <= now).map(|due| (!candidate.is_known(), due));
-        loop {
-            let (&address, _) =
-                self.candidates.iter().filter(|(_, c)| rank(c).is_some()).min_by_key(|(_, c)| rank(c))?;
-            let postponed = self.reason_to_wait(now, address);
-            let strangers = self.dialing_strangers();
-            let candidate = self.candidates.get_mut(&address)?;
-            match postponed {
-                Some(Postponed::For(wait)) => candidate.due = Some(now + wait),
-                Some(Postponed::Satisfied) => candidate.due = None,
-                None if candidate.is_known() || (strangers < MAX_DIALS && self.budget.take(now)) => {
-                    candidate.due = None;
-                    candidate.dialing_since = Some(now);
-                    candidate.last_dial = Some(now);
-                    return Some(address);
-                }
-                None => return None,
-            }
-        }
-    }
-
-    /// Whether this peer is being dialled.
-    pub fn is_dialled(&self, id: &Id) -> bool {
-        let dialled = |candidate: &&Candidate| candidate.dialing_since.is_some();
-        let its = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == *id);
-        self.candidates.values().filter(dialled).any(its)
-    }
-
     /// When to call again, if nothing happens before.
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        let due =
-            |known: bool| self.candidates.values().filter(move |c| c.is_known() == known).filter_map(|c| c.due).min();
-        let strangers = if self.dialing_strangers() < MAX_DIALS { due(false) } else { None };
-        let strangers = strangers.map(|due| due.max(self.budget.next(now)));
         let verdict = self.peers.values().filter_map(|peer| Some(peer.rival.as_ref()?.since + VERDICT)).min();
         let cloned = self.peers.values().filter_map(|peer| peer.cloned).chain(self.clone_proved).min();
-        [due(true), strangers, verdict, cloned.map(|proved| proved + CLONE_MEMORY)].into_iter().flatten().min()
+        [self.next_dial(now), verdict, cloned.map(|proved| proved + CLONE_MEMORY)].into_iter().flatten().min()
     }
 
     // === inside ===
-
-    fn dialing_strangers(&self) -> usize {
-        self.candidates.values().filter(|c| c.dialing_since.is_some() && !c.is_known()).count()
-    }
-
-    /// Whether nothing but what strangers say speaks for this address.
-    fn may_forget(&self, address: SocketAddr) -> bool {
-        let stands = self.peers.values().any(|peer| peer.link.is_some() && peer.address == address);
-        let free = |candidate: &Candidate| !candidate.fixed && candidate.dialing_since.is_none();
-        !stands && self.candidates.get(&address).is_none_or(free)
-    }
-
-    fn reason_to_wait(&self, now: Instant, address: SocketAddr) -> Option<Postponed> {
-        let claim = self.candidates.get(&address).and_then(|candidate| candidate.claim.as_ref());
-        let connected = |peer: &Peer| peer.link.is_some() && !peer.silent;
-        if self
-            .peers
-            .values()
-            .any(|peer| connected(peer) && peer.address == address && claim.is_none_or(|c| c.instance == peer.instance))
-        {
-            return Some(Postponed::Satisfied);
-        }
-        let claim = claim?;
-        let by_another_address = self.peers.get(&claim.id);
-        if by_another_address.is_some_and(|peer| connected(peer) && peer.instance == claim.instance) {
-            return Some(Postponed::Satisfied);
-        }
-        let known = self.candidates.get(&address).is_some_and(Candidate::is_known);
-        let same_node = |other: &&Candidate| {
-            let same = |other: &Claim| other.id == claim.id && other.instance == claim.instance;
-            // Who claims to be a peer elsewhere must not delay it where it is.
-            (other.is_known() || !known) && other.claim.as_ref().is_some_and(same)
-        };
-        let latest = self.candidates.values().filter(same_node).filter_map(|other| other.dialing_since).max()?;
-        (now < latest + STAGGER).then(|| Postponed::For(latest + STAGGER - now))
-    }
-
-    fn add_candidate(&mut self, now: Instant, address: SocketAddr, claim: Option<Claim>) {
-        let fixed = claim.is_none();
-        if !self.candidates.contains_key(&address) {
-            if self.make_room() || fixed {
-                let candidate = Candidate { claim, fixed, due: Some(now), ..Candidate::default() };
-                self.candidates.insert(address, candidate);
-            }
-            return;
-        }
-        let satisfied = matches!(self.reason_to_wait(now, address), Some(Postponed::Satisfied));
-        let Some(candidate) = self.candidates.get_mut(&address) else { return };
-        candidate.fixed |= fixed;
-        let run = |claim: &Claim| (claim.id, claim.instance);
-        let claims_another_run = claim.is_some() && claim.as_ref().map(run) != candidate.claim.as_ref().map(run);
-        candidate.claim = claim.or(candidate.claim.take());
-        if candidate.dialing_since.is_some() || (satisfied && !claims_another_run) {
-            return;
-        }
-        // It is (still) there: no reason to sit out a long back-off, but none either to let a beacon make us hammer.
-        let earliest = candidate.last_dial.map_or(now, |last| (last + BEACON_INTERVAL).max(now));
-        candidate.due = Some(candidate.due.map_or(earliest, |due| due.min(earliest)));
-    }
-
-    /// Whether there is room for one more candidate, perhaps by forgetting the one that has failed most.
-    fn make_room(&mut self) -> bool {
-        if self.candidates.len() < MAX_CANDIDATES {
-            return true;
-        }
-        let worst = self.candidates.iter().filter(|(address, _)| self.may_forget(**address));
-        let worst = worst.max_by_key(|(_, c)| (!c.proved, c.failures, c.last_dial)).map(|(address, _)| *address);
-        worst.is_some_and(|address| self.candidates.remove(&address).is_some())
-    }
 
     /// Whether there is room for one more peer, perhaps by forgetting the one that was lost first.
     fn make_room_for_peer(&mut self) -> bool {
@@ -506,75 +343,10 @@ impl Machine {
         oldest.is_some_and(|id| self.peers.remove(&id).is_some())
     }
 
-    fn retry(&mut self, now: Instant, address: SocketAddr, wait: Duration) {
-        if let Some(candidate) = self.candidates.get_mut(&address) {
-            candidate.due = Some(now + backoff::jitter(wait));
-        }
-    }
-
-    /// Dials a peer that was lost: after `wait` where it was, and then wherever else it was seen, since it may be the
-    /// network and not the peer that is gone. As long as it was connected there was no reason to dial its other addresses.
-    fn look_for(&mut self, now: Instant, id: Id, last: SocketAddr, wait: Duration) {
-        self.retry(now, last, wait);
-        let its = |candidate: &Candidate| candidate.claim.as_ref().is_some_and(|claim| claim.id == id);
-        let idle = |candidate: &Candidate| candidate.due.is_none() && candidate.dialing_since.is_none();
-        let others = self.candidates.iter().filter(|(address, c)| **address != last && its(c) && idle(c));
-        let others: Vec<SocketAddr> = others.map(|(address, _)| *address).collect();
-        for address in others {
-            self.retry(now, address, wait.max(OTHER_ADDRESS));
-        }
-    }
-
     fn own_clone(&mut self, now: Instant, address: SocketAddr) {
         if self.clone_proved.replace(now).is_none() {
             self.actions.push_back(Action::Cloned(Some(address)));
         }
-    }
-}
-
-// === impl Candidate ===
-
-impl Candidate {
-    /// Whether it is more than what strangers say.
-    fn is_known(&self) -> bool {
-        self.fixed || self.proved
-    }
-}
-
-enum Postponed {
-    For(Duration),
-    Satisfied,
-}
-
-// === impl Peer ===
-
-impl Peer {
-    fn new(now: Instant, hello: &Hello, address: SocketAddr, link: Option<LinkId>) -> Self {
-        Self {
-            name: hello.name.clone(),
-            version: hello.version.clone(),
-            address,
-            link,
-            silent: false,
-            refused: false,
-            problem: None,
-            cloned: None,
-            instance: hello.instance,
-            since: now,
-            rival: None,
-        }
-    }
-
-    /// The newer connection stands for the peer from here on.
-    fn adopt(&mut self, now: Instant, newer: Rival) -> impl Iterator<Item = Action> + use<> {
-        let why = if self.instance == newer.hello.instance { Dropped::Duplicate } else { Dropped::Restarted };
-        let older = self.link.map(|older| Action::Drop(older, why));
-        *self = Self { cloned: self.cloned, ..Self::new(now, &newer.hello, newer.address, Some(newer.link)) };
-        older.into_iter().chain([Action::Adopt(newer.link)])
-    }
-
-    fn has(&self, link: LinkId) -> bool {
-        self.link == Some(link) || self.rival.as_ref().is_some_and(|rival| rival.link == link)
     }
 }
 

@@ -1,3 +1,4 @@
+use super::dials::{MAX_CANDIDATES, STAGGER};
 use super::*;
 use proptest::prelude::*;
 
