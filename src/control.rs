@@ -25,6 +25,7 @@
 //!
 //! An error is `{"error": "…"}`, for an ambiguous peer with its `candidates`.
 
+mod answers;
 mod client;
 mod models;
 mod resolve;
