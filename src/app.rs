@@ -17,27 +17,29 @@ use tower::discover::Change;
 use crate::balance::{GRACE, Preferences, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
-use crate::control::{self, ControlError, Handles, Info, Mesh, StateDir, StateError};
+use crate::control::{self, Handles, Info, Mesh, StateDir};
 use crate::digests::Digests;
-use crate::discovery::{Discovery, DiscoveryError, DiscoverySettings, FixedPeers, GROUP_PORT};
+use crate::discovery::{Discovery, DiscoverySettings, FixedPeers, GROUP_PORT};
 use crate::gate::{Caller, Gate, GateSettings};
 use crate::id::Instance;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::Identity;
 use crate::inbound::{Inbound, InboundSettings};
 use crate::listener::{Listener, ListenerSettings};
 use crate::ollama::{Cadence, Ollama};
 use crate::pairing::Desk;
 use crate::peers::{self, Peers};
-use crate::transport::{Transport, TransportError};
-use crate::trust::{Book, TrustError};
-use crate::web::{self, WebError};
+use crate::transport::Transport;
+use crate::trust::Book;
+use crate::web;
 use crate::wire::control::Hello;
 
+mod error;
 mod guest;
 mod lending;
 mod roles;
 mod view;
 
+pub use error::AppError;
 pub use guest::GuestError;
 use lending::Lending;
 pub use lending::LendingError;
@@ -393,47 +395,6 @@ async fn resolved(part: Option<impl Future>) {
         }
         None => std::future::pending().await,
     }
-}
-
-/// Why a node cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum AppError {
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The socket of the command line.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The key.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The trust book.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// The invitation.
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-    /// The status page.
-    #[error(transparent)]
-    Web(#[from] WebError),
-    /// The ports that applications and peers use.
-    #[error(transparent)]
-    Role(#[from] RoleError),
-    /// When to lend.
-    #[error(transparent)]
-    Lending(#[from] LendingError),
-    /// QUIC.
-    #[error("cannot start QUIC: {0}")]
-    Transport(#[from] TransportError),
-    /// Multicast.
-    #[error(transparent)]
-    Discovery(#[from] DiscoveryError),
-    /// A part that lives as long as the node.
-    #[error("{0} broke, without which this node is no use; the log says why, and starting it again may help")]
-    Died(&'static str),
-    /// A socket that was bound cannot be used.
-    #[error("cannot use a socket: {0}")]
-    Socket(#[from] std::io::Error),
 }
 
 #[cfg(test)]

@@ -11,15 +11,15 @@
 
 mod line;
 mod turns;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::exchange::{ModelLoad, Place};
-use crate::id::Id;
 use crate::ollama::Slots;
 use line::Line;
+pub(super) use words::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Why};
 
 /// What one whole request counts, in which fractions of one can be added up and taken away again without a rest.
 const WHOLE: u32 = 1_000_000;
@@ -29,92 +29,6 @@ const MAX_COPIES: u8 = 8;
 /// what it has to load, and where 512 wait (`OLLAMA_MAX_QUEUE`) it turns everybody away, its owner too.
 const MAX_LOADS: usize = 32;
 const MAX_LOADS_EACH: usize = 4;
-
-/// One who waits or runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct EntryId(u64);
-
-/// Whose an entry is: what is shared fairly is shared between these.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Flow {
-    /// This machine's applications.
-    Owner,
-    /// Whoever comes by a listener that is open to other machines.
-    Guest,
-    /// A peer, by its key.
-    Peer(Id),
-    /// A peer that a person trusts, or someone whom they trust.
-    Trusted(Id),
-}
-
-impl Flow {
-    /// Whether nobody knows who it is. A key costs nothing, so there may be any number of these.
-    pub(super) fn is_stranger(self) -> bool {
-        matches!(self, Self::Guest | Self::Peer(_))
-    }
-}
-
-/// A line's name: a model as the server lists it.
-pub(super) type Model = Arc<str>;
-
-/// What the owner has decided about those who wait.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Limits {
-    /// Others than the owner who wait, in all; and as many of the owner's again.
-    pub(super) waiting: usize,
-    /// The same of one peer.
-    pub(super) waiting_each: usize,
-    /// Slots of a model that only the owner gets, of those that there are for certain. One is lent anyhow.
-    pub(super) reserve: u32,
-    /// Shortest time between two words to those who wait in one line about where they stand.
-    pub(super) tell: Duration,
-}
-
-/// Who wants to run.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Arrival {
-    pub(super) flow: Flow,
-    /// Its share while several wait: twice as much has twice as many turns. Finite and above 0.
-    pub(super) weight: f64,
-    pub(super) model: Model,
-    /// How many of this model run at a time.
-    pub(super) slots: Slots,
-    /// Set if it is a ticket: how many of them stand for the request.
-    pub(super) copies: Option<u8>,
-}
-
-/// What is to be told.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Event {
-    /// It has a slot from now on.
-    Granted(EntryId),
-    /// It waits no more, and is forgotten.
-    Refused(EntryId, Why),
-    /// Where this ticket stands now.
-    Moved(EntryId, Place),
-}
-
-/// Why nobody waits here any longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// Too many wait: this many before the model, and how long it would take to be through with them.
-    Busy(usize, Duration),
-    /// This node is about to stop.
-    Draining,
-    /// Its Ollama is not lent now.
-    NotLent,
-    /// There is no Ollama now.
-    NoOllama,
-}
-
-/// What a look at the server found of one model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) loaded: bool,
-    pub(super) slots: Slots,
-    /// How long it takes to load, as far as is known.
-    pub(super) load_time: Duration,
-}
 
 /// All lines before one server.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::turns::{LEAD, OWNERS_IN_A_ROW};
 use super::*;
 use crate::exchange::Residence;
+use crate::id::Id;
 
 mod simulation;
 mod turns;
