@@ -68,3 +68,47 @@ impl Walk {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::super::aim::Aim;
+    use super::super::journal::Journal;
+    use super::super::refuse;
+    use super::*;
+    use crate::exchange;
+    use crate::route::Dialect;
+
+    fn walk() -> Walk {
+        let (parts, ()) = Request::new(()).into_parts();
+        let entry = Journal::default().begin(&parts);
+        let errand = Errand::new(Aim::Any, "/api/version", Dialect::Ollama, entry);
+        Walk::new(errand, parts, Replay::once(exchange::empty()))
+    }
+
+    fn answer(status: StatusCode) -> Result<Response<Body>, Refusal> {
+        let mut answer = Response::new(exchange::empty());
+        *answer.status_mut() = status;
+        Ok(answer)
+    }
+
+    #[test]
+    fn an_answer_that_was_to_be_bettered_is_better_than_none() {
+        let walk = walk();
+        walk.put_aside(answer(StatusCode::INTERNAL_SERVER_ERROR));
+        walk.put_aside(Err(refuse::room_is_full()));
+        let ends = walk.ends(Err(refuse::room_is_full()));
+        assert_eq!(ends.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn what_comes_last_is_what_the_application_gets() {
+        let walk = walk();
+        walk.put_aside(answer(StatusCode::NOT_FOUND));
+        assert_eq!(walk.ends(answer(StatusCode::OK)).unwrap().status(), StatusCode::OK);
+        walk.put_aside(Err(refuse::room_is_full()));
+        assert!(walk.ends(Err(refuse::room_is_full())).is_err());
+        assert!(walk.take_last().is_none());
+    }
+}
