@@ -40,7 +40,8 @@ impl Node {
     pub fn start(name: &str, ollama: Option<SocketAddr>, peers: &[SocketAddr]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("config.toml");
-        fs::write(&config, "discovery = false\n").unwrap();
+        // The loads are to run at once, and not to wait until a node has learned that they can.
+        fs::write(&config, "discovery = false\n[lend]\nparallel = 256\n[balance]\nwaiting = 256\n").unwrap();
         let mut command = ollana(&directory);
         command.args(["serve", "--name", name, "--listen", "127.0.0.1:0", "--mesh", "127.0.0.1:0", "--status", "off"]);
         match ollama {
