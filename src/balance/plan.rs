@@ -24,8 +24,9 @@ const TIE: f64 = 1.01;
 
 /// A second ticket has to be worth so much more. It is the conversation's cache that is given up if it wins, work for all
 /// that the score of one request does not see; the busier, the more it matters. But it is also what makes up for knowledge
-/// that is late. `benches/balance` of November 2026, three seeds at 85 %, p99 over the central ideal's with 1, 1.2 and 1.5: H1 1.21, 1.18, 1.14;
-/// A 1.38, 1.30, 1.15; A with reports 1 s late 1.31, 1.21, 1.65. In the simulation all are worse without the price of queueing among the costs.
+/// that is late. `benches/balance` of November 2026, three seeds at 85 %, p99 over the central ideal's with 1, 1.2 and 1.5:
+/// H1 1.21, 1.18, 1.14; A 1.38, 1.30, 1.15; A with reports 1 s late 1.31, 1.21, 1.65. In the simulation all are worse
+/// without the price of queueing among the costs.
 const DETOUR: f64 = 1.2;
 
 /// One server that has what a request asks for.

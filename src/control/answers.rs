@@ -53,8 +53,12 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// The answer to a request.
 pub(super) async fn answer(handles: &Handles, request: Request<Incoming>) -> Response<Body> {
+    granted(handles, request).await.unwrap_or_else(Failure::into_response)
+}
+
+async fn granted(handles: &Handles, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let (head, body) = request.into_parts();
-    let answer = match (&head.method, head.uri.path()) {
+    match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
         (&Method::GET, "/peers") => json(&handles.mesh.peers()),
         (&Method::GET, "/models") => json(&models(handles.mesh.as_ref())),
@@ -63,61 +67,25 @@ pub(super) async fn answer(handles: &Handles, request: Request<Incoming>) -> Res
             let info = handles.mesh.info();
             json(&IdView { id: info.id, name: info.name })
         }
-        (&Method::POST, "/resolve") => match read::<PeerRequest>(body).await {
-            Ok(wanted) => find(handles, &wanted.peer).and_then(|peer| json(&peer)),
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/pair") => match read::<PeerRequest>(body).await {
-            Ok(wanted) => pair(handles, &wanted.peer),
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/deny") => match read::<PeerRequest>(body).await {
-            Ok(wanted) => find_or_stranger(handles, &wanted.peer).and_then(|peer| {
-                handles.desk.deny(peer.id);
-                json(&())
-            }),
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/keep") => match read(body).await {
-            Ok(wanted) => keep(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/trust") => match read(body).await {
-            Ok(wanted) => trust(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/invite") => match read(body).await {
-            Ok(wanted) => invite(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
-        (&Method::GET, "/invitations") => match invitations(handles).await {
-            Ok(invitations) => json(&invitations),
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/uninvite") => match read(body).await {
-            Ok(wanted) => uninvite(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/vouch") => match read(body).await {
-            Ok(wanted) => vouch(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
+        (&Method::POST, "/resolve") => json(&find(handles, &read::<PeerRequest>(body).await?.peer)?),
+        (&Method::POST, "/pair") => pair(handles, &read::<PeerRequest>(body).await?.peer),
+        (&Method::POST, "/deny") => {
+            handles.desk.deny(find_or_stranger(handles, &read::<PeerRequest>(body).await?.peer)?.id);
+            json(&())
+        }
+        (&Method::POST, "/keep") => keep(handles, read(body).await?).await,
+        (&Method::POST, "/trust") => trust(handles, read(body).await?).await,
+        (&Method::POST, "/invite") => invite(handles, read(body).await?).await,
+        (&Method::GET, "/invitations") => json(&invitations(handles).await?),
+        (&Method::POST, "/uninvite") => uninvite(handles, read(body).await?).await,
+        (&Method::POST, "/vouch") => vouch(handles, read(body).await?).await,
         (&Method::GET, "/vouches") => {
             json(&handles.book.snapshot().vouches().iter().map(VouchView::from).collect::<Vec<_>>())
         }
-        (&Method::POST, "/unvouch") => match read(body).await {
-            Ok(wanted) => unvouch(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
+        (&Method::POST, "/unvouch") => unvouch(handles, read(body).await?).await,
         (&Method::GET, "/trusted") => json(&handles.book.export()),
-        (&Method::POST, "/import") => match read_up_to::<ImportRequest>(body, MAX_LIST).await {
-            Ok(wanted) => import(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
-        (&Method::POST, "/revoke") => match read(body).await {
-            Ok(wanted) => revoke(handles, wanted).await,
-            Err(failure) => Err(failure),
-        },
+        (&Method::POST, "/import") => import(handles, read_up_to(body, MAX_LIST).await?).await,
+        (&Method::POST, "/revoke") => revoke(handles, read(body).await?).await,
         (&Method::POST, "/stop") => {
             handles.stop.cancel();
             json(&Stopping { pid: std::process::id(), drain_s: handles.drain.as_secs() })
@@ -132,8 +100,7 @@ pub(super) async fn answer(handles: &Handles, request: Request<Incoming>) -> Res
                 env!("CARGO_PKG_VERSION")
             ),
         )),
-    };
-    answer.unwrap_or_else(Failure::into_response)
+    }
 }
 
 async fn trust(handles: &Handles, wanted: TrustRequest) -> Result<Response<Body>, Failure> {

@@ -319,6 +319,8 @@ impl Learner {
 
     fn failed(&mut self, sure: u32, now: Instant) {
         self.late = (0, 0);
+        // It has shown what it could, however long it runs.
+        self.probe = None;
         // While it waits for long already this is no further failure.
         if self.not_before.is_none_or(|then| then <= now + 10 * self.margin) {
             self.not_before = Some(now + if sure == EXACT { self.back_off } else { self.back_off / 10 });

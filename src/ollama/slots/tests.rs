@@ -300,3 +300,26 @@ fn slots_that_were_seen_at_work_at_once_are_not_lost_to_first_bytes() {
     simulated.run(240_000, &mut lengths);
     assert_eq!(simulated.believed(), 3);
 }
+
+#[test]
+fn what_has_shown_that_one_more_is_too_many_ends_the_trial_though_that_one_still_runs() {
+    let mut learner = Learner::new(MARGIN);
+    let start = Instant::now();
+    let at = |ms: u64| start + Duration::from_millis(ms);
+    learner.told(Some(2));
+    learner.told = None;
+    let ended = |waited: u64, total: u64| {
+        let [work, waited, total] = [total - waited, waited, total].map(Duration::from_millis);
+        Ended::Exact { work, waited, total }
+    };
+    // The third is one more, and runs for long from when the first ends; who comes then has to wait for the second.
+    [(1, 0), (2, 0), (3, 10)].into_iter().for_each(|(id, ms)| learner.handed(id, false, at(ms)));
+    learner.ended(1, ended(0, 1000), true, at(1000));
+    assert!(learner.now(at(1001)).probe, "it is still tried");
+    learner.handed(4, false, at(1001));
+    learner.ended(2, ended(0, 2000), true, at(2000));
+    learner.handed(5, false, at(2001));
+    learner.ended(4, ended(999, 1999), true, at(3000));
+    assert_eq!(learner.now(at(3000)), Slots { at_once: 2, probe: false });
+    assert!(!learner.now(at(60_000)).probe && learner.now(at(3000) + BACK_OFF).probe);
+}
