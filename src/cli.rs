@@ -24,6 +24,7 @@ mod vouch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::app::AppError;
@@ -35,15 +36,15 @@ use crate::control::{Client, ClientError, StateError};
 const EXAMPLES: &str = "\
 Examples:
   ollana serve                     run a node in the foreground
-  ollana serve -d                  run it in the background; `ollana stop` ends it
-  ollana peers                     who else is there
+  ollana serve -d                  run it in the background; `ollana stop` stops it
+  ollana peers                     list the other nodes
   ollana trust gpu1                use that node, and let it use this one
   OLLAMA_HOST=127.0.0.1:11434/@gpu1 ollama pull qwen3
-                                   speak to one node by its name";
+                                   send a request to one node by its name";
 
 /// Makes every Ollama on the network usable from this machine, as if it ran here.
 #[derive(Debug, Parser)]
-#[command(name = "ollana", version, after_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 100)]
+#[command(name = "ollana", version, after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -61,30 +62,33 @@ pub struct Cli {
 enum Command {
     /// Run a node
     Serve(serve::Args),
-    /// End the running node, letting running answers finish
+    /// Stop the running node; requests in progress may finish
     Stop,
-    /// What the running node is and does
+    /// Show the status of the running node
     Status(Json),
-    /// The other nodes it knows
+    /// List known peers and their state
     Peers(Json),
-    /// The models of the mesh, and where they are
+    /// List available models and the nodes that have them
+    #[command(visible_alias = "list", aliases = ["ls", "ps"])]
     Models(models::Args),
-    /// Why a request went where it went, or the latest requests
+    /// Show how a request was routed; without an ID, list recent requests
     Explain(explain::Args),
-    /// This node's ID
+    /// Print this node's ID
     Id(Json),
-    /// Use a peer and let it use this node's Ollama
+    /// Trust a peer: send requests to it and accept requests from it
     Trust(trust::Args),
-    /// Make an invitation, with which a node nobody sits at trusts this one and is trusted
+    /// Create an invitation file for unattended setup (mutual trust)
     Invite(invite::Args),
-    /// Let the users of this node who said `--voucher` use a peer, without asking each of them
+    /// Vouch for a provider: nodes that accept this node's vouching use it without a prompt
     Vouch(vouch::Args),
-    /// Refuse a peer's key from now on, running answers included
+    /// Revoke a peer's key and cancel its running requests
     Revoke(revoke::Args),
     /// Show and change the configuration file
     Config(config::Args),
-    /// Look for what could be wrong, and say what to do
+    /// Check this machine and the running node for problems
     Doctor(Json),
+    /// Print the version, as --version does
+    Version,
 }
 
 #[derive(Debug, clap::Args)]
@@ -94,8 +98,41 @@ struct Json {
     json: bool,
 }
 
+/// A command that does not exist here but that people type, since Ollama or a service manager has it: what to type instead.
+fn instead_of(command: &str) -> Option<String> {
+    let instead = match command {
+        "restart" | "reload" => {
+            "type `ollana stop`, then `ollana serve -d`; for a service: `sudo systemctl restart ollana`".to_owned()
+        }
+        "start" | "up" => "`ollana serve -d` starts a node in the background".to_owned(),
+        "down" | "quit" | "kill" => "`ollana stop` stops the node".to_owned(),
+        "log" | "logs" => "the log of `ollana serve -d` is ollana.log in the state directory that `ollana status` shows; \
+                           for a service: `journalctl -u ollana`"
+            .to_owned(),
+        "run" | "show" | "pull" | "push" | "create" | "cp" | "rm" | "signin" | "signout" | "launch" => {
+            format!("type `ollama {command}`: at the address that `ollana status` shows it works on the shared models")
+        }
+        _ => return None,
+    };
+    Some(format!("there is no command `{command}`; {instead}"))
+}
+
 impl Cli {
-    /// Does what was typed.
+    /// Parses the command line. Help and bad usage end the process here, with 0 and 2.
+    ///
+    /// # Errors
+    /// If the command is one of another program that has a counterpart here.
+    pub fn from_command_line() -> Result<Self, Failure> {
+        Self::try_parse().or_else(|error| {
+            let typed = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+                (ErrorKind::InvalidSubcommand, Some(ContextValue::String(typed))) => instead_of(typed),
+                _ => None,
+            };
+            typed.map_or_else(|| error.exit(), |line| Err(Failure::usage(line)))
+        })
+    }
+
+    /// Runs the command.
     ///
     /// # Errors
     /// With the line to show and the code to exit with.
@@ -115,6 +152,7 @@ impl Cli {
             Command::Revoke(args) => revoke::run(&args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),
+            Command::Version => output::print(&format!("ollana {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
 }

@@ -2,13 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use ollana::cli::Cli;
 
 fn main() -> ExitCode {
-    // Bad usage ends here with 2 and help with 0, as clap does it.
-    let cli = Cli::parse();
-    match cli.run() {
+    match Cli::from_command_line().and_then(Cli::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
