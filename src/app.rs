@@ -29,7 +29,7 @@ use crate::ollama::{Cadence, Ollama};
 use crate::pairing::Desk;
 use crate::peers::{self, Peers};
 use crate::transport::Transport;
-use crate::trust::Book;
+use crate::trust::{Book, Policy};
 use crate::web;
 use crate::wire::control::Hello;
 
@@ -95,7 +95,7 @@ impl App {
         for address in guest.iter().flat_map(|guest| &guest.addresses) {
             match address.parse() {
                 Ok(address) => config.peers.push(address),
-                Err(_) => tracing::warn!("the invitation has an address that is none"),
+                Err(_) => tracing::warn!("an address in the invitation is not valid; it is ignored"),
             }
         }
         let state = StateDir::take(&config.state_dir)?;
@@ -182,7 +182,7 @@ impl App {
 
         let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
         let digests = Digests::open(&state.digests()).unwrap_or_else(|error| {
-            tracing::error!("which weights a model's name stands for is forgotten when this node stops: {error}");
+            tracing::error!("the digests of the models in use will be lost when this node stops: {error}");
             Digests::default()
         });
         // By a listener that is open to other machines, nobody can be told from the owner.
@@ -286,7 +286,9 @@ impl App {
     /// # Errors
     /// If something breaks that the node cannot do without.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
-        self.announce();
+        if let (Some(why), Mode::Server) = (&self.mesh.why_not_lent, self.config.mode) {
+            tracing::warn!("this node does nothing: with --mode server it only shares, and nothing is shared: {why}");
+        }
         let ended = CancellationToken::new();
         let _end_all = ended.clone().drop_guard();
         let handles = Handles {
@@ -316,25 +318,25 @@ impl App {
         let died = tokio::select! {
             biased;
             () = shutdown.cancelled() => None,
-            _ = &mut control => Some("the socket of the command line"),
-            _ = &mut book => Some("the look at the trust book"),
+            _ = &mut control => Some("the control socket"),
+            _ = &mut book => Some("the trust file watcher"),
             () = over(&mut page) => Some("the status page"),
             _ = &mut inbound => Some("the port for other nodes"),
             () = over(&mut listener) => Some("the listener for applications"),
-            () = over(&mut running.ollama) => Some("the watch over Ollama"),
-            _ = &mut running.digests => Some("the record of which weights a name stands for"),
-            _ = &mut running.lend => Some("the decision to lend"),
+            () = over(&mut running.ollama) => Some("the Ollama watcher"),
+            _ = &mut running.digests => Some("the record of model digests"),
+            _ = &mut running.lend => Some("the sharing schedule"),
             () = running.peers.ended() => Some("the connections to other nodes"),
-            () = self.gate.ended() => Some("the gate before Ollama"),
-            () = resolved(running.router.as_ref().map(Router::ended)) => Some("the balance over the nodes"),
-            () = resolved(discovery.as_mut().map(Discovery::ended)) => Some("the search for other nodes"),
+            () = self.gate.ended() => Some("the queue before Ollama"),
+            () = resolved(running.router.as_ref().map(Router::ended)) => Some("the router"),
+            () = resolved(discovery.as_mut().map(Discovery::ended)) => Some("the discovery of other nodes"),
         };
         if let Some(what) = died {
             shutdown.cancel();
             self.transport.close().await;
             return Err(AppError::Died(what));
         }
-        tracing::info!("stopping: nothing new is taken");
+        tracing::info!("stopping: no new requests are accepted");
         self.gate.drain();
         if let Some(discovery) = discovery {
             discovery.goodbye().await;
@@ -348,7 +350,7 @@ impl App {
             self.inbound.idle().await;
         };
         if tokio::time::timeout(self.config.drain, drained).await.is_err() {
-            tracing::warn!("answers still run after {} s; they break off now", self.config.drain.as_secs());
+            tracing::warn!("answers still run after {} s; they are cut off now", self.config.drain.as_secs());
         }
         self.transport.close().await;
         self.digests.save().await;
@@ -362,23 +364,18 @@ impl App {
         Ok(())
     }
 
-    /// What a person wants to know beyond what `serve` says of the ports.
-    fn announce(&self) {
-        match &self.mesh.why_not_lent {
-            Some(why) if self.config.mode == Mode::Server => {
-                tracing::warn!(
-                    "this node does nothing: with --mode server it only lends, and there is nothing to lend: {why}"
-                );
-            }
-            Some(why) => tracing::info!("no Ollama is lent here: {why}"),
-            None => {
-                tracing::info!(
-                    "the Ollama at {} is lent{} whenever it answers",
-                    self.config.ollama.url,
-                    self.when_lent
-                );
-            }
+    /// What this node shares, when and with whom, as a sentence.
+    pub fn sharing(&self) -> String {
+        if let Some(why) = &self.mesh.why_not_lent {
+            return format!("No Ollama is shared: {why}");
         }
+        let whom = match self.config.trust.inbound {
+            Policy::FirstUse => {
+                "with every node on this network; to share with trusted nodes only: ollana config set trust.inbound paired"
+            }
+            Policy::Paired => "with trusted nodes only",
+        };
+        format!("The Ollama at {} is shared{} {whom}", self.config.ollama.url, self.when_lent)
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn start(config: &Config) -> Result<(), Failure> {
     let line = told.trim_end();
     if let Some(serves) = line.strip_prefix(READY) {
         return output::print(&format!(
-            "{serves}\nprocess {}, log {}; `ollana stop` ends it\n",
+            "{serves}\nprocess {}, log {}; `ollana stop` stops it\n",
             child.id(),
             log.display()
         ));
@@ -46,7 +46,7 @@ pub(super) fn start(config: &Config) -> Result<(), Failure> {
     let status = child.wait().map_err(error)?;
     match line.strip_prefix(FAILED).and_then(|failed| failed.split_once(' ')) {
         Some((code, line)) => Err(Failure { code: code.parse().unwrap_or(1), line: line.to_owned() }),
-        None => Err(Failure::new(format!("the daemon ended before it served ({status}); see {}", log.display()))),
+        None => Err(Failure::new(format!("the daemon ended before it was ready ({status}); see {}", log.display()))),
     }
 }
 

@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::builder::PossibleValuesParser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,21 +20,22 @@ const FILES: [u64; 2] = [65_536, 10_240];
 
 const EXAMPLES: &str = "\
 Every flag has an environment variable and a key in config.toml (`ollana
-config show`); a flag goes over a variable, a variable over the file. RUST_LOG
-is error, warn, info, debug or trace (default info), or tracing's directives.
+config show`); a flag overrides a variable, a variable overrides the file.
+RUST_LOG is error, warn, info, debug or trace (default info), or tracing's
+directives.
 
-Where a local Ollama holds port 11434, applications find the node at
-127.0.0.1:11433. To give the node port 11434, let Ollama stand elsewhere, and
-say where: OLLAMA_HOST=127.0.0.1:11500 for `ollama serve` and `ollana serve`.
-If the default port of the status page is taken, the page is left out; a port
-that a flag names must be free.
+Where a local Ollama uses port 11434, this node listens for applications on
+127.0.0.1:11433. To give the node port 11434, move Ollama to another port and
+set OLLAMA_HOST=127.0.0.1:11500 for both `ollama serve` and `ollana serve`.
+If the default port of the status page is taken, there is no page; a port that
+a flag names must be free.
 
 Examples:
-  ollana serve                  find the others, use them, lend the local Ollama
+  ollana serve                  use other nodes and share the local Ollama
   ollana serve -d               the same in the background
-  ollana serve --mode client    use the others and lend nothing
+  ollana serve --mode client    use other nodes and share nothing
   ollana serve --peer gpu1.example.org
-                                where multicast does not reach
+                                connect to a node that multicast does not reach
   ollana serve --state-dir /tmp/two --name two --listen 127.0.0.1:21434 \\
       --mesh 0.0.0.0:21435 --status off
                                 a second node on one machine";
@@ -44,25 +44,24 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Go on in the background: return once the node serves, write ollana.pid and ollana.log in the state directory
+    /// Run in the background; returns when the node is ready. The state directory holds ollana.log and ollana.pid
     /// [env: OLLANA_DAEMON]
     #[arg(short = 'd', long)]
     daemon: bool,
 
-    /// What the node may be: auto (what fits what runs here), client (lends nothing), server (no listener)
-    /// [env: OLLANA_MODE] [default: auto]
-    #[arg(long, hide_possible_values = true, value_parser = PossibleValuesParser::new(["auto", "client", "server"]))]
+    /// Role: auto (detect), client (use remote models only), server (share only) [env: OLLANA_MODE] [default: auto]
+    #[arg(long, value_name = "MODE")]
     mode: Option<String>,
 
-    /// Where applications find it [env: OLLANA_LISTEN] [default: 127.0.0.1:11434, or 11433 if an Ollama holds that]
+    /// HTTP address for applications [env: OLLANA_LISTEN] [default: 127.0.0.1:11434, or 11433 if an Ollama uses that]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 
-    /// Allow --listen beyond loopback: whoever reaches it uses the mesh without a key [env: OLLANA_LISTEN_OPEN]
+    /// Allow --listen beyond loopback: anyone who can connect uses the models without a key [env: OLLANA_LISTEN_OPEN]
     #[arg(long)]
     listen_open: bool,
 
-    /// The Ollama to lend [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on loopback, else
+    /// The Ollama to share [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on loopback, else
     /// http://127.0.0.1:11434]
     #[arg(long, value_name = "URL")]
     ollama: Option<String>,
@@ -71,26 +70,26 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDR")]
     mesh: Option<String>,
 
-    /// A node to dial where multicast does not reach; an address, not trust. May be repeated [env: OLLANA_PEER, with
-    /// commas]
+    /// Node to connect to where multicast does not reach; it gets no trust by this. May be repeated
+    /// [env: OLLANA_PEER, with commas]
     #[arg(long, value_name = "HOST[:PORT]")]
     peer: Vec<String>,
 
-    /// An invitation of another node's to redeem, as `ollana invite` prints it; - for standard input
+    /// File with an invitation, as `ollana invite` prints it on another node; - for standard input
     /// [env: OLLANA_INVITATION_FILE]
     #[arg(long, value_name = "FILE")]
     invitation_file: Option<String>,
 
-    /// What people call this node [env: OLLANA_NAME] [default: the host name]
+    /// Name of this node [env: OLLANA_NAME] [default: the host name]
     #[arg(long)]
     name: Option<String>,
 
-    /// Where the read-only status page is, on loopback [env: OLLANA_STATUS] [default: 127.0.0.1:11437]
+    /// Address of the read-only status page, on loopback [env: OLLANA_STATUS] [default: 127.0.0.1:11437]
     #[arg(long, value_name = "ADDR|off")]
     status: Option<String>,
 
-    /// What the log looks like: text or json [env: OLLANA_LOG_FORMAT] [default: text]
-    #[arg(long, value_name = "FORMAT", hide_possible_values = true, value_parser = PossibleValuesParser::new(["text", "json"]))]
+    /// Log format: text or json [env: OLLANA_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
 
     /// Set by `serve -d` for the process that goes on.
@@ -133,7 +132,7 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     node(config, |_| Ok(()))
 }
 
-/// A node from start to end. `ready` is called once it serves.
+/// A node from start to end. `ready` is called once it is ready.
 fn node(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
     raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -170,14 +169,17 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
     let app = tokio::select! {
         app = App::build(config) => app?,
         name = signals.next() => {
-            info!("{name} before the node served");
+            info!("{name} before the node was ready");
             return Ok(());
         }
     };
-    let serves = app.ready();
-    let line = serving(&serves, &wanted);
-    info!(id = %serves.id, version = %serves.version, "{line}");
-    ready(&line).map_err(|_| Failure::new("whoever started the node has gone before it served"))?;
+    let node = app.ready();
+    let line = ready_line(&node, &wanted);
+    info!(id = %node.id, version = %node.version, "{line}");
+    let sharing = app.sharing();
+    info!("{sharing}");
+    ready(&format!("{line}\n{sharing}"))
+        .map_err(|_| Failure::new("the process that started the node ended before the node was ready"))?;
 
     let shutdown = CancellationToken::new();
     let running = app.run(shutdown.clone());
@@ -192,7 +194,7 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
             if shutdown.is_cancelled() {
                 return at_once(name);
             }
-            info!("{name}: letting running answers finish; again ends at once");
+            info!("{name}: waiting for running answers; a second signal stops at once");
         }
     }
     shutdown.cancel();
@@ -203,26 +205,31 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
 }
 
 fn at_once(signal: &str) -> Result<(), Failure> {
-    warn!("{signal} while running answers finish: ending at once");
-    Err(Failure::new("ended at once; running answers broke off"))
+    warn!("{signal} while running answers finish: stopping at once");
+    Err(Failure::new("stopped at once; running answers were cut off"))
 }
 
-/// What a person is told once it serves, a fallback that was taken included: in the background nobody sees the log.
-fn serving(serves: &Info, wanted: &Config) -> String {
+/// The line that says that the node is ready, with any fallback that was taken: in the background nobody sees the log.
+fn ready_line(info: &Info, wanted: &Config) -> String {
     let instead = |got: SocketAddr, port: u16| {
         let other = port != 0 && got.port() != port;
         if other { format!(" (port {port} is taken)") } else { String::new() }
     };
-    let listen = match serves.listen {
-        Some(at) => format!("for applications at http://{at}{}", instead(at, wanted.listen.addr.port())),
-        None => "without a listener for applications".to_owned(),
+    let listen = match info.listen {
+        Some(at) => format!("http://{at}{}", instead(at, wanted.listen.addr.port())),
+        None => "none (mode server)".to_owned(),
     };
-    let mesh = format!("UDP {}{}", serves.mesh, instead(serves.mesh, wanted.mesh.addr.port()));
-    let page = match (wanted.status, serves.status_page) {
-        (Status::At { addr, .. }, None) => format!("; no status page ({addr} is taken)"),
+    let peers = format!("{}{}", udp(info.mesh), instead(info.mesh, wanted.mesh.addr.port()));
+    let page = match (wanted.status, info.status_page) {
+        (Status::At { addr, .. }, None) => format!(" · no status page ({addr} is taken)"),
         _ => String::new(),
     };
-    format!("{} serves {listen}, for other nodes at {mesh}{page}", serves.name)
+    format!("{} is ready. API for applications: {listen} · peers: {peers}{page}", info.name)
+}
+
+/// The UDP address that peers connect to, without an address that only says "all of them".
+pub(super) fn udp(addr: SocketAddr) -> String {
+    if addr.ip().is_unspecified() { format!("UDP {}", addr.port()) } else { format!("UDP {addr}") }
 }
 
 /// The signals that end a node.

@@ -87,7 +87,7 @@ impl Home {
         let mut child = self.command(args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut first = String::new();
-        while !first.lines().last().is_some_and(|line| line.contains(" serves ")) {
+        while !first.lines().last().is_some_and(|line| line.contains(" is ready. ")) {
             assert!(log.read_line(&mut first).unwrap() > 0, "the node ended: {first}");
         }
         Foreground { child, log, first }

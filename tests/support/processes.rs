@@ -55,9 +55,9 @@ impl Node {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = Vec::new();
         while let Some(Ok(line)) = lines.next() {
-            let serves = line.contains(" serves ");
+            let ready = line.contains(" is ready. ");
             said.push(line);
-            if serves {
+            if ready {
                 break;
             }
         }
