@@ -15,7 +15,7 @@ async fn a_request_is_explained_and_an_id_that_is_none_is_an_error_that_helps() 
     home.set("OLLANA_OLLAMA", &ollama.url().to_string());
     assert!(home.fails(1, &["explain"]).contains("ollana serve"), "no node runs");
     let _node = home.foreground(&["serve"]);
-    assert_eq!(home.ok(&["explain"]), "no application has asked this node for anything since it was started\n");
+    assert_eq!(home.ok(&["explain"]), "no application has sent this node a request since it started\n");
     assert_eq!(home.json(&["explain", "--json"]), json!([]));
 
     let listen = home.json(&["status", "--json"])["listen"].as_str().unwrap().to_owned();

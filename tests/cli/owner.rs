@@ -23,8 +23,8 @@ fn not_now() -> String {
 fn each_setting_can_be_set_read_and_taken_out_again() {
     let home = Home::new();
     let keys = [
-        ("lend.parallel", "4", "(found out)"),
-        ("lend.max_loaded", "3", "(found out)"),
+        ("lend.parallel", "4", "(detected)"),
+        ("lend.max_loaded", "3", "(detected)"),
         ("lend.reserve", "1", "0"),
         ("lend.queue", "12", "256"),
         ("lend.weights", "gpu-lab=2,gpu2=0.5", "(1 for everyone)"),
@@ -59,12 +59,12 @@ fn what_makes_no_sense_is_not_written_and_told_why() {
     for (values, said) in [
         (&["lend.parallel", "0"][..], "lend.parallel 0: not a whole number from 1 to 256"),
         (&["lend.parallel", "2", "3"], "lend.parallel takes one value, not 2"),
-        (&["lend.weights", "gpu1"], "\"gpu1\" is no weight; one is NAME=NUMBER or ID=NUMBER, such as gpu1=2"),
+        (&["lend.weights", "gpu1"], "\"gpu1\" is no weight; write NAME=NUMBER or ID=NUMBER, such as gpu1=2"),
         (&["lend.weights", "gpu1=2", "gpu1=3"], "gpu1 has two weights"),
         (&["lend.weights", "gpu1=much"], "gpu1: not a number from 0.01 to 100"),
         (&["lend.hours", "at night"], "\"at night\": "),
         (&["lend.hours", "22-6"], "\"22\" is no time of the day; hours are such as 18:00-08:00"),
-        (&["lend.idle", "1s"], "less than 30 s says nothing"),
+        (&["lend.idle", "1s"], "the minimum is 30s"),
         (&["balance.prefer_local", "0.5"], "not a number from 1 to 100"),
         (&["balance.max_wait", "long"], "not a length of time such as 30s"),
     ] {
@@ -74,7 +74,7 @@ fn what_makes_no_sense_is_not_written_and_told_why() {
     assert!(!home.config().exists());
     home.ok(&["config", "set", "lend.parallel", "2"]);
     let line = home.fails(2, &["config", "set", "lend.reserve", "2"]);
-    assert!(line.contains("of 2 slots (lend.parallel) that leaves none to lend"), "{line}");
+    assert!(line.contains("of 2 slots (lend.parallel) that leaves none to share"), "{line}");
 }
 
 #[test]
@@ -105,15 +105,15 @@ async fn status_and_doctor_say_why_it_is_not_lent_at_the_moment() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let why = format!("lends from {}", &hours[..5]);
+    let why = format!("is shared from {}", &hours[..5]);
     assert_eq!(status["ollama"]["not_lent"], *why);
     assert_eq!(status["ollama"]["lent"], false);
     let text = home.ok(&["status"]);
-    assert!(text.contains("there, not lent") && text.contains(&format!("it {why}")), "{text}");
+    assert!(text.contains("not shared now") && text.contains(&format!("it {why}")), "{text}");
     let found = home.run(&["doctor"]).out;
-    assert!(found.contains(&format!("is not lent at the moment: it {why}")), "{found}");
+    assert!(found.contains(&format!("is not shared now: it {why}")), "{found}");
     let log = std::fs::read_to_string(home.state().join("ollana.log")).unwrap();
-    let whenever = format!("is lent {hours} while nobody has used this machine for 10 min");
+    let whenever = format!("is shared {hours} while nobody has used this machine for 10 min");
     assert!(log.contains(&whenever), "{log}");
     home.ok(&["stop"]);
 }

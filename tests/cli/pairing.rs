@@ -44,7 +44,7 @@ impl Person {
     }
 
     fn code(&mut self) -> String {
-        let screen = self.reads("nobody is in between");
+        let screen = self.reads("the connection is authentic");
         let code = screen.lines().find_map(|line| line.trim().strip_prefix("code ")).unwrap().trim().to_owned();
         assert_eq!(code.len(), 7, "{code}");
         code
@@ -96,11 +96,11 @@ fn two_people_compare_six_digits_and_each_confirms() {
     assert_eq!(code, at_gpu.code());
     let (status, out, _) = at_gpu.answers("y");
     assert_eq!(status, Some(0));
-    assert!(out.contains("trust trusted"), "{out}");
-    at_desk.reads("On the other side it was confirmed");
+    assert!(out.contains("is now trusted"), "{out}");
+    at_desk.reads("The other side has confirmed");
     assert_eq!((trust(&homes[0]), trust(&homes[1])), ("first-use".to_owned(), "trusted".to_owned()));
     let (status, out, _) = at_desk.answers("yes");
-    assert_eq!((status, out.contains("use yes, scope infer")), (Some(0), true), "{out}");
+    assert_eq!((status, out.contains("(may run models here; used as a provider)")), (Some(0), true), "{out}");
     assert_eq!(trust(&homes[0]), "trusted");
     let log = std::fs::read_to_string(homes[0].state().join("ollana.log")).unwrap();
     assert!(!log.contains(&code) && !log.contains(&code.replace(' ', "")), "{log}");
@@ -138,7 +138,7 @@ fn ctrl_c_withdraws_and_one_side_alone_can_go_by_the_id() {
     at_gpu.reads("[y/N]");
     let (status, out, err) = at_gpu.answers("y");
     assert_eq!(status, Some(0), "{err}");
-    assert!(out.contains("trust trusted") && !err.contains("code  "), "{err}");
+    assert!(out.contains("is now trusted") && !err.contains("code  "), "{err}");
     for home in homes {
         home.ok(&["stop"]);
     }

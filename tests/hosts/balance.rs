@@ -282,7 +282,7 @@ pub fn a_request_is_explained_after_the_fact() {
     let (id, peer) = (chat.request.clone().unwrap(), chat.peer.clone().unwrap());
     chat.must_be_right();
     let (text, json) = explained(&id);
-    let told = ["POST /api/chat", MODEL, "gpu0", "gpu1", &format!("sent to {peer}"), "the answer began", "it was over"];
+    let told = ["POST /api/chat", MODEL, "gpu0", "gpu1", &format!("sent to {peer}"), "the answer began", "completed"];
     assert!(told.iter().all(|part| text.contains(part)), "{text}");
     assert_eq!((&json["id"], &json["model"], &json["status"]), (&id.clone().into(), &MODEL.into(), &200.into()));
     let servers = json["looks"][0]["servers"].as_array().unwrap();
@@ -313,7 +313,7 @@ pub fn a_request_is_explained_after_the_fact() {
     waited.must_be_right();
     let (text, json) = explained(&id);
     assert!(text.contains("queues at") && text.contains(&format!("{SLOTS} of {SLOTS}")), "{text}");
-    assert!(text.contains("which kept a slot for it") && json["tries"][0]["slot"] == true, "{text}");
+    assert!(text.contains("slot reserved") && json["tries"][0]["slot"] == true, "{text}");
     assert!(json["sent_ms"].as_u64().unwrap() >= 100, "it waited: {text}");
     full.into_iter().for_each(|chat| drop(chat.must_be_right()));
 
