@@ -402,8 +402,8 @@ pub fn no_vouch(peer: &Candidate) -> String {
 pub fn revoke_advice(policy: &TrustPolicy) -> Option<String> {
     let open = policy.inbound == crate::trust::Policy::FirstUse;
     open.then(|| {
-        "whoever held this key can come back with a new one, since this node lets in keys it meets for the first time; \
-         to stop that, `ollana config set trust.inbound paired` and restart"
+        "the owner of this key can come back with a new one, since this node accepts keys that it meets for the first \
+         time; to prevent that: ollana config set trust.inbound paired, and restart the node"
             .to_owned()
     })
 }

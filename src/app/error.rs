@@ -42,7 +42,7 @@ pub enum AppError {
     #[error(transparent)]
     Discovery(#[from] DiscoveryError),
     /// A part that lives as long as the node.
-    #[error("{0} broke, without which this node is no use; the log says why, and starting it again may help")]
+    #[error("{0} failed, and the node cannot work without it; the log says why, and starting it again may help")]
     Died(&'static str),
     /// A socket that was bound cannot be used.
     #[error("cannot use a socket: {0}")]

@@ -203,8 +203,8 @@ impl Lending {
         self.why_not.send_if_modified(|known| {
             let changed = *known != why_not;
             match &why_not {
-                Some(why_not) if changed => tracing::info!("the Ollama here is not lent: it {why_not}"),
-                None if changed => tracing::info!("the Ollama here is lent from now on"),
+                Some(why_not) if changed => tracing::info!("the local Ollama is not shared now: it {why_not}"),
+                None if changed => tracing::info!("the local Ollama is shared from now on"),
                 _ => {}
             }
             *known = why_not;
@@ -232,9 +232,9 @@ async fn after(wait: Option<Duration>) {
 impl fmt::Display for NotLent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cloned => f.write_str("lends when no copy of this node runs"),
-            Self::Hours { from } => write!(f, "lends from {from}"),
-            Self::Used { idle } => write!(f, "lends when nobody has used this machine for {}", Words(*idle)),
+            Self::Cloned => f.write_str("is shared when no copy of this node runs"),
+            Self::Hours { from } => write!(f, "is shared from {from}"),
+            Self::Used { idle } => write!(f, "is shared when nobody has used this machine for {}", Words(*idle)),
         }
     }
 }
@@ -255,7 +255,7 @@ impl fmt::Display for Words {
 /// Hours are set, and it is not known what time it is here.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "lend.hours is {hours}, and the time zone of this machine cannot be told ({source}); set one with timedatectl or TZ, \
+    "lend.hours is {hours}, and the time zone of this machine is unknown ({source}); set one with timedatectl or TZ, \
      such as TZ=Europe/Berlin, or `ollana config unset lend.hours`"
 )]
 pub struct LendingError {

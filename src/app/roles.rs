@@ -24,7 +24,7 @@ const BOOT_WAIT: Duration = Duration::from_secs(10);
 pub enum RoleError {
     /// The listener's address, which somebody chose.
     #[error(
-        "cannot listen for applications at {addr}: {reason}; choose another address with --listen, or end what holds it"
+        "cannot listen for applications on {addr}: {reason}; choose another address with --listen, or stop that program"
     )]
     Listen {
         /// The address.
@@ -35,7 +35,7 @@ pub enum RoleError {
     /// The default port and the one beside it.
     #[error(
         "cannot listen for applications: {first} is taken ({reason}) and so is {second}; choose an address with --listen, \
-         or run with --mode server if this machine only lends"
+         or run with --mode server if this machine only shares its Ollama"
     )]
     BothTaken {
         /// Port 11434.
@@ -46,7 +46,7 @@ pub enum RoleError {
         reason: String,
     },
     /// The UDP port of the mesh.
-    #[error("cannot take UDP {addr} for the mesh: {source}; choose another address with --mesh, or end what holds it")]
+    #[error("cannot use UDP {addr} for other nodes: {source}; choose another address with --mesh")]
     Mesh {
         /// The address.
         addr: SocketAddr,
@@ -79,7 +79,7 @@ pub(super) async fn bind_listener(config: &Config) -> Result<Option<TcpListener>
     match bind(second) {
         Ok(listener) => {
             tracing::info!(
-                "{addr} is taken: {reason}. Applications find the mesh at http://{second} instead (OLLAMA_HOST={second})"
+                "{addr} is taken: {reason}. The API for applications is at http://{second} instead (OLLAMA_HOST={second})"
             );
             Ok(Some(listener))
         }
@@ -103,9 +103,10 @@ pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
                 .map_err(|source| RoleError::Mesh { addr: mesh.addr, source })?;
             let port = socket.local_addr().map_or(0, |addr| addr.port());
             tracing::warn!(
-                "UDP {} is taken (another ollana on this machine?): the mesh uses UDP {port}. Multicast announces it; who \
-                 names this node with --peer has to add :{port}",
-                mesh.addr
+                "UDP {} is taken (by another ollana on this machine?): other nodes connect to UDP {port} instead. Multicast \
+                 announces it; with --peer add :{port} to the address, and no firewall rule for {} fits",
+                mesh.addr,
+                mesh.addr.port()
             );
             Ok(socket)
         }
@@ -125,14 +126,14 @@ pub(super) fn why_not_lent(config: &Config, listen: Option<SocketAddr>) -> Optio
     }
     if !config.ollama.may_be_lent() {
         return Some(format!(
-            "OLLAMA_HOST names {}, which is not on this machine; if it is yours to lend, say --ollama {0}",
+            "OLLAMA_HOST names {}, which is not on this machine; to share it, start this node with --ollama {0}",
             config.ollama.url
         ));
     }
     if listen.is_some_and(|listen| is_at(&config.ollama.url, listen)) {
         return Some(format!(
-            "this node itself holds {}; to lend an Ollama of this machine, start it at another port and say --ollama, or \
-             use --mode server",
+            "this node itself listens on {}; to share an Ollama of this machine, start Ollama on another port and name it \
+             with --ollama, or use --mode server",
             config.ollama.url.authority().map_or_else(String::new, ToString::to_string)
         ));
     }
@@ -176,7 +177,7 @@ async fn wait_for_ollama(addr: SocketAddr) {
     };
     if tokio::time::timeout(BOOT_WAIT, there).await.is_err() {
         tracing::warn!(
-            "no Ollama came to {addr}; this node takes the port, so that an Ollama that starts later cannot"
+            "no Ollama started on {addr}; this node takes the port, so an Ollama that starts later cannot have it"
         );
     }
 }

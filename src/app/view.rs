@@ -124,8 +124,8 @@ impl Mesh for View {
     fn conflicts(&self) -> Vec<String> {
         let clone = self.clone_seen.borrow().map(|address| {
             format!(
-                "a copy of this node runs at {address} with the same key, so neither lends: on one of them stop ollana, \
-                 delete identity.key from its state directory and start it again"
+                "a copy of this node runs at {address} with the same key, so neither shares its Ollama: on one of them \
+                 stop ollana, delete identity.key from its state directory and start it again"
             )
         });
         let connected = |peer: &PeerView| peer.state == PeerState::Connected || peer.state == PeerState::Refused;

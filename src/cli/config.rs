@@ -1,7 +1,5 @@
 //! `ollana config`.
 
-use std::path::Path;
-
 use clap::Subcommand;
 
 use super::output::{Table, print};
@@ -104,7 +102,8 @@ fn set(key: &str, values: &[String], place: &Place) -> Result<(), Failure> {
     if values.len() > 1 && !key.is_list() {
         return Err(Failure::usage(format!("{} takes one value, not {}", key.name(), values.len())));
     }
-    let file = file(place)?.with(key, values).map_err(ConfigError::from)?;
+    let before = file(place)?;
+    let file = before.with(key, values).map_err(ConfigError::from)?;
     // A slip elsewhere in the file is for another day; one in this value is not written.
     let settings = Settings::gather(&Layer::default(), &place.environment.only_paths(), Some(&file))?;
     match Config::from_settings(&settings, &place.environment) {
@@ -113,8 +112,16 @@ fn set(key: &str, values: &[String], place: &Place) -> Result<(), Failure> {
         }
         _ => {}
     }
+    if before.same_value(&file, key) {
+        return print(&format!("unchanged: {} = {} in {}\n", key.name(), values.join(","), file.path().display()));
+    }
     file.write().map_err(ConfigError::from)?;
-    print(&written(&format!("{} = {}", key.name(), values.join(",")), file.path()))
+    print(&format!(
+        "{} = {} in {}; in effect from the next start of the node\n",
+        key.name(),
+        values.join(","),
+        file.path().display()
+    ))
 }
 
 fn unset(key: &str, place: &Place) -> Result<(), Failure> {
@@ -123,13 +130,18 @@ fn unset(key: &str, place: &Place) -> Result<(), Failure> {
     match file.without(key).map_err(ConfigError::from)? {
         Some(changed) => {
             changed.write().map_err(ConfigError::from)?;
-            print(&written(&format!("{} is set no more", key.name()), changed.path()))
+            let default = match key.default_text() {
+                "" => String::new(),
+                text => format!(" ({text})"),
+            };
+            print(&format!(
+                "{} removed from {}; default{default} from the next start of the node\n",
+                key.name(),
+                changed.path().display()
+            ))
         }
-        None => print(&format!("{} was not set in {}\n", key.name(), file.path().display())),
+        None => print(&format!("unchanged: {} is not set in {}\n", key.name(), file.path().display())),
     }
 }
 
-/// Says which file it was, since a service reads another than the user who types this (`sudo` or not), and when it counts.
-fn written(what: &str, path: &Path) -> String {
-    format!("{what}, in {}; it takes effect at the next start of the node\n", path.display())
-}
+

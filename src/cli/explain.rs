@@ -31,8 +31,8 @@ pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
     };
     let Some(account) = accounts.into_iter().find(|account| account.id == id) else {
         return Err(Failure::new(format!(
-            "request {id} is not known here: a node keeps its latest 512, and none over its restart. `ollana explain` lists \
-             them; another node's are asked for there"
+            "request {id} is not known here: a node keeps its latest 512 until it stops. `ollana explain` lists them; for a \
+             request that another node took, ask there"
         )));
     };
     if args.json { print_json(&account) } else { print(&explain(&account, now())) }
@@ -45,7 +45,7 @@ fn now() -> u64 {
 
 fn list(accounts: &[Account], now: u64) -> String {
     if accounts.is_empty() {
-        return "no application has asked this node for anything since it was started\n".to_owned();
+        return "no application has sent this node a request since it started\n".to_owned();
     }
     let mut table = Table::new(&["REQUEST", ">AGE", "MODEL", "NODE", ">WAITED", ">FIRST BYTE", ">TOOK", "ANSWER"]);
     for account in accounts.iter().take(LISTED) {
@@ -82,19 +82,19 @@ fn explain(account: &Account, now: u64) -> String {
     }
     for (n, attempt) in account.tries.iter().enumerate() {
         let again = if n > 0 { "again, " } else { "" };
-        let slot = if attempt.slot { ", which kept a slot for it" } else { "" };
-        let outcome = attempt.outcome.as_deref().unwrap_or("it runs there");
+        let slot = if attempt.slot { ", slot reserved" } else { "" };
+        let outcome = attempt.outcome.as_deref().unwrap_or("running");
         lines.push((attempt.after_ms, format!("{again}sent to {}{slot}: {}\n", attempt.peer, shown(outcome))));
     }
     if let Some(at) = account.head_ms {
         let what = match (&account.refusal, account.status) {
-            (Some(refusal), Some(status)) => format!("refused by the mesh, {status}: {}\n", shown(refusal)),
+            (Some(refusal), Some(status)) => format!("refused with {status}: {}\n", shown(refusal)),
             _ => "the answer began\n".to_owned(),
         };
         lines.push((at, what));
     }
     if let Some(at) = account.end_ms {
-        lines.push((at, "it was over\n".to_owned()));
+        lines.push((at, "completed\n".to_owned()));
     }
     // Stable: what happened in the same millisecond stays in its order.
     lines.sort_by_key(|(at, _)| *at);
@@ -112,11 +112,11 @@ fn decided(look: &Look) -> String {
     let mut text = match look.decision {
         Decision::Send => format!("{chosen} is the best\n"),
         Decision::Queue => format!("queues at {chosen}\n"),
-        Decision::Stay => "looked again: goes on waiting\n".to_owned(),
-        Decision::Refuse => "all are full\n".to_owned(),
+        Decision::Stay => "re-evaluated: still queued\n".to_owned(),
+        Decision::Refuse => "all queues are full\n".to_owned(),
     };
     let mut table = Table::new(&[
-        "", "NODE", "LOADED", ">RUNNING", ">WAITING", ">CACHED", ">WAIT", ">LOAD", ">WORK", ">OTHERS", ">TIMES",
+        "", "NODE", "LOADED", ">RUNNING", ">QUEUED", ">CACHED", ">WAIT", ">LOAD", ">COMPUTE", ">IMPACT", ">PENALTY",
         ">SCORE", "",
     ]);
     for server in &look.servers {
@@ -136,7 +136,7 @@ fn row(server: &Weighed) -> [String; 13] {
         if server.warm { "yes" } else { "no" }.to_owned(),
         format!("{} of {}", server.running, server.slots),
         match server.ahead {
-            Some(ahead) => format!("{ahead:.1} before it"),
+            Some(ahead) => format!("{ahead:.1} ahead"),
             None => format!("{:.1}", server.queued),
         },
         server.cached_tokens.to_string(),
@@ -146,7 +146,7 @@ fn row(server: &Weighed) -> [String; 13] {
         time(server.others_s),
         format!("{:.2}", server.factor),
         time(server.score_s),
-        if server.left_alone { "left alone for now" } else { "" }.to_owned(),
+        if server.left_alone { "paused after failures" } else { "" }.to_owned(),
     ]
 }
 
@@ -209,11 +209,11 @@ mod tests {
             "POST /api/chat",
             "12 s ago",
             "+0.000 s  queues at gpu1",
-            "1.5 before it",
-            "2.00  10.50 s  left alone for now",
-            "+1.500 s  sent to gpu1, which kept",
+            "1.5 ahead",
+            "2.00  10.50 s  paused after failures",
+            "+1.500 s  sent to gpu1, slot reserved: 200",
             "+1.700 s  the answer began",
-            "+4.000 s  it was over",
+            "+4.000 s  completed",
         ];
         let found: Vec<_> =
             order.iter().map(|part| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"))).collect();

@@ -8,7 +8,7 @@ use crate::exchange::ServerKind;
 /// What `ollana models` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// From now on, use this model as that node has it, where nodes have different weights under its name
+    /// Use the version of this model that the node has, where nodes have different ones under its name
     #[arg(long, value_name = "MODEL@PEER")]
     keep: Option<String>,
 
@@ -17,7 +17,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Lists the models of the mesh, or says which of two a name stands for.
+/// Lists the models that are available, or chooses which version a name means.
 pub(super) fn run(args: &Args, place: &Place) -> Result<(), Failure> {
     if let Some(wanted) = &args.keep {
         return keep(wanted, args.json, place);
@@ -37,7 +37,7 @@ fn keep(wanted: &str, json: bool, place: &Place) -> Result<(), Failure> {
         return print_json(&keeping);
     }
     let Keeping { model, digest, peer } = keeping;
-    print(&format!("{model} stands for {} from now on, as {peer} has it\n", short(&digest)))
+    print(&format!("{model} now means {}, the version on {peer}\n", short(&digest)))
 }
 
 /// As `ollama list` shows a digest.
@@ -47,7 +47,7 @@ pub(super) fn short(digest: &str) -> String {
 
 fn render(models: &[ModelView]) -> String {
     if models.is_empty() {
-        return "nobody lends a model; `ollana peers` shows who is there\n".to_owned();
+        return "no models are available; `ollana peers` lists the other nodes\n".to_owned();
     }
     let mut table = Table::new(&["MODEL", "DIGEST", "NODES", "LOADED"]);
     for model in models {
@@ -79,7 +79,7 @@ pub(super) fn out_of_reach(model: &ModelView) -> Option<String> {
     let other = &model.nodes.first()?.name;
     (!away.is_empty()).then(|| {
         format!(
-            "{} stands for {} as on {}, which cannot be reached; to use what {other} has: ollana models --keep {0}@{other}",
+            "{} means {}, the version on {}, which cannot be reached; to use the one on {other}: ollana models --keep {0}@{other}",
             model.name,
             short(model.kept.as_deref().unwrap_or_default()),
             away.join(", "),
@@ -122,7 +122,7 @@ mod tests {
         assert!(unused.ends_with("m:latest  differs!  gpu1 (one), gpu2 (two)  gpu2\n"), "{unused}");
         let away = render(&[model(Some("one"), &[("gpu2", "two")])]);
         assert!(
-            away.contains("stands for one as on gpu1") && away.contains("ollana models --keep m:latest@gpu2"),
+            away.contains("means one, the version on gpu1") && away.contains("ollana models --keep m:latest@gpu2"),
             "{away}"
         );
     }

@@ -2,43 +2,59 @@
 
 use super::output::{Table, print, print_json, shown};
 use super::peers::beside;
+use super::serve::udp;
 use super::{Failure, Place, block_on};
-use crate::control::{StatusView, span};
+use crate::control::{OllamaView, StatusView, span};
 use crate::exchange::ServerKind;
 
-/// Shows what the node is and does.
+/// Shows the status of the node.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
     let status: StatusView = block_on(async { Ok(place.client().await?.get("/status").await?) })?;
     if json { print_json(&status) } else { print(&render(&status)) }
 }
 
+/// The local server's name and version.
+pub(super) fn server_name(ollama: &OllamaView) -> String {
+    match ollama.api {
+        None | Some(ServerKind::Ollama) => {
+            ollama.version.as_ref().map_or("Ollama".to_owned(), |version| format!("Ollama {version}"))
+        }
+        Some(ServerKind::OpenAi) => openai(ollama.server.as_deref()),
+        Some(ServerKind::Grpc) => "a gRPC server".to_owned(),
+    }
+}
+
+/// A server that has no name of its own.
+pub(super) fn openai(server: Option<&str>) -> String {
+    server.unwrap_or("a server").to_owned() + " with the OpenAI API"
+}
+
+/// The local server: what it is, whether it is shared and if not, why.
+fn server(ollama: &OllamaView) -> String {
+    if !ollama.healthy {
+        let problem = ollama.problem.clone();
+        return format!("not shared: {}", problem.unwrap_or_else(|| format!("no answer from {} yet", ollama.url)));
+    }
+    let shared = match (ollama.lent, &ollama.not_lent) {
+        (true, _) => "shared".to_owned(),
+        (false, Some(why)) => format!("not shared now: it {why}"),
+        (false, None) => "not shared".to_owned(),
+    };
+    format!("{} at {}, {shared}", server_name(ollama), ollama.url)
+}
+
 fn render(status: &StatusView) -> String {
     let info = &status.info;
     let ollama = &status.ollama;
-    let health = match (ollama.healthy, ollama.lent) {
-        (true, true) => "lent",
-        (true, false) => "there, not lent",
-        (false, _) => "none",
-    };
-    let version = ollama.version.as_ref().or(ollama.server.as_ref());
-    let version = version.map(|version| format!(" {}", shown(version))).unwrap_or_default();
-    let api = match ollama.api {
-        None | Some(ServerKind::Ollama) => "",
-        Some(ServerKind::OpenAi) => ", OpenAI API",
-        Some(ServerKind::Grpc) => ", gRPC",
-    };
     let mut table = Table::plain();
     let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
     row("name", info.name.to_string());
     row("id", info.id.to_string());
     row("version", format!("{}, mode {}, process {}, up {}", info.version, info.mode, status.pid, span(info.uptime_s)));
     row("applications", info.listen.map_or("no listener".to_owned(), |at| format!("http://{at}")));
-    row("mesh", format!("UDP {}", info.mesh));
-    row("ollama", format!("{health}{version}{api} ({})", ollama.url));
-    if let Some(why) = ollama.not_lent.as_ref().filter(|_| ollama.healthy) {
-        row("", format!("it {why}"));
-    }
-    if let Some(problem) = &ollama.problem {
+    row("peers", format!("{} connected, {} known; {}", status.peers, status.peers_known, udp(info.mesh)));
+    row("ollama", server(ollama));
+    if let Some(problem) = ollama.problem.as_ref().filter(|_| ollama.healthy) {
         row("", problem.clone());
     }
     for (model, numbers) in &status.numbers {
@@ -47,7 +63,6 @@ fn render(status: &StatusView) -> String {
     for what in beside(status.direct, status.most_loaded) {
         row("", what);
     }
-    row("peers", format!("{} connected, {} known", status.peers, status.peers_known));
     row("status page", info.status_page.map_or("off".to_owned(), |at| format!("http://{at}")));
     row("state", info.state_dir.display().to_string());
     let mut text = table.render();

@@ -21,16 +21,16 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     })?;
     let ended = wait(state_dir);
     if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PATIENCE) {
-        eprintln_quietly(&format!("letting running answers finish, {} s at most …", stopping.drain_s));
+        eprintln_quietly(&format!("waiting for running answers, {} s at most …", stopping.drain_s));
         if ended.recv_timeout(Duration::from_secs(stopping.drain_s) + GRACE).is_err() {
             return Err(Failure::new(format!(
-                "the node (process {0}) does not end; `kill -9 {0}` ends it at once",
+                "the node (process {0}) does not stop; `kill -9 {0}` stops it at once",
                 stopping.pid
             )));
         }
     }
     if !gone(stopping.pid) {
-        return Err(Failure::new(format!("the node drained, but its process {} goes on", stopping.pid)));
+        return Err(Failure::new(format!("the node has stopped serving, but its process {} still runs", stopping.pid)));
     }
     output::print("stopped\n")
 }

@@ -16,7 +16,7 @@ use crate::control::{
     Candidate, Changed, Client, ClientError, PeerRequest, StateDir, StateError, TrustRequest, Unresolved, candidates,
     resolve, revoke_advice, trust_text,
 };
-use crate::id::{Id, Scope};
+use crate::id::{Id, Scope, Use};
 use crate::trust::Book;
 
 /// How long whoever has the state directory may take to answer or to go: a node that starts or ends, and some commands at
@@ -49,7 +49,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     list: Option<list::Command>,
 
-    /// What it may do here: nothing, run and look at models, or also change them
+    /// What it may do here: nothing (none), run models (infer), or also pull and delete them (manage)
     #[arg(long, value_enum, default_value = "infer")]
     scope: ScopeArg,
 
@@ -128,7 +128,17 @@ pub(super) fn describe(changed: &Changed) -> String {
     let peer = &changed.peer;
     let advice = changed.advice.as_ref().map(|advice| format!("note: {advice}\n")).unwrap_or_default();
     let trust = trust_text(peer.trust, peer.voucher, &peer.vouched_by);
-    format!("{} ({}): trust {trust}, use {}, scope {}\n{advice}", peer.name, peer.id, peer.use_, peer.scope)
+    let scope = match peer.scope {
+        Scope::None => "may not use this node's Ollama",
+        Scope::Infer => "may run models here",
+        Scope::Manage => "may run, pull and delete models here",
+    };
+    let use_ = match peer.use_ {
+        Use::Yes => "used as a provider",
+        Use::Pending => "not used until it is trusted",
+        Use::No => "not used as a provider",
+    };
+    format!("{} is now {trust} ({scope}; {use_})\n  ID {}\n{advice}", peer.name, peer.id)
 }
 
 /// What a person says of a peer.

@@ -67,6 +67,12 @@ impl File {
         self.values.get(&key).cloned()
     }
 
+    /// Whether both files give a key the same value.
+    pub fn same_value(&self, other: &Self, key: Key) -> bool {
+        let values = |file: &Self| file.value(key).map(|raw| raw.values);
+        values(self).is_some() && values(self) == values(other)
+    }
+
     /// The file with a setting made or changed; nothing is written yet.
     ///
     /// # Errors

@@ -61,7 +61,7 @@ impl Lend {
             let reserve = value::whole(text, 0..=Self::MAX_PARALLEL - 1)?;
             match parallel {
                 Some(parallel) if reserve >= parallel => Err(format!(
-                    "of {parallel} slots (lend.parallel) that leaves none to lend; to lend nothing, set mode to client"
+                    "of {parallel} slots (lend.parallel) that leaves none to share; to share nothing, set mode to client"
                 )),
                 _ => Ok(reserve),
             }
@@ -98,12 +98,12 @@ impl Default for Lend {
 fn idle(text: &str) -> Result<Duration, String> {
     if !cfg!(target_os = "linux") {
         return Err(
-            "whether nobody uses a machine can be told on Linux only; on this one lend.hours can say when".to_owned()
+            "whether a machine is unused can be detected on Linux only; use lend.hours on this one".to_owned()
         );
     }
     match value::duration(text)? {
         idle if idle < Lend::MIN_IDLE => {
-            Err(format!("less than {} s says nothing: people also think between two keys", Lend::MIN_IDLE.as_secs()))
+            Err(format!("the minimum is {}s", Lend::MIN_IDLE.as_secs()))
         }
         idle => Ok(idle),
     }
@@ -146,7 +146,7 @@ fn weights(entries: &[String]) -> Result<Weights, String> {
     for entry in entries {
         let (peer, weight) = entry
             .rsplit_once('=')
-            .ok_or_else(|| format!("{entry:?} is no weight; one is NAME=NUMBER or ID=NUMBER, such as gpu1=2"))?;
+            .ok_or_else(|| format!("{entry:?} is no weight; write NAME=NUMBER or ID=NUMBER, such as gpu1=2"))?;
         let (peer, weight) = (peer.trim(), weight.trim());
         let weight = value::factor(weight, Weights::RANGE).map_err(|problem| format!("{peer}: {problem}"))?;
         let double = match peer.parse::<Id>() {

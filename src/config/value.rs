@@ -18,7 +18,7 @@ pub(super) fn mode(text: &str) -> Result<Mode, String> {
         "auto" => Ok(Mode::Auto),
         "client" => Ok(Mode::Client),
         "server" => Ok(Mode::Server),
-        _ => Err("a mode is auto, client or server".to_owned()),
+        _ => Err("a mode is auto, client or server; `client` uses remote models only, `server` shares only".to_owned()),
     }
 }
 

@@ -12,13 +12,13 @@ type Number = (&'static str, &'static str, fn(&Numbers) -> Option<f32>);
 
 /// What requests are balanced by.
 const NUMBERS: [Number; 5] = [
-    ("ollana_peer_model_running", "Requests for the model that run there.", |of| Some(of.load.running as f32)),
-    ("ollana_peer_model_queued", "Requests for the model that wait there.", |of| Some(of.load.queued)),
-    ("ollana_peer_model_slots", "Requests that the model's runner works on at a time.", |of| {
+    ("ollana_peer_model_running", "Requests for the model in progress at the peer.", |of| Some(of.load.running as f32)),
+    ("ollana_peer_model_queued", "Requests for the model queued at the peer.", |of| Some(of.load.queued)),
+    ("ollana_peer_model_slots", "Requests that the peer runs in parallel for the model.", |of| {
         Some(of.pace.slots? as f32)
     }),
-    ("ollana_peer_model_prefill", "Prompt tokens a second, of one request alone.", |of| of.pace.prefill),
-    ("ollana_peer_model_decode", "Generated tokens a second, of one request alone.", |of| of.pace.decode),
+    ("ollana_peer_model_prefill", "Prompt tokens per second of a single request.", |of| of.pace.prefill),
+    ("ollana_peer_model_decode", "Generated tokens per second of a single request.", |of| of.pace.decode),
 ];
 
 /// All metrics as they are now.
@@ -39,14 +39,14 @@ fn write_metrics(text: &mut String, mesh: &dyn Mesh) -> fmt::Result {
     line(text, "ollana_uptime_seconds", &[], status.info.uptime_s)?;
     head(text, "ollana_ollama_healthy", "Whether the local Ollama answers.")?;
     line(text, "ollana_ollama_healthy", &[], u8::from(status.ollama.healthy))?;
-    head(text, "ollana_conflicts", "What stands against each other in the mesh and needs a person.")?;
+    head(text, "ollana_conflicts", "Unresolved name or key conflicts.")?;
     line(text, "ollana_conflicts", &[], status.conflicts.len())?;
     head(text, "ollana_peers", "Peers known, by state.")?;
     for state in [PeerState::Connected, PeerState::Connecting, PeerState::Unreachable, PeerState::Refused] {
         let count = peers.iter().filter(|peer| peer.state == state).count();
         line(text, "ollana_peers", &[("state", &state.to_string())], count)?;
     }
-    head(text, "ollana_peer_inflight", "Requests at the peer's gate, everyone's.")?;
+    head(text, "ollana_peer_inflight", "Requests in progress at the peer, from all clients.")?;
     for peer in &peers {
         let id = peer.id.to_string();
         line(text, "ollana_peer_inflight", &[("peer", peer.name.as_str()), ("id", &id)], peer.inflight)?;

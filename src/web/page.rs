@@ -44,16 +44,20 @@ fn write_page(html: &mut String, status: &StatusView, peers: &[PeerView], models
 fn write_facts(html: &mut String, status: &StatusView) -> fmt::Result {
     let ollama = &status.ollama;
     let (class, health) = match (ollama.healthy, ollama.lent) {
-        (true, true) => ("good", "lent"),
-        (true, false) => ("good", "not lent"),
-        (false, _) => ("idle", "none"),
+        (true, true) => ("good", "shared"),
+        (true, false) => ("good", "not shared"),
+        (false, _) => ("idle", "not shared"),
     };
     let not_lent = ollama.not_lent.as_ref().filter(|_| ollama.healthy);
-    let not_lent = not_lent.map(|why| format!("<br>it {}", Escaped(why))).unwrap_or_default();
+    let not_lent = match (not_lent, &ollama.problem) {
+        (Some(why), _) => format!("<br>it {}", Escaped(why)),
+        (None, Some(problem)) => format!("<br>{}", Escaped(problem)),
+        (None, None) => String::new(),
+    };
     let listen = status.info.listen.map_or("off".to_owned(), |addr| addr.to_string());
     write!(
         html,
-        "<dl><dt>Applications</dt><dd><code>{}</code></dd><dt>Mesh</dt><dd><code>{}</code></dd>\
+        "<dl><dt>Applications</dt><dd><code>{}</code></dd><dt>Peers</dt><dd><code>{}</code></dd>\
          <dt>Ollama here</dt><dd><b class={class}>{health}</b> {} <code>{}</code>{not_lent}</dd>\
          <dt>ID</dt><dd><code>{}</code></dd></dl>",
         Escaped(&listen),
@@ -107,7 +111,7 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
 fn write_models(html: &mut String, models: &[ModelView]) -> fmt::Result {
     html.push_str("<h2>Models</h2>");
     if models.is_empty() {
-        html.push_str("<p class=idle>Nobody lends a model.</p>");
+        html.push_str("<p class=idle>No models are available.</p>");
         return Ok(());
     }
     html.push_str("<div class=wide><table><tr><th>Model<th>Where (in memory: bold)<th>Digest</tr>");

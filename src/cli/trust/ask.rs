@@ -46,12 +46,12 @@ pub(super) async fn confirm(access: &Access, peer: &Candidate, word: Word) -> Re
             Some(News::Code(code)) => {
                 code_shown = true;
                 say(&format!(
-                    "\n  code     {}\n  If {} shows the same six digits, nobody is in between.\nTrust it? [y/N] ",
+                    "\n  code     {}\n  If {} shows the same code, the connection is authentic.\nTrust it? [y/N] ",
                     grouped(&code),
                     peer.name
                 ))?;
             }
-            Some(News::Confirmed) => say("\n  On the other side it was confirmed.\nTrust it? [y/N] ")?,
+            Some(News::Confirmed) => say("\n  The other side has confirmed.\nTrust it? [y/N] ")?,
             Some(News::Failed(failure)) => {
                 say("\n")?;
                 return Err(Failure::new(format!("{failure}. Nothing was changed")));
@@ -62,7 +62,7 @@ pub(super) async fn confirm(access: &Access, peer: &Candidate, word: Word) -> Re
             }
             Some(News::Over) => {
                 pairing = None;
-                say("\n  There will be no code any more; the whole ID can still be compared.\nTrust it? [y/N] ")?;
+                say("\n  No code will be shown any more; compare the whole ID instead.\nTrust it? [y/N] ")?;
             }
             None => pairing = None,
         }
@@ -71,18 +71,18 @@ pub(super) async fn confirm(access: &Access, peer: &Candidate, word: Word) -> Re
 
 fn describe(peer: &Candidate, Word { scope, use_, voucher }: Word) -> String {
     let may = match scope {
-        Scope::None => "may do nothing here",
-        Scope::Infer => "may run the models of this node",
-        Scope::Manage => "may run, pull and delete the models of this node",
+        Scope::None => "may not use this node's Ollama",
+        Scope::Infer => "may run models on this node",
+        Scope::Manage => "may run, pull and delete models on this node",
     };
-    let gets = if use_ { "is sent prompts" } else { "is sent nothing" };
+    let gets = if use_ { "prompts may be sent to it" } else { "no prompts are sent to it" };
     let revoked = if peer.trust == Trust::Revoked { "\n  This key was revoked." } else { "" };
     let others = match voucher.unwrap_or(peer.voucher) {
-        true => "\n  The servers that its administrator vouches for are sent prompts too, without asking you.",
+        true => "\n  Prompts may also be sent to the servers that its administrator vouches for, without asking you.",
         false => "",
     };
     format!(
-        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}, and {gets}.{others}\n",
+        "  name     {}\n  ID       {}\n  address  {}{revoked}\n  It {may}; {gets}.{others}\n",
         peer.name,
         peer.id,
         peer.address.as_deref().map_or("never seen".to_owned(), shown),
@@ -95,15 +95,15 @@ async fn pair(client: &Client, peer: &Candidate) -> Result<Option<Lines>, Failur
     match client.follow("/pair", &request(peer)).await {
         Ok(lines) => {
             say(&format!(
-                "Compare the ID with what `ollana id` says there. Or type `ollana trust {}` there within {} minutes: then \
-                 both\nshow the same six digits.\n",
+                "Compare the ID with what `ollana id` prints there. Or type `ollana trust {}` there within {} minutes: \
+                 then both\nshow the same six digits.\n",
                 own.name,
                 WINDOW.as_secs() / 60
             ))?;
             Ok(Some(lines))
         }
         Err(ClientError::Refused { view, .. }) => {
-            say(&format!("Compare the ID with what `ollana id` says there ({}).\n", view.error))?;
+            say(&format!("Compare the ID with what `ollana id` prints there ({}).\n", view.error))?;
             Ok(None)
         }
         Err(error) => Err(error.into()),

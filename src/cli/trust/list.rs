@@ -15,13 +15,13 @@ const MAX_LIST: u64 = 8 * 1024 * 1024;
 /// What to do with a list.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Print whom people trust or have revoked on this node, for other nodes
+    /// Print the list of trusted and revoked peers, for other nodes
     Export,
-    /// Take over a list; keys that are revoked here stay so
+    /// Import such a list; keys that are revoked here stay revoked
     Import {
         /// The list, or - for standard input
         file: PathBuf,
-        /// Whom the list does not name is no longer trusted
+        /// Stop trusting peers that the list does not name
         #[arg(long)]
         replace: bool,
     },
@@ -63,19 +63,19 @@ fn read(path: &Path) -> Result<String, Failure> {
     };
     read.map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;
     if text.len() as u64 > MAX_LIST {
-        return Err(Failure::new(format!("{} is too long to be a list of whom to trust", path.display())));
+        return Err(Failure::new(format!("{} is too long to be a list of trusted peers", path.display())));
     }
     Ok(text)
 }
 
 fn describe(imported: &Imported) -> String {
     let Imported { trusted, revoked, unchanged, stay_revoked, dropped } = imported;
-    let mut text = format!("{trusted} trusted, {revoked} revoked, {unchanged} as they were\n");
+    let mut text = format!("{trusted} trusted, {revoked} revoked, {unchanged} unchanged\n");
     if *dropped > 0 {
         text += &format!("{dropped} no longer trusted, since the list does not name them\n");
     }
     if *stay_revoked > 0 {
-        text += &format!("note: {stay_revoked} stay revoked here; `ollana trust <ID>` lifts that\n");
+        text += &format!("note: {stay_revoked} stay revoked here; `ollana trust <ID>` trusts one again\n");
     }
     text
 }
