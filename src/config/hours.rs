@@ -9,12 +9,12 @@ use std::str::FromStr;
 use jiff::civil::{Date, DateTime, Time, Weekday};
 
 /// What an entry looks like, for people.
-const SHAPE: &str = "hours are such as 18:00-08:00, Mon-Fri 18:00-08:00 or Sun 00:00-24:00";
+const SHAPE: &str = "hours are such as 18:00-08:00, Mon-Fri 18:00-08:00, or Sat-Sun for whole days";
 
 /// When something is open, each week anew.
 ///
-/// Written as `18:00-08:00`, `Mon-Fri 18:00-08:00` or `Sun 00:00-24:00`, several with commas. Without days it is every day;
-/// what ends before it begins ends the next day, and belongs to the day on which it begins.
+/// Written as `18:00-08:00`, `Mon-Fri 18:00-08:00` or `Sat-Sun`, several with commas. Without days it is every day, without
+/// times the whole day; what ends before it begins ends the next day, and belongs to the day on which it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hours(Vec<Window>);
 
@@ -59,14 +59,27 @@ impl Hours {
         })
     }
 
-    /// Reads entries that were taken apart at their commas.
+    /// Reads entries that were split at their commas.
     pub(super) fn parse(entries: &[String]) -> Result<Self, String> {
-        let windows: Result<Vec<Window>, String> =
-            entries.iter().map(|entry| window(entry).map_err(|problem| format!("{entry:?}: {problem}"))).collect();
-        match windows? {
-            windows if windows.is_empty() => Err(format!("there are no hours in it; {SHAPE}")),
-            windows => Ok(Self(windows)),
+        let mut windows = Vec::new();
+        let mut last: Option<Entry> = None;
+        for entry in entries {
+            for found in entries_of(entry).map_err(|problem| format!("{entry:?}: {problem}"))? {
+                // `Sat,Sun 10:00-12:00` could mean two things; the one that shares more would be a bad guess.
+                if let Some(days) = last.as_ref().filter(|last| last.whole_days && found.has_days && !found.whole_days) {
+                    let days = Days(days.window.days);
+                    return Err(format!("{days}does not say from when to when; for the whole day write {days}00:00-24:00"));
+                }
+                windows.push(found.window.clone());
+                last = Some(found);
+            }
         }
+        if windows.is_empty() { Err(format!("there are no hours in it; {SHAPE}")) } else { Ok(Self(windows)) }
+    }
+
+    /// Its entries as they are written to a file.
+    pub fn entries(&self) -> Vec<String> {
+        self.0.iter().map(ToString::to_string).collect()
     }
 }
 
@@ -122,12 +135,7 @@ impl Window {
 
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.days {
-            Some((first, last)) if first == last => write!(f, "{} ", short(first))?,
-            Some((first, last)) => write!(f, "{}-{} ", short(first), short(last))?,
-            None => {}
-        }
-        write!(f, "{}-", Clock(self.from))?;
+        write!(f, "{}{}-", Days(self.days), Clock(self.from))?;
         match self.to {
             None => f.write_str("24:00"),
             Some(to) => write!(f, "{}", Clock(to)),
@@ -135,25 +143,59 @@ impl fmt::Display for Window {
     }
 }
 
-fn window(entry: &str) -> Result<Window, String> {
+/// Days before times, with a space between them.
+struct Days(Option<(Weekday, Weekday)>);
+
+impl fmt::Display for Days {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((first, last)) if first == last => write!(f, "{} ", short(first)),
+            Some((first, last)) => write!(f, "{}-{} ", short(first), short(last)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A window as it was written.
+#[derive(Debug, Clone)]
+struct Entry {
+    window: Window,
+    has_days: bool,
+    /// Days without times.
+    whole_days: bool,
+}
+
+/// What stands between two commas: days with times, either alone, or several of them where a shell took the quotes away.
+fn entries_of(text: &str) -> Result<Vec<Entry>, String> {
     // `18:00 - 08:00` as well.
-    let entry = entry.split('-').map(str::trim).collect::<Vec<_>>().join("-");
-    let (days, times) = match entry.rsplit_once(char::is_whitespace) {
-        Some((days, times)) => (Some(run(days)?), times),
-        None => (None, entry.as_str()),
-    };
-    let Some((from, to)) = times.split_once('-') else {
-        // `Sat,Sun 10:00-12:00` could mean two things; the one that lends more would be a bad guess.
-        return Err(format!("it does not say from when to when; {SHAPE}"));
-    };
-    let from = time(from)?.ok_or("nothing begins at 24:00; say 00:00")?;
+    let text = text.split('-').map(str::trim).collect::<Vec<_>>().join("-");
+    let is_time = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit());
+    let mut words = text.split_whitespace().peekable();
+    let mut entries = Vec::new();
+    while let Some(word) = words.next() {
+        let (days, times) = match is_time(&word) {
+            true => (None, Some(word)),
+            false => (Some(run(word)?), words.next_if(is_time)),
+        };
+        let (from, to) = match times {
+            Some(times) => span(times)?,
+            None => (Time::midnight(), None),
+        };
+        entries.push(Entry { window: Window { days, from, to }, has_days: days.is_some(), whole_days: times.is_none() });
+    }
+    Ok(entries)
+}
+
+/// `18:00-08:00`; nothing is midnight at the day's end.
+fn span(times: &str) -> Result<(Time, Option<Time>), String> {
+    let (from, to) = times.split_once('-').ok_or_else(|| format!("it does not say from when to when; {SHAPE}"))?;
+    let from = time(from)?.ok_or("nothing begins at 24:00; write 00:00")?;
     let to = time(to)?;
     if to == Some(from) {
         return Err("it begins and ends at the same time; the whole day is 00:00-24:00".to_owned());
     }
     // A whole day, so that no border is where nothing changes.
-    let to = to.filter(|to| *to != Time::midnight());
-    Ok(Window { days, from, to })
+    Ok((from, to.filter(|to| *to != Time::midnight())))
 }
 
 /// `Mon`, `Monday` or `Mon-Fri`.

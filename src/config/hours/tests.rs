@@ -88,9 +88,9 @@ fn on_the_nights_when_clocks_change_the_clock_on_the_wall_counts() {
 fn what_is_no_hours_is_told_why() {
     for (text, said) in [
         ("", "there are no hours in it"),
-        ("evenings", "does not say from when to when"),
-        ("Sat,Sun 10:00-12:00", "\"Sat\": it does not say from when to when; hours are such as 18:00-08:00"),
-        ("Sat-Sun", "is no time of the day; hours are such as"),
+        ("evenings", "\"evenings\" is no day"),
+        ("18:00", "does not say from when to when; hours are such as 18:00-08:00"),
+        ("Sat,Sun 10:00-12:00", "Sat does not say from when to when; for the whole day write Sat 00:00-24:00"),
         ("18-8", "\"18\" is no time of the day"),
         ("18:00-25:00", "\"25:00\" is no time of the day"),
         ("18:00-08:0x", "\"08:0x\" is no time of the day"),
@@ -100,7 +100,7 @@ fn what_is_no_hours_is_told_why() {
         ("24:00-08:00", "nothing begins at 24:00"),
         ("Mo-Fri 18:00-08:00", "\"mo\" is no day"),
         ("Mon-Fri-Sun 18:00-08:00", "is no day"),
-        ("Mon Tue 18:00-08:00", "\"mon tue\" is no day"),
+        ("Mon Tue 18:00-08:00", "Mon does not say from when to when"),
     ] {
         let error = text.parse::<Hours>().unwrap_err().to_string();
         assert!(error.to_lowercase().contains(&said.to_lowercase()), "{text:?}: {error}");
@@ -114,6 +114,10 @@ fn hours_are_read_as_they_are_written() {
         ("MONDAY-fri 9:05 - 17:30 , sun 00:00-24:00", "Mon-Fri 09:05-17:30, Sun 00:00-24:00"),
         ("Sat-Sat 20:00-00:00", "Sat 20:00-24:00"),
         ("18:00:05-18:00:10", "18:00:05-18:00:10"),
+        ("Sat-Sun", "Sat-Sun 00:00-24:00"),
+        ("Mon-Fri 18:00-08:00, Sat-Sun", "Mon-Fri 18:00-08:00, Sat-Sun 00:00-24:00"),
+        ("Mon-Fri 18:00-08:00 Sat-Sun", "Mon-Fri 18:00-08:00, Sat-Sun 00:00-24:00"),
+        ("Sat,Sun", "Sat 00:00-24:00, Sun 00:00-24:00"),
     ] {
         assert_eq!(hours(text).to_string(), written);
         assert_eq!(hours(written), hours(text));
