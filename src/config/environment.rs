@@ -68,6 +68,11 @@ impl Environment {
             .or_else(|| Some(self.home()?.join(".local/share/ollana")))
     }
 
+    /// Where systemd puts the credentials of a service (systemd.exec(5)).
+    pub fn credentials(&self) -> Option<PathBuf> {
+        self.path("CREDENTIALS_DIRECTORY")
+    }
+
     fn systemd_state_dir(&self) -> Option<PathBuf> {
         let dirs = self.0.get(OsStr::new("STATE_DIRECTORY"))?;
         std::env::split_paths(dirs).next().filter(|dir| dir.is_absolute())
