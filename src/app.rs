@@ -3,7 +3,7 @@
 //! Everything that can fail for a reason that a person has to mend fails in [`App::build`], before the node says that it
 //! serves: the state directory, the key, the trust book, each port.
 
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tower::discover::Change;
 use crate::balance::{GRACE, Preferences, Router, RouterSettings};
 use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
-use crate::control::{self, Handles, Info, Mesh, StateDir};
+use crate::control::{self, Handles, Info, Mesh, StateDir, Taken};
 use crate::digests::Digests;
 use crate::discovery::{Discovery, DiscoverySettings, FixedPeers, GROUP_PORT};
 use crate::gate::{Caller, Gate, GateSettings};
@@ -33,12 +33,15 @@ use crate::trust::{Book, Policy};
 use crate::web;
 use crate::wire::control::Hello;
 
+pub mod checks;
 mod error;
 mod guest;
 mod lending;
+pub mod ports;
 mod roles;
 mod view;
 
+use checks::CheckResult;
 pub use error::AppError;
 pub use guest::GuestError;
 use lending::Lending;
@@ -71,6 +74,7 @@ pub struct App {
     inbound: Inbound,
     discovery: Option<Discovery>,
     running: Running,
+    warnings: Vec<String>,
 }
 
 /// What lives as long as the node.
@@ -91,7 +95,15 @@ impl App {
     /// # Errors
     /// If something that the node cannot do without is not to be had; the error says what to do.
     pub async fn build(mut config: Config) -> Result<Self, AppError> {
-        let guest = config.invitation_file.as_deref().map(guest::read).transpose()?;
+        let mut warnings = Vec::new();
+        for check in checks::files(&config).into_iter().chain(checks::others(&config)) {
+            match check.result {
+                CheckResult::Fine(_) => {}
+                CheckResult::Warning { found, advice, .. } => warnings.push(format!("{found}: {advice}")),
+                CheckResult::Fatal(error) => return Err(error),
+            }
+        }
+        let guest = checks::invitation(&config)?;
         for address in guest.iter().flat_map(|guest| &guest.addresses) {
             match address.parse() {
                 Ok(address) => config.peers.push(address),
@@ -228,6 +240,11 @@ impl App {
             mesh: mesh_addr,
             status_page: page.as_ref().and_then(|page| page.local_addr().ok()),
             state_dir: config.state_dir.clone(),
+            config: config.file.clone(),
+            taken: Taken {
+                listen: listen_addr.and_then(|got| replaced(config.listen.addr, got)),
+                mesh: replaced(config.mesh.addr, mesh_addr),
+            },
             uptime_s: 0,
         };
         let mesh = Arc::new(View {
@@ -267,12 +284,18 @@ impl App {
             inbound,
             discovery,
             running,
+            warnings,
         })
     }
 
     /// What is worth saying once the node serves.
     pub fn ready(&self) -> Info {
         self.mesh.info()
+    }
+
+    /// What was found at the start that a person should know.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Who is seen and what they have, for whoever holds the app rather than the socket.
@@ -377,6 +400,11 @@ impl App {
         };
         format!("The Ollama at {} is shared{} {whom}", self.config.ollama.url, self.when_lent)
     }
+}
+
+/// The port that was wanted, if another one was taken in its place.
+fn replaced(wanted: SocketAddr, got: SocketAddr) -> Option<u16> {
+    (wanted.port() != 0 && wanted.port() != got.port()).then(|| wanted.port())
 }
 
 /// Resolves when the task is over; never without one.

@@ -191,7 +191,8 @@ impl Place {
     }
 
     fn load(&self, flags: Layer) -> Result<Config, Failure> {
-        Ok(Config::from_settings(&self.settings(flags)?, &self.environment)?)
+        let config = Config::from_settings(&self.settings(flags)?, &self.environment)?;
+        Ok(Config { file: Some(self.config_path()?.0), ..config })
     }
 
     /// The state directories where a node may run, the likeliest first: only the one that somebody names, else the
@@ -217,6 +218,13 @@ impl Place {
     /// The directory that a command works on when no node runs.
     fn own_state_dir(&self) -> Result<PathBuf, Failure> {
         self.state_dirs()?.into_iter().next().ok_or_else(|| ConfigError::NoHome.into())
+    }
+
+    /// The same, as if there was no configuration file.
+    fn without_file(&self) -> Self {
+        let state_dir = self.environment.text(&Key::StateDir.variable()).ok().flatten();
+        let flag = self.flag.clone().or(state_dir);
+        Self { flag, config: None, environment: self.environment.only_paths() }
     }
 
     async fn client(&self) -> Result<Client, Failure> {

@@ -88,10 +88,14 @@ pub struct Config {
     pub drain: Duration,
     /// An invitation to redeem; `-` is standard input.
     pub invitation_file: Option<PathBuf>,
+    /// Where systemd puts the credentials of a service.
+    pub credentials: Option<PathBuf>,
     /// What the log looks like.
     pub log_format: LogFormat,
     /// Whether to go on in the background, as `serve -d` does.
     pub daemon: bool,
+    /// The configuration file that was read, or that would have been if it was there.
+    pub file: Option<PathBuf>,
 }
 
 /// Which roles a node may take.
@@ -203,8 +207,10 @@ impl Config {
             trust: trust(settings)?,
             drain: settings.parse(Key::Drain, value::duration)?.unwrap_or(DRAIN),
             invitation_file: invitation_file(settings, environment)?,
+            credentials: environment.credentials(),
             log_format: settings.parse(Key::LogFormat, value::log_format)?.unwrap_or(LogFormat::Text),
             daemon: settings.parse(Key::Daemon, value::boolean)?.unwrap_or(false),
+            file: None,
         })
     }
 
@@ -233,8 +239,10 @@ impl Config {
             trust: TrustPolicy::default(),
             drain: Duration::from_secs(5),
             invitation_file: None,
+            credentials: None,
             log_format: LogFormat::Text,
             daemon: false,
+            file: None,
         }
     }
 }
@@ -278,9 +286,13 @@ fn listen(settings: &Settings) -> Result<Listen, ConfigError> {
         if addr.ip().is_loopback() || open {
             return Ok(addr);
         }
-        Err("anyone on the network could use it there without proving who they are; if that is what you want, add \
-             --listen-open"
-            .to_owned())
+        // Where it is written, the permission is missing.
+        let how = match settings.raw(Key::Listen).map(|raw| &raw.source) {
+            Some(Source::Variable(_)) => "set OLLANA_LISTEN_OPEN=true as well",
+            Some(Source::File { .. }) => "type `ollana config set listen_open true` first",
+            Some(Source::Flag) | None => "add --listen-open",
+        };
+        Err(format!("anyone on the network could use it there without proving who they are; if that is what you want, {how}"))
     })?
     else {
         return Ok(Listen { addr: (Ipv4Addr::LOCALHOST, LISTEN_PORT).into(), explicit: false, open: false });

@@ -28,6 +28,7 @@
 mod answers;
 mod client;
 mod models;
+mod others;
 mod resolve;
 mod server;
 mod state;
@@ -41,8 +42,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, ClientError, Lines};
+pub use client::{Client, ClientError, Lines, Searched};
 pub use models::{Catalog, ModelNode, ModelView, models};
+pub use others::others;
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
 pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
@@ -141,8 +143,24 @@ pub struct Info {
     pub status_page: Option<SocketAddr>,
     /// Where its state is.
     pub state_dir: PathBuf,
+    /// The configuration file that it read at its start, or would have read if it was there.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
+    /// The ports that it did not get and replaced by others, since nobody chose them.
+    #[serde(default)]
+    pub taken: Taken,
     /// Seconds since it started.
     pub uptime_s: u64,
+}
+
+/// Default ports that were taken when the node started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Taken {
+    /// The listener's.
+    pub listen: Option<u16>,
+    /// The UDP port for other nodes.
+    pub mesh: Option<u16>,
 }
 
 /// The local Ollama as `status` shows it.

@@ -46,10 +46,10 @@ impl Identity {
     /// Then nothing on the disk was changed: a new key would be a new node, which only a person should decide.
     pub fn load_or_create(dir: &Path) -> Result<Self, IdentityError> {
         private_file::make_dir(dir)?;
-        let path = dir.join(KEY_FILE);
-        if let Some(pem) = private_file::read(&path, KEY_FILE_LIMIT)? {
-            return Self::from_pem(&path, &pem);
+        if let Some(identity) = Self::load(dir)? {
+            return Ok(identity);
         }
+        let path = dir.join(KEY_FILE);
         let key = KeyPair::generate_for(&PKCS_ED25519).map_err(IdentityError::Generate)?;
         if private_file::create(&path, key.serialize_pem().as_bytes())? {
             let identity = Self::from_key(&key)?;
@@ -61,6 +61,15 @@ impl Identity {
             Some(pem) => Self::from_pem(&path, &pem),
             None => Err(FileError::Link(path).into()),
         }
+    }
+
+    /// The identity kept in `dir`, if there is one. Makes nothing.
+    ///
+    /// # Errors
+    /// As [`Identity::load_or_create`].
+    pub fn load(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let path = dir.join(KEY_FILE);
+        private_file::read(&path, KEY_FILE_LIMIT)?.map(|pem| Self::from_pem(&path, &pem)).transpose()
     }
 
     /// A new identity that is written nowhere: for tests and examples.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use super::ports;
 use crate::config::{Config, MeshAddr, Mode};
 use crate::ollama::{Found, probe};
 use crate::transport;
@@ -57,15 +58,20 @@ pub enum RoleError {
 
 /// Binds the listener for applications, if this node has one.
 pub(super) async fn bind_listener(config: &Config) -> Result<Option<TcpListener>, RoleError> {
-    let addr = config.listen.addr;
     if config.mode == Mode::Server {
         return Ok(None);
     }
     if !config.listen.explicit && ollama_starts_at_boot() {
-        wait_for_ollama(addr).await;
+        wait_for_ollama(config.listen.addr).await;
     }
+    bind_listener_now(config).await.map(Some)
+}
+
+/// The same without waiting for an Ollama that is about to start.
+pub(super) async fn bind_listener_now(config: &Config) -> Result<TcpListener, RoleError> {
+    let addr = config.listen.addr;
     let error = match bind(addr) {
-        Ok(listener) => return Ok(Some(listener)),
+        Ok(listener) => return Ok(listener),
         Err(error) => error,
     };
     let reason = match error.kind() {
@@ -81,7 +87,7 @@ pub(super) async fn bind_listener(config: &Config) -> Result<Option<TcpListener>
             tracing::info!(
                 "{addr} is taken: {reason}. The API for applications is at http://{second} instead (OLLAMA_HOST={second})"
             );
-            Ok(Some(listener))
+            Ok(listener)
         }
         Err(_) => Err(RoleError::BothTaken { first: addr, second, reason }),
     }
@@ -157,15 +163,18 @@ fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
 }
 
 async fn who_holds(addr: SocketAddr) -> String {
-    let Ok(url) = format!("http://{addr}").parse::<Uri>() else { return "by something".to_owned() };
-    match probe(&url).await {
-        Found::Ollama { version } => format!("an Ollama {version} is there"),
-        Found::OpenAi { server } => {
-            format!("a server of the OpenAI API is there{}", server.map_or_else(String::new, |it| format!(" ({it})")))
-        }
-        Found::Ollana => "another ollana is there".to_owned(),
-        Found::Grpc | Found::Other | Found::Nothing => "some program is there that is no Ollama".to_owned(),
-    }
+    let process = ports::holder("TCP", addr.port());
+    let Ok(url) = format!("http://{addr}").parse::<Uri>() else { return "it is taken".to_owned() };
+    let what = match probe(&url).await {
+        Found::Ollama { version } => format!("Ollama {version}"),
+        Found::OpenAi { server } => server.unwrap_or("a server".to_owned()) + " with the OpenAI API",
+        Found::Ollana => "another ollana".to_owned(),
+        Found::Grpc | Found::Other | Found::Nothing => match process {
+            Some(process) => return format!("it is used by {process}, which is no Ollama"),
+            None => "another program, which is no Ollama".to_owned(),
+        },
+    };
+    format!("it is used by {what}{}", process.map(|process| format!(", {process}")).unwrap_or_default())
 }
 
 async fn wait_for_ollama(addr: SocketAddr) {

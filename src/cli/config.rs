@@ -1,10 +1,14 @@
 //! `ollana config`.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
 use clap::Subcommand;
 
-use super::output::{Table, print};
-use super::{Failure, Place, source_text};
-use crate::config::{Config, ConfigError, File, Key, Layer, Settings};
+use super::output::{Table, print, shown};
+use super::{Failure, Place, block_on, source_text};
+use crate::config::{Config, ConfigError, ETC_CONFIG, File, Hours, Key, Layer, Settings};
+use crate::control::{Client, ClientError, StatusView};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,13 +56,21 @@ enum Action {
 
 /// Shows or changes the configuration.
 pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
+    let writes = matches!(args.action, Action::Set { .. } | Action::Unset { .. });
+    let path = target(place, writes)?;
     match args.action {
-        Action::Show => show(place),
-        Action::Get { key } => get(&key, place),
-        Action::Set { key, values } => set(&key, &values, place),
-        Action::Unset { key } => unset(&key, place),
-        Action::Path => print(&format!("{}\n", place.config_path()?.0.display())),
+        Action::Show => show(&reading(place, path)),
+        Action::Get { key } => get(&key, &reading(place, path)),
+        Action::Set { key, values } => set(&key, &values, &file(&path)?, place),
+        Action::Unset { key } => unset(&key, &file(&path)?),
+        Action::Path => print(&format!("{}\n", path.display())),
     }
+}
+
+/// The same place with this file, if it is there.
+fn reading(place: &Place, path: PathBuf) -> Place {
+    let config = if path.exists() { Some(path) } else { place.config.clone() };
+    Place { flag: place.flag.clone(), config, environment: place.environment.clone() }
 }
 
 fn show(place: &Place) -> Result<(), Failure> {
@@ -91,18 +103,102 @@ fn value_text(key: Key, settings: &Settings, config: &Config) -> String {
     }
 }
 
-/// The file that is going to be changed, which need not be there yet.
-fn file(place: &Place) -> Result<File, Failure> {
-    let (path, _) = place.config_path()?;
-    Ok(File::read_if_there(&path).map_err(ConfigError::from)?.unwrap_or_else(|| File::empty(&path)))
+/// The file to show or change, which need not be there yet: the one that the running node reads, if one runs, since a
+/// service reads another than the user who types this, with `sudo` or without.
+fn target(place: &Place, writes: bool) -> Result<PathBuf, Failure> {
+    let (own, named) = place.config_path()?;
+    match running(place)? {
+        Running::Reads { file, .. } if named && !same(&file, &own) => {
+            note(&format!("the running node reads {}, not {}", file.display(), own.display()));
+            Ok(own)
+        }
+        // What another user's node says must not choose the file that root writes, except the one that is meant for it.
+        Running::Reads { file, foreign: true } if writes && !same(&file, &own) && file != Path::new(ETC_CONFIG) => {
+            Err(Failure::new(format!(
+                "the running node reads {0}, not {1}; name the file to change: --config {0}",
+                file.display(),
+                own.display()
+            )))
+        }
+        Running::Reads { file, .. } => Ok(file),
+        Running::Denied(socket) => {
+            let dir = socket.parent().unwrap_or(&socket).display();
+            note(&format!("the node of another user, in {dir}, may read another file; `sudo` changes its own"));
+            Ok(own)
+        }
+        Running::Other(dir) => {
+            note(&format!("a node of another user runs in {} and does not read this file", dir.display()));
+            Ok(own)
+        }
+        Running::None => Ok(own),
+    }
 }
 
-fn set(key: &str, values: &[String], place: &Place) -> Result<(), Failure> {
+fn file(path: &Path) -> Result<File, Failure> {
+    Ok(File::read_if_there(path).map_err(ConfigError::from)?.unwrap_or_else(|| File::empty(path)))
+}
+
+/// The node whose configuration a person probably means.
+enum Running {
+    None,
+    /// It says which file it reads; `foreign` if it runs as another user.
+    Reads { file: PathBuf, foreign: bool },
+    /// It belongs to another user.
+    Denied(PathBuf),
+    /// None of this user's, but one of another user's.
+    Other(PathBuf),
+}
+
+fn running(place: &Place) -> Result<Running, Failure> {
+    // A file with a slip in it must not keep one from mending it.
+    let Ok(dirs) = place.state_dirs() else { return Ok(Running::None) };
+    block_on(async {
+        let client = match Client::find(&dirs).await {
+            Ok(client) => client,
+            Err(ClientError::Denied(socket)) => return Ok(Running::Denied(socket)),
+            Err(ClientError::NotRunning(searched)) => {
+                return Ok(searched.others.into_iter().next().map_or(Running::None, Running::Other));
+            }
+            Err(_) => return Ok(Running::None),
+        };
+        let own = rustix::process::geteuid().as_raw();
+        let foreign = std::fs::metadata(client.state_dir()).map_or(true, |found| found.uid() != own);
+        // A node that is just stopping, or is of an older version, says nothing.
+        let status = client.get::<StatusView>("/status").await.ok();
+        Ok(match status.and_then(|status| status.info.config) {
+            Some(file) => Running::Reads { file, foreign },
+            None => Running::None,
+        })
+    })
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    real(a) == real(b)
+}
+
+fn note(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "note: {}", shown(text));
+}
+
+fn set(key: &str, values: &[String], before: &File, place: &Place) -> Result<(), Failure> {
     let key: Key = key.parse().map_err(Failure::usage)?;
     if values.len() > 1 && !key.is_list() {
         return Err(Failure::usage(format!("{} takes one value, not {}", key.name(), values.len())));
     }
-    let before = file(place)?;
+    let hours;
+    let values = match key {
+        // Typed without quotes, days and times are arguments of their own.
+        Key::LendHours => match values.join(" ").parse::<Hours>() {
+            Ok(parsed) => {
+                hours = parsed.entries();
+                &hours
+            }
+            Err(_) => values,
+        },
+        _ => values,
+    };
     let file = before.with(key, values).map_err(ConfigError::from)?;
     // A slip elsewhere in the file is for another day; one in this value is not written.
     let settings = Settings::gather(&Layer::default(), &place.environment.only_paths(), Some(&file))?;
@@ -124,15 +220,14 @@ fn set(key: &str, values: &[String], place: &Place) -> Result<(), Failure> {
     ))
 }
 
-fn unset(key: &str, place: &Place) -> Result<(), Failure> {
+fn unset(key: &str, file: &File) -> Result<(), Failure> {
     let key: Key = key.parse().map_err(Failure::usage)?;
-    let file = file(place)?;
     match file.without(key).map_err(ConfigError::from)? {
         Some(changed) => {
             changed.write().map_err(ConfigError::from)?;
             let default = match key.default_text() {
                 "" => String::new(),
-                text => format!(" ({text})"),
+                text => format!(" {text}"),
             };
             print(&format!(
                 "{} removed from {}; default{default} from the next start of the node\n",
@@ -143,5 +238,3 @@ fn unset(key: &str, place: &Place) -> Result<(), Failure> {
         None => print(&format!("unchanged: {} is not set in {}\n", key.name(), file.path().display())),
     }
 }
-
-

@@ -1,16 +1,19 @@
-//! `ollana doctor`: what can be seen from outside of what goes wrong most, each with what to do.
+//! `ollana doctor`: the checks that `serve` makes before it starts, and what else goes wrong most, each with what to do.
 
 mod machine;
 mod node;
-mod ports;
-
-use std::fmt;
 
 use serde::Serialize;
 
-use super::output::{print, print_json, shown};
+use super::output::{columns, print, print_json, shown, wrapped};
 use super::{Failure, Place, block_on};
+use crate::app::checks::{self, Check, CheckResult};
 use crate::config::{Config, Layer};
+use crate::control::StateDir;
+use node::Node;
+
+/// Columns before the text of a finding.
+const INDENT: usize = 18;
 
 /// One thing looked at.
 #[derive(Debug, Serialize)]
@@ -49,30 +52,49 @@ impl Finding {
     fn problem(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self { level: Level::Problem, ..Self::hint(check, found, advice) }
     }
+
+    /// A problem whose description says what to do.
+    fn fatal(check: &'static str, found: impl Into<String>) -> Self {
+        Self { level: Level::Problem, ..Self::ok(check, found) }
+    }
 }
 
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What `serve` checks, as a finding.
+impl From<Check> for Finding {
+    fn from(Check { name, result }: Check) -> Self {
+        match result {
+            CheckResult::Fine(found) => Self::ok(name, found),
+            CheckResult::Warning { found, advice, serious: true } => Self::problem(name, found, advice),
+            CheckResult::Warning { found, advice, serious: false } => Self::hint(name, found, advice),
+            CheckResult::Fatal(error) => Self::fatal(name, error.to_string()),
+        }
+    }
+}
+
+impl Finding {
+    /// For a terminal with so many columns.
+    fn render(&self, columns: Option<usize>) -> String {
         let mark = match self.level {
             Level::Ok => "ok  ",
             Level::Hint => "hint",
             Level::Problem => "BAD ",
         };
-        writeln!(f, "{mark}  {:<10}  {}", self.check, shown(&self.found))?;
-        match &self.advice {
-            Some(advice) => writeln!(f, "{:18}→ {}", "", shown(advice)),
-            None => Ok(()),
+        let mut text = format!("{mark}  {:<10}  {}\n", self.check, wrapped(&shown(&self.found), INDENT, columns));
+        if let Some(advice) = &self.advice {
+            text += &format!("{:INDENT$}→ {}\n", "", wrapped(&shown(advice), INDENT + 2, columns));
         }
+        text
     }
 }
 
-/// Looks around. Fails if something will not work.
+/// Runs all checks. Fails if something will not work.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
     let findings = block_on(look(place))?;
     if json {
         print_json(&findings)?;
     } else {
-        print(&findings.iter().map(ToString::to_string).collect::<String>())?;
+        let columns = columns();
+        print(&findings.iter().map(|finding| finding.render(columns)).collect::<String>())?;
     }
     match findings.iter().filter(|finding| finding.level == Level::Problem).count() {
         0 => Ok(()),
@@ -83,23 +105,52 @@ pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
 
 async fn look(place: &Place) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
-    let config = match place.load(Layer::default()) {
-        Ok(config) => config,
-        Err(failure) => {
-            findings.push(Finding::problem("config", failure.line, "mend it; nothing starts with it"));
-            // What the file says is lost, not the rest of the examination.
-            Config::load(&Layer::default(), &place.environment.only_paths(), None)?
-        }
+    let node = node::look(place, &mut findings).await?;
+    let config = config(place, &node, &mut findings)?;
+    let config = match &node {
+        Node::Runs(status) => Config { state_dir: status.info.state_dir.clone(), ..config },
+        _ => config,
     };
-    let status = node::look(place, &mut findings).await?;
-    let runs = status.is_some();
-    if !runs {
-        ports::look(&config, &mut findings).await;
+    if let (Node::None, Some(held)) = (&node, StateDir::holder(&config.state_dir)) {
+        findings.push(Finding::fatal("node", held.to_string()));
+    }
+    // What another user's node needs cannot be seen from here.
+    if !matches!(node, Node::Foreign) {
+        findings.extend(checks::files(&config).into_iter().map(Finding::from));
+        findings.extend(checks::invitation_file(&config).map(Finding::from));
+    }
+    if matches!(node, Node::None) {
+        findings.extend(checks::free_ports(&config).await.into_iter().map(Finding::from));
         node::ollama(&config, &mut findings).await;
     }
-    let state_dir = status.map_or_else(|| config.state_dir.clone(), |status| status.info.state_dir);
-    machine::state(&state_dir, &mut findings);
     machine::multicast(&config, &mut findings);
     machine::buffers(&mut findings);
     Ok(findings)
+}
+
+/// Parses the configuration that a node starts with: the file that the running node reads, if one runs, else this user's.
+fn config(place: &Place, node: &Node, findings: &mut Vec<Finding>) -> Result<Config, Failure> {
+    let (own, named) = place.config_path()?;
+    let path = match node {
+        Node::Runs(status) if !named => status.info.config.clone().unwrap_or(own),
+        _ => own,
+    };
+    let there = path.exists();
+    let file = if there { Some(path.clone()) } else { place.config.clone() };
+    let place = Place { flag: place.flag.clone(), config: file, environment: place.environment.clone() };
+    match place.load(Layer::default()) {
+        Ok(config) => {
+            let found = match there {
+                true => format!("{} is good", path.display()),
+                false => format!("no file at {}; the defaults are in effect", path.display()),
+            };
+            findings.push(Finding::ok("config", found));
+            Ok(config)
+        }
+        Err(failure) => {
+            findings.push(Finding::problem("config", failure.line, "correct it; no node starts with it"));
+            // What the file says is lost, not the rest of the examination.
+            Ok(Config::load(&Layer::default(), &place.environment.only_paths(), None)?)
+        }
+    }
 }

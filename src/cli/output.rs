@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::Failure;
 
+/// A narrower terminal breaks lines itself.
+const NARROWEST: usize = 40;
+
 /// Prints to stdout. That nobody reads on (`ollana peers | head -1`) is no failure.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
@@ -30,6 +33,34 @@ pub(super) fn shown(text: &str) -> String {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     text.chars().map(|c| if deceives(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Columns of the terminal that is written to; nothing where a program or a file reads on.
+pub(super) fn columns() -> Option<usize> {
+    let out = rustix::stdio::stdout();
+    let columns = rustix::termios::tcgetwinsize(out).ok()?.ws_col;
+    (columns > 0).then(|| usize::from(columns).max(NARROWEST))
+}
+
+/// Breaks a text between words where a line would be longer than the terminal; what follows begins below `indent` spaces.
+/// The first line begins there already.
+pub(super) fn wrapped(text: &str, indent: usize, columns: Option<usize>) -> String {
+    let Some(columns) = columns else { return text.to_owned() };
+    let mut lines = String::new();
+    let mut used = indent;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > indent && used + 1 + length > columns {
+            lines += &format!("\n{:indent$}", "");
+            used = indent;
+        } else if used > indent {
+            lines.push(' ');
+            used += 1;
+        }
+        lines += word;
+        used += length;
+    }
+    lines
 }
 
 /// Rows of text in columns.
@@ -101,6 +132,14 @@ mod tests {
             table.render(),
             "NAME           MODELS  ADDRESS\ngpu1                3  -\na-longer-name      12  10.0.0.1:11435\n"
         );
+    }
+
+    #[test]
+    fn long_lines_are_wrapped_at_the_terminals_width_only() {
+        let text = "port 11434 is used by python3";
+        assert_eq!(wrapped(text, 4, Some(20)), "port 11434 is\n    used by python3");
+        assert_eq!(wrapped("averyveryverylongword and", 2, Some(10)), "averyveryverylongword\n  and");
+        assert_eq!(wrapped(text, 4, None), text);
     }
 
     #[test]

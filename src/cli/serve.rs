@@ -163,7 +163,7 @@ fn raise_limit() {
 
 async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Result<(), Failure> {
     let in_background = config.daemon;
-    let wanted = config.clone();
+    let page = config.status;
     let mut signals =
         Signals::new(in_background).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
     let app = tokio::select! {
@@ -174,11 +174,16 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
         }
     };
     let node = app.ready();
-    let line = ready_line(&node, &wanted);
+    let line = ready_line(&node, page);
     info!(id = %node.id, version = %node.version, "{line}");
     let sharing = app.sharing();
     info!("{sharing}");
-    ready(&format!("{line}\n{sharing}"))
+    let mut lines = vec![line, sharing];
+    for warning in app.warnings() {
+        warn!("{warning}");
+        lines.push(format!("Warning: {warning}"));
+    }
+    ready(&lines.join("\n"))
         .map_err(|_| Failure::new("the process that started the node ended before the node was ready"))?;
 
     let shutdown = CancellationToken::new();
@@ -210,17 +215,14 @@ fn at_once(signal: &str) -> Result<(), Failure> {
 }
 
 /// The line that says that the node is ready, with any fallback that was taken: in the background nobody sees the log.
-fn ready_line(info: &Info, wanted: &Config) -> String {
-    let instead = |got: SocketAddr, port: u16| {
-        let other = port != 0 && got.port() != port;
-        if other { format!(" (port {port} is taken)") } else { String::new() }
-    };
+fn ready_line(info: &Info, wanted: Status) -> String {
+    let instead = |taken: Option<u16>| taken.map(|port| format!(" (port {port} is taken)")).unwrap_or_default();
     let listen = match info.listen {
-        Some(at) => format!("http://{at}{}", instead(at, wanted.listen.addr.port())),
+        Some(at) => format!("http://{at}{}", instead(info.taken.listen)),
         None => "none (mode server)".to_owned(),
     };
-    let peers = format!("{}{}", udp(info.mesh), instead(info.mesh, wanted.mesh.addr.port()));
-    let page = match (wanted.status, info.status_page) {
+    let peers = format!("{}{}", udp(info.mesh), instead(info.taken.mesh));
+    let page = match (wanted, info.status_page) {
         (Status::At { addr, .. }, None) => format!(" · no status page ({addr} is taken)"),
         _ => String::new(),
     };

@@ -1,5 +1,6 @@
 //! The command line's end of the socket.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -39,7 +40,7 @@ impl Client {
         }
         Err(match denied {
             Some(socket) => ClientError::Denied(socket),
-            None => ClientError::NotRunning(state_dirs.to_vec()),
+            None => ClientError::NotRunning(Searched { dirs: state_dirs.to_vec(), others: super::others() }),
         })
     }
 
@@ -148,13 +149,13 @@ impl Lines {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// None answers.
-    #[error("no node runs here (looked for {SOCKET} in {}); start one with `ollana serve -d`", shown(.0))]
-    NotRunning(Vec<PathBuf>),
+    #[error("{0}")]
+    NotRunning(Searched),
     /// It belongs to another user.
     #[error("may not open {}, which belongs to another user; use `sudo`", .0.display())]
     Denied(PathBuf),
     /// It broke off.
-    #[error("the node broke off: {0}; its log may say why")]
+    #[error("the connection to the node was lost: {0}; its log may say why")]
     Broken(#[source] io::Error),
     /// It says no.
     #[error("{}", view.error)]
@@ -167,6 +168,31 @@ pub enum ClientError {
     /// It says something else.
     #[error("the node's answer is not understood: {0}; restart it if it is of another version")]
     Unclear(String),
+}
+
+/// Where a node was looked for in vain.
+#[derive(Debug, Clone)]
+pub struct Searched {
+    /// The state directories that were looked at.
+    pub dirs: Vec<PathBuf>,
+    /// Those of other users' nodes on this machine.
+    pub others: Vec<PathBuf>,
+}
+
+impl fmt::Display for Searched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dirs = shown(&self.dirs);
+        let Some(other) = self.others.first() else {
+            return write!(f, "no node runs here (looked for {SOCKET} in {dirs}); start one with `ollana serve -d`");
+        };
+        write!(
+            f,
+            "no node of yours runs here (looked for {SOCKET} in {dirs}), but a node of another user does, in {}; \
+             applications of all users may use it, and its owner or root controls it: `sudo ollana status --state-dir {}`",
+            shown(&self.others),
+            other.display()
+        )
+    }
 }
 
 fn shown(dirs: &[PathBuf]) -> String {

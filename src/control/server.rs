@@ -21,6 +21,8 @@ use super::{Handles, StateDir};
 
 /// `sun_path` of Linux holds 108 bytes with the zero at its end.
 const MAX_PATH: usize = 107;
+/// The socket's name until it may be opened; no longer than [`SOCKET`](super::SOCKET), so that it fits where that does.
+pub(super) const FRESH_SOCKET: &str = "ollana.new";
 /// Connections at once. The command line opens one; the bound keeps a runaway script from eating memory.
 const MAX_CONNECTIONS: usize = 64;
 /// How long an answer on its way out may take once the server is to end: everything is on this machine.
@@ -40,14 +42,9 @@ impl Server {
     /// # Errors
     /// If the path is too long for a Unix socket, or the directory cannot be written.
     pub fn bind(state: &StateDir) -> Result<Self, ControlError> {
-        let path = state.socket();
-        let length = path.as_os_str().as_bytes().len();
-        if length > MAX_PATH {
-            return Err(ControlError::PathTooLong { path, length });
-        }
+        let path = Self::check(state.path())?;
         let bind = || {
-            // No longer than the name it will have.
-            let fresh = state.path().join("ollana.new");
+            let fresh = state.path().join(FRESH_SOCKET);
             remove(&fresh)?;
             let listener = StdListener::bind(&fresh)?;
             fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
@@ -59,6 +56,16 @@ impl Server {
             Ok(listener) => Ok(Self { listener, path }),
             Err(source) => Err(ControlError::Bind { path, source }),
         }
+    }
+
+    /// The path of the socket in a state directory, if it has a length that a Unix socket can have.
+    ///
+    /// # Errors
+    /// If it is too long.
+    pub fn check(state_dir: &Path) -> Result<PathBuf, ControlError> {
+        let path = state_dir.join(super::SOCKET);
+        let length = path.as_os_str().as_bytes().len();
+        if length > MAX_PATH { Err(ControlError::PathTooLong { path, length }) } else { Ok(path) }
     }
 
     /// Answers until `shutdown`, then takes the socket away.

@@ -5,6 +5,8 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 /// Held for as long as a node lives. A file of its own, since the pid file is removed at the end, and a lock on a file
 /// that somebody else has just removed and made anew protects nothing.
 const LOCK: &str = "ollana.lock";
@@ -24,6 +26,46 @@ impl StateDir {
     pub fn make(path: &Path) -> Result<(), StateError> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.map_err(|source| StateError::Make { path: path.to_owned(), source })
+    }
+
+    /// Whether [`StateDir::take`] can do all that it has to, as far as can be seen without changing anything.
+    ///
+    /// # Errors
+    /// As `take`, but for a process that holds the directory: see [`StateDir::holder`].
+    pub fn check(path: &Path) -> Result<(), StateError> {
+        let make_error = |source| StateError::Make { path: path.to_owned(), source };
+        let write_error = |source| StateError::Write { path: path.to_owned(), source };
+        let may_write = |dir: &Path| {
+            let access = Access::WRITE_OK | Access::EXEC_OK;
+            accessat(CWD, dir, access, AtFlags::EACCESS).map_err(io::Error::from)
+        };
+        match fs::metadata(path) {
+            Ok(found) if !found.is_dir() => return Err(make_error(io::ErrorKind::NotADirectory.into())),
+            Ok(_) => may_write(path).map_err(write_error)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = path.ancestors().skip(1).find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+                return may_write(parent).map_err(make_error);
+            }
+            Err(error) => return Err(make_error(error)),
+        }
+        // Files that another user has left there, root with `sudo` perhaps.
+        for file in [path.join(LOCK), Self::pid_file(path)] {
+            match OpenOptions::new().write(true).open(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(write_error(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The error of [`StateDir::take`] if a process holds the directory at this moment.
+    pub fn holder(path: &Path) -> Option<StateError> {
+        let mut lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK)).ok()?;
+        // Free again at once: the file is closed.
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => Some(held(path, &mut lock)),
+            _ => None,
+        }
     }
 
     /// Makes the directory if need be and takes it for this process, whose pid it notes in the pid file.
@@ -49,12 +91,7 @@ impl StateDir {
                 sweep(path);
                 Ok(Self { path: path.to_owned(), lock })
             }
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Only for the message: a process that takes the lock at this moment has not written yet.
-                let _ = lock.read_to_string(&mut pid);
-                Err(StateError::Held { path: path.to_owned(), pid: pid.trim().parse().ok() })
-            }
+            Err(TryLockError::WouldBlock) => Err(held(path, &mut lock)),
             Err(TryLockError::Error(source)) => Err(write_error(source)),
         }
     }
@@ -130,6 +167,13 @@ fn sweep(path: &Path) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+fn held(path: &Path, lock: &mut File) -> StateError {
+    let mut pid = String::new();
+    // Only for the message: a process that takes the lock at this moment has not written yet.
+    let _ = lock.read_to_string(&mut pid);
+    StateError::Held { path: path.to_owned(), pid: pid.trim().parse().ok() }
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {

@@ -18,6 +18,8 @@ impl Mesh for Fake {
             listen: Some("127.0.0.1:11434".parse().unwrap()),
             mesh: "[::]:11435".parse().unwrap(),
             status_page: None,
+            config: None,
+            taken: crate::control::Taken::default(),
             state_dir: "/s".into(),
             uptime_s: 3_700,
         }

@@ -1,54 +1,20 @@
-//! The machine: the state directory, the network interfaces, the kernel's buffers.
+//! The machine: its network interfaces and the kernel's buffers.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
 use super::{Config, Finding};
-use crate::identity::KEY_FILE;
-use crate::trust::TRUST_FILE;
 
 /// What the transport asks the kernel for.
 const WANTED_BUFFER: u64 = 4 * 1024 * 1024;
 
-/// Who may read and write the state.
-pub(super) fn state(dir: &Path, findings: &mut Vec<Finding>) {
-    let Ok(found) = fs::metadata(dir) else {
-        findings.push(Finding::ok("state", format!("{} is made at the first start", dir.display())));
-        return;
-    };
-    let before = findings.len();
-    let own = rustix::process::geteuid().as_raw();
-    if found.uid() != own && own != 0 {
-        findings.push(Finding::problem(
-            "state",
-            format!("{} belongs to another user (uid {})", dir.display(), found.uid()),
-            "choose another with --state-dir, or let that user run the node",
-        ));
-    }
-    for (path, private) in [(dir.to_owned(), 0o700), (dir.join(KEY_FILE), 0o600), (dir.join(TRUST_FILE), 0o600)] {
-        let mode = fs::metadata(&path).map_or(private, |found| found.permissions().mode() & 0o777);
-        if mode & 0o077 != 0 {
-            findings.push(Finding::problem(
-                "state",
-                format!("{} is open to others (mode {mode:o})", path.display()),
-                format!("chmod {private:o} {}", path.display()),
-            ));
-        }
-    }
-    if findings.len() == before {
-        findings.push(Finding::ok("state", format!("{} is private", dir.display())));
-    }
-}
-
 /// Whether discovery has an interface to work on.
 pub(super) fn multicast(config: &Config, findings: &mut Vec<Finding>) {
     if !config.discovery {
-        findings.push(Finding::hint("multicast", "discovery is off", "others are found by --peer only"));
+        findings.push(Finding::hint("multicast", "discovery is off", "this node finds others by --peer only"));
         return;
     }
     let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING | InterfaceFlags::IFF_MULTICAST;
@@ -62,8 +28,8 @@ pub(super) fn multicast(config: &Config, findings: &mut Vec<Finding>) {
     findings.push(if names.is_empty() {
         Finding::problem(
             "multicast",
-            "no network interface that is up can do multicast, so no other machine is found",
-            "connect one, or name the others with --peer",
+            "no network interface that is up supports multicast, so no other machine is found",
+            "connect one, or name the other nodes with --peer",
         )
     } else {
         Finding::ok("multicast", format!("on {}", names.into_iter().collect::<Vec<_>>().join(", ")))

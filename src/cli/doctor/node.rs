@@ -1,26 +1,55 @@
 //! The node that runs, the Ollama beside it, and where applications look for either.
 
+use std::net::{IpAddr, SocketAddr};
+
+use http::Uri;
+
 use super::Finding;
+use crate::app::ports;
 use crate::cli::models::{node_of, out_of_reach};
+use crate::cli::status::{openai, server_name};
 use crate::cli::{Failure, Place};
 use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
-use crate::exchange::ServerKind;
 use crate::id::Use;
 use crate::ollama::{Found, probe};
 use crate::peers::{PeerState, PeerView};
 
+/// Where Ollama's own clients look.
+const DEFAULT_URL: &str = "http://127.0.0.1:11434";
+/// What to do where there is no Ollama to share.
+const SHARE: &str = "no action needed if this machine only uses remote models; to share a local Ollama, start it, or name \
+                     its address: ollana config set ollama http://127.0.0.1:11500";
+
+/// The node that runs on this machine, as far as this user may see it.
+pub(super) enum Node {
+    Runs(Box<StatusView>),
+    /// One of another user's.
+    Foreign,
+    None,
+}
+
 /// Asks the node, if one runs.
-pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<Option<StatusView>, Failure> {
-    let client = match Client::find(&place.state_dirs()?).await {
+pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<Node, Failure> {
+    // What is wrong with the file is a finding of its own.
+    let dirs = place.state_dirs().or_else(|_| place.without_file().state_dirs())?;
+    let client = match Client::find(&dirs).await {
         Ok(client) => client,
         Err(error @ ClientError::Denied(_)) => {
             findings.push(Finding::hint("node", error.to_string(), "sudo ollana doctor"));
-            return Ok(None);
+            return Ok(Node::Foreign);
+        }
+        Err(ClientError::NotRunning(searched)) if !searched.others.is_empty() => {
+            findings.push(Finding::hint(
+                "node",
+                searched.to_string(),
+                "no action needed to use it; do not start a second one on this machine",
+            ));
+            return Ok(Node::Foreign);
         }
         Err(_) => {
             findings.push(Finding::hint("node", "no node runs here", "start one with `ollana serve -d`"));
-            return Ok(None);
+            return Ok(Node::None);
         }
     };
     let status: StatusView = client.get("/status").await?;
@@ -28,13 +57,32 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     let models: Vec<ModelView> = client.get("/models").await?;
     findings.push(node(&status));
     findings.push(ollama_of(&status));
+    findings.extend(mesh_port(&status));
     findings.extend(peers_of(&status, &peers));
     for conflict in &status.conflicts {
-        findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
+        findings.push(Finding::problem("conflict", conflict, "the peer is blocked until this is resolved"));
     }
     findings.extend(models.iter().filter_map(weights_of));
-    findings.extend(environment(place, &status)?);
-    Ok(Some(status))
+    findings.extend(environment(place, &status).await?);
+    Ok(Node::Runs(Box::new(status)))
+}
+
+/// Whether other nodes reach this one on the port that firewalls are set up for.
+fn mesh_port(status: &StatusView) -> Option<Finding> {
+    let wanted = status.info.taken.mesh?;
+    let found = format!(
+        "UDP {wanted} was taken when the node started, so peers connect to UDP {}: another port at each start, for which \
+         no firewall rule fits",
+        status.info.mesh.port()
+    );
+    let advice = match ports::holder("UDP", wanted) {
+        Some(holder) => format!(
+            "UDP {wanted} is used by {holder}: stop that and restart the node, or choose a port: ollana config set mesh \
+             [::]:11445"
+        ),
+        None => format!("restart the node to have UDP {wanted} again, or choose a port: ollana config set mesh [::]:11445"),
+    };
+    Some(Finding::hint("ports", found, advice))
 }
 
 fn node(status: &StatusView) -> Finding {
@@ -48,33 +96,31 @@ fn node(status: &StatusView) -> Finding {
 
 fn ollama_of(status: &StatusView) -> Finding {
     let ollama = &status.ollama;
-    let version = ollama.version.as_deref().unwrap_or_default();
-    let server = match ollama.api {
-        None | Some(ServerKind::Ollama) => format!("Ollama {version}"),
-        Some(ServerKind::OpenAi) => openai(ollama.server.as_deref()),
-        Some(ServerKind::Grpc) => "a gRPC server".to_owned(),
-    };
+    let server = server_name(ollama);
     if let Some(why) = ollama.not_lent.as_ref().filter(|_| ollama.healthy && !ollama.lent) {
         // As its owner wants it.
-        return Finding::ok("ollama", format!("{server} at {} is not lent at the moment: it {why}", ollama.url));
+        return Finding::ok("ollama", format!("{server} at {} is not shared now: it {why}", ollama.url));
     }
-    match (ollama.healthy && ollama.lent, &ollama.problem) {
-        (true, _) => Finding::ok("ollama", format!("{server} at {} is lent", ollama.url)),
-        (false, Some(problem)) => Finding::hint(
-            "ollama",
-            format!("no Ollama is lent: {problem}"),
-            "nothing, if this machine only uses the others; else `ollana serve --help` says where an Ollama may stand",
-        ),
-        (false, None) => Finding::hint(
-            "ollama",
-            format!("no Ollama is lent: none answers at {}", ollama.url),
-            "nothing, if this machine only uses the others; else start Ollama, or name it with --ollama",
-        ),
+    if ollama.healthy && ollama.lent {
+        return Finding::ok("ollama", format!("{server} at {} is shared", ollama.url));
     }
+    let problem = match &ollama.problem {
+        Some(problem) => problem.clone(),
+        None => format!("no answer from {} yet", ollama.url),
+    };
+    let used = local_port(&ollama.url)
+        // Not what is said of this node's own listener.
+        .filter(|port| status.info.listen.is_none_or(|listen| listen.port() != *port))
+        .and_then(|port| Some(format!("; port {port} is used by {}", ports::holder("TCP", port)?)));
+    Finding::hint("ollama", format!("no Ollama is shared: {problem}{}", used.unwrap_or_default()), SHARE)
 }
 
-fn openai(server: Option<&str>) -> String {
-    server.map_or_else(|| "a server".to_owned(), str::to_owned) + " with the OpenAI API"
+/// The port, if a URL is of this machine.
+fn local_port(url: &str) -> Option<u16> {
+    let url: Uri = url.parse().ok()?;
+    let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
+    let local = host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback());
+    local.then(|| url.port_u16().unwrap_or(80))
 }
 
 fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
@@ -84,8 +130,8 @@ fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
             "peers",
             "no other node was seen yet",
             format!(
-                "see that `ollana serve` runs there, that firewalls let UDP {} and 11436 through, and that both are on one \
-                 network; else name it with --peer",
+                "check that `ollana serve` runs there, that firewalls allow UDP {} and 11436, and that both are on one \
+                 network; otherwise name the other node with --peer",
                 status.info.mesh.port()
             ),
         ));
@@ -95,7 +141,7 @@ fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
     for peer in peers.iter().filter(|peer| peer.use_ == Use::Pending && peer.state == PeerState::Connected) {
         findings.push(Finding::hint(
             "peers",
-            format!("{} waits to be trusted and is not used until then", peer.name),
+            format!("{} is not used until it is trusted", peer.name),
             format!("ollana trust {}", peer.name),
         ));
     }
@@ -120,44 +166,65 @@ fn weights_of(model: &ModelView) -> Option<Finding> {
 }
 
 /// Whether applications started from here find the node: they go where `OLLAMA_HOST` says.
-fn environment(place: &Place, status: &StatusView) -> Result<Option<Finding>, Failure> {
-    let Some(listen) = status.info.listen else { return Ok(None) };
-    let host = place.environment.text("OLLAMA_HOST")?;
-    Ok(match host {
-        None if listen.port() != LISTEN_PORT => Some(Finding::hint(
-            "clients",
-            format!("applications find the mesh at {listen}, and Ollama's own port leads to the Ollama here alone"),
-            format!("export OLLAMA_HOST={listen} for them"),
-        )),
-        Some(host) if !host.contains(&format!(":{}", listen.port())) && listen.port() != LISTEN_PORT => {
-            Some(Finding::hint(
-                "clients",
-                format!("OLLAMA_HOST={host} leads applications past the mesh, which is at {listen}"),
-                format!("export OLLAMA_HOST={listen} for them"),
-            ))
-        }
-        _ => None,
-    })
+async fn environment(place: &Place, status: &StatusView) -> Result<Option<Finding>, Failure> {
+    let Some(listen) = status.info.listen.filter(|listen| listen.port() != LISTEN_PORT) else { return Ok(None) };
+    let export = format!("for all models: export OLLAMA_HOST={listen}");
+    let (found, advice) = match place.environment.text("OLLAMA_HOST")? {
+        Some(host) if host.contains(&format!(":{}", listen.port())) => return Ok(None),
+        Some(host) => (format!("OLLAMA_HOST={host} is not this node, which listens on {listen}"), export),
+        None => default_port(status, listen, export).await,
+    };
+    Ok(Some(Finding::hint("clients", found, advice)))
 }
 
-/// What is where the Ollama to lend should be, for a node that does not run yet.
+/// Port 11434, where applications look if nobody tells them anything, is not this node.
+async fn default_port(status: &StatusView, listen: SocketAddr, export: String) -> (String, String) {
+    let holder = ports::holder("TCP", LISTEN_PORT);
+    let by = holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default();
+    let was_taken = status.info.taken.listen == Some(LISTEN_PORT);
+    match probe(&Uri::from_static(DEFAULT_URL)).await {
+        Found::Ollama { .. } => {
+            (format!("port {LISTEN_PORT} is your local Ollama{by} and shows only its own models"), export)
+        }
+        Found::OpenAi { server } => {
+            (format!("port {LISTEN_PORT} is {}{by}, and shows only its own models", openai(server.as_deref())), export)
+        }
+        Found::Ollana => (format!("port {LISTEN_PORT} is another node{by}; this one listens on {listen}"), export),
+        Found::Nothing if was_taken => (
+            format!("nothing listens on port {LISTEN_PORT} any more; this node listens on {listen} since its start"),
+            format!("ollana stop && ollana serve -d, to have port {LISTEN_PORT}; or export OLLAMA_HOST={listen}"),
+        ),
+        Found::Nothing => (format!("nothing listens on port {LISTEN_PORT}; this node listens on {listen}"), export),
+        Found::Grpc | Found::Other => (
+            format!(
+                "port {LISTEN_PORT} is used by {}, which is no Ollama; this node listens on {listen}",
+                holder.as_deref().unwrap_or("another program")
+            ),
+            format!("stop that program and restart the node, or export OLLAMA_HOST={listen}"),
+        ),
+    }
+}
+
+/// What is where the Ollama to share should be, for a node that does not run yet.
 pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
     let url = &config.ollama.url;
     if !config.ollama.may_be_lent() {
         findings.push(Finding::hint(
             "ollama",
-            format!("OLLAMA_HOST names {url}, which is not on this machine and so not lent"),
-            format!("if it is yours to lend: `ollana serve --ollama {url}`"),
+            format!("OLLAMA_HOST names {url}, which is not on this machine and so not shared"),
+            format!("to share it, if it is yours: ollana serve --ollama {url}"),
         ));
         return;
     }
+    let holder = local_port(&url.to_string()).and_then(|port| ports::holder("TCP", port));
+    let by = holder.map(|holder| format!(" ({holder})")).unwrap_or_default();
     findings.push(match probe(url).await {
         Found::Ollama { version } => {
-            let found = format!("Ollama {version} answers at {url}");
+            let found = format!("Ollama {version} listens on {url}");
             if url.port_u16() == Some(LISTEN_PORT) && !config.listen.explicit {
                 let advice = format!(
-                    "fine: applications will find the mesh at 127.0.0.1:{FALLBACK_LISTEN_PORT}; to have it at \
-                     {LISTEN_PORT}, let Ollama stand elsewhere (OLLAMA_HOST for both)"
+                    "no action needed: the node will listen on 127.0.0.1:{FALLBACK_LISTEN_PORT}; to give it {LISTEN_PORT}, \
+                     move Ollama to another port and set OLLAMA_HOST for both"
                 );
                 Finding::hint("ollama", found, advice)
             } else {
@@ -165,23 +232,15 @@ pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
             }
         }
         Found::OpenAi { server } => {
-            Finding::ok("ollama", format!("{} answers at {url}; it is lent at /v1", openai(server.as_deref())))
+            Finding::ok("ollama", format!("{} listens on {url}; it is shared at /v1", openai(server.as_deref())))
         }
-        Found::Grpc if config.ollama.explicit => Finding::ok("ollama", format!("a gRPC server answers at {url}")),
-        Found::Ollana => Finding::hint(
-            "ollama",
-            format!("at {url} is a node of the mesh, not an Ollama"),
-            "nothing, if this machine only uses the others; else name its Ollama with --ollama",
-        ),
+        Found::Grpc if config.ollama.explicit => Finding::ok("ollama", format!("a gRPC server listens on {url}")),
+        Found::Ollana => Finding::hint("ollama", format!("{url} is an ollana node, not an Ollama"), SHARE),
         Found::Grpc | Found::Other => Finding::problem(
             "ollama",
-            format!("what answers at {url} is no Ollama and no server of the OpenAI API, or is not ready yet"),
+            format!("the server at {url}{by} is no Ollama and has no OpenAI API, or is not ready yet"),
             "name the Ollama with --ollama, or use --mode client",
         ),
-        Found::Nothing => Finding::hint(
-            "ollama",
-            format!("no Ollama answers at {url}"),
-            "nothing, if this machine only uses the others; else start Ollama, or name it with --ollama",
-        ),
+        Found::Nothing => Finding::hint("ollama", format!("not running: nothing listens on {url}"), SHARE),
     });
 }

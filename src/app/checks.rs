@@ -1,0 +1,197 @@
+//! What has to be in order before a node can start: one list, which `serve` goes through before it takes anything and
+//! `doctor` reports. Nothing here changes anything.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use super::lending::Lending;
+use super::{AppError, guest, ports, roles};
+use crate::config::{Config, Mode, Status};
+use crate::control::{self, StateDir};
+use crate::identity::{Identity, KEY_FILE};
+use crate::pairing::Invitation;
+use crate::trust::{Book, TRUST_FILE};
+use crate::web;
+
+/// What group and others may do with a directory.
+const FOREIGN_BITS: u32 = 0o077;
+
+/// One thing that was looked at.
+#[derive(Debug)]
+pub struct Check {
+    /// What was looked at, in a word.
+    pub name: &'static str,
+    /// How it is.
+    pub result: CheckResult,
+}
+
+/// How a thing is.
+#[derive(Debug)]
+pub enum CheckResult {
+    /// As it should be; this is what was found.
+    Fine(String),
+    /// The node starts with it; a person should know.
+    Warning {
+        /// What was found.
+        found: String,
+        /// What to do about it.
+        advice: String,
+        /// Whether something is not safe or will not work.
+        serious: bool,
+    },
+    /// The node does not start. The error says what to do.
+    Fatal(AppError),
+}
+
+impl Check {
+    fn new(name: &'static str, result: CheckResult) -> Self {
+        Self { name, result }
+    }
+
+    /// Fine with these words, or fatal.
+    fn of<E: Into<AppError>>(name: &'static str, result: Result<String, E>) -> Self {
+        Self::new(name, result.map_or_else(|error| CheckResult::Fatal(error.into()), CheckResult::Fine))
+    }
+}
+
+/// The files that a node needs, and what else is known before any port is bound.
+pub fn files(config: &Config) -> Vec<Check> {
+    let dir = &config.state_dir;
+    let state = |()| match dir.exists() {
+        true => format!("{} can be read and written", dir.display()),
+        false => format!("{} is made at the first start", dir.display()),
+    };
+    let mut checks = vec![match (StateDir::check(dir), access(dir)) {
+        (Ok(()), Some(open)) => open,
+        (checked, _) => Check::of("state", checked.map(state)),
+    }];
+    checks.extend(control::Server::check(dir).err().map(|error| Check::new("socket", CheckResult::Fatal(error.into()))));
+    let key = Identity::load(dir).map(|identity| match identity {
+        Some(identity) => format!("{KEY_FILE} is good: this node is {}", identity.id().short()),
+        None => format!("{KEY_FILE} is made at the first start"),
+    });
+    checks.push(Check::of("key", key));
+    let path = dir.join(TRUST_FILE);
+    let trust = Book::open(&path, config.trust).map(|book| match path.exists() {
+        true => format!("{TRUST_FILE} is good: {} keys", book.snapshot().pins().count()),
+        false => format!("{TRUST_FILE} is made when the first peer is met"),
+    });
+    checks.push(Check::of("trust", trust));
+    if let Err(error) = Lending::new(&config.lend, false) {
+        checks.push(Check::new("hours", CheckResult::Fatal(error.into())));
+    }
+    checks
+}
+
+/// Whether other users can look into the state directory, or write there.
+fn access(dir: &Path) -> Option<Check> {
+    let found = fs::metadata(dir).ok()?;
+    let (mode, uid, own) = (found.permissions().mode() & 0o777, found.uid(), rustix::process::geteuid().as_raw());
+    let warning = |found, advice| Some(Check::new("state", CheckResult::Warning { found, advice, serious: true }));
+    if uid != own && own != 0 {
+        return warning(
+            format!("{} belongs to another user (uid {uid})", dir.display()),
+            "choose another with --state-dir, or run the node as that user".to_owned(),
+        );
+    }
+    if mode & FOREIGN_BITS != 0 {
+        return warning(
+            format!("{} is open to other users (mode {mode:o})", dir.display()),
+            format!("chmod 700 {}", dir.display()),
+        );
+    }
+    None
+}
+
+/// The invitation that is to be redeemed.
+///
+/// # Errors
+/// If it cannot be read, or others could have read it.
+pub(super) fn invitation(config: &Config) -> Result<Option<Invitation>, AppError> {
+    let read = |path: &std::path::PathBuf| guest::read(path, config.credentials.as_deref());
+    Ok(config.invitation_file.as_ref().map(read).transpose()?)
+}
+
+/// The same for whoever only wants to know: what can be read once, a pipe or standard input, is left to the node.
+pub fn invitation_file(config: &Config) -> Option<Check> {
+    let path = config.invitation_file.as_ref().filter(|path| path.to_str() != Some("-"))?;
+    let once = fs::metadata(path).is_ok_and(|found| !found.is_file());
+    let read = || invitation(config).map(|_| format!("the invitation {} can be used", path.display()));
+    (!once).then(|| Check::of("invitation", read()))
+}
+
+/// Nodes of other users on this machine: a second one is a machine of its own to all other nodes.
+pub fn others(config: &Config) -> Option<Check> {
+    let others = control::others();
+    let other = others.first()?;
+    Some(Check::new(
+        "others",
+        CheckResult::Warning {
+            found: format!(
+                "a node of another user runs on this machine (its state is in {}): its API serves all users here, and this \
+                 would be a second node",
+                other.display()
+            ),
+            advice: format!(
+                "use that one, or give this one another name than {}: ollana config set name {}-2",
+                config.name, config.name
+            ),
+            serious: false,
+        },
+    ))
+}
+
+/// The ports that a node would take now. Each is taken and given back.
+pub async fn free_ports(config: &Config) -> Vec<Check> {
+    let instead = |name, wanted: SocketAddr, protocol, instead: String, advice: &str| {
+        let holder = ports::holder(protocol, wanted.port());
+        let found = format!(
+            "{protocol} {wanted} is used by {}, so {instead}",
+            holder.as_deref().unwrap_or("another program")
+        );
+        Check::new(name, CheckResult::Warning { found, advice: advice.to_owned(), serious: false })
+    };
+    let mut checks = Vec::new();
+    if config.mode != Mode::Server {
+        let wanted = config.listen.addr;
+        checks.push(match roles::bind_listener_now(config).await.map(|listener| listener.local_addr()) {
+            Ok(Ok(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
+                "listen",
+                wanted,
+                "TCP",
+                format!("applications will find the API at http://{got}"),
+                "no action needed; or choose an address with --listen",
+            ),
+            Ok(_) => Check::new("listen", CheckResult::Fine(format!("TCP {wanted} is free"))),
+            Err(error) => Check::new("listen", CheckResult::Fatal(error.into())),
+        });
+    }
+    let wanted = config.mesh.addr;
+    checks.push(match roles::bind_mesh(&config.mesh).map(|socket| socket.local_addr()) {
+        Ok(Ok(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
+            "peers",
+            wanted,
+            "UDP",
+            "peers will connect to another port, for which no firewall rule fits".to_owned(),
+            "stop that program, or choose a port: ollana config set mesh [::]:11445",
+        ),
+        Ok(_) => Check::new("peers", CheckResult::Fine(format!("UDP {wanted} is free"))),
+        Err(error) => Check::new("peers", CheckResult::Fatal(error.into())),
+    });
+    if let Status::At { addr, explicit } = config.status {
+        checks.push(match web::bind(addr, explicit) {
+            Ok(Some(_)) => Check::new("status", CheckResult::Fine(format!("TCP {addr} is free"))),
+            Ok(None) => instead(
+                "status",
+                addr,
+                "TCP",
+                "there will be no status page".to_owned(),
+                "choose another address with --status",
+            ),
+            Err(error) => Check::new("status", CheckResult::Fatal(error.into())),
+        });
+    }
+    checks
+}
