@@ -242,6 +242,7 @@ impl tower::Service<Request<Body>> for Router {
             let Route { kind, api } = route::classify(request.method(), request.uri().path());
             let (parts, body) = request.into_parts();
             let entry = inner.journal.begin(&parts);
+            let _unanswered = entry.watch();
             let answer = inner.dispatch(kind, Request::from_parts(parts, body), entry.clone()).await;
             let mut response = match answer {
                 Ok(response) => {
@@ -249,8 +250,7 @@ impl tower::Service<Request<Body>> for Router {
                     response
                 }
                 Err(refusal) => {
-                    let (code, status) = (refusal.code, refusal.status.as_u16());
-                    tracing::debug!(request = %entry.id(), code, status, "refused: {}", refusal.message);
+                    let status = refusal.status.as_u16();
                     let response = route::render(api, &refusal);
                     entry.answered(status, Some(refusal.message));
                     entry.ended();

@@ -106,9 +106,11 @@ fn instead_of(command: &str) -> Option<String> {
         }
         "start" | "up" => "`ollana serve -d` starts a node in the background".to_owned(),
         "down" | "quit" | "kill" => "`ollana stop` stops the node".to_owned(),
-        "log" | "logs" => "the log of `ollana serve -d` is ollana.log in the state directory that `ollana status` shows; \
+        "log" | "logs" => {
+            "the log of `ollana serve -d` is ollana.log in the state directory that `ollana status` shows; \
                            for a service: `journalctl -u ollana`"
-            .to_owned(),
+                .to_owned()
+        }
         "run" | "show" | "pull" | "push" | "create" | "cp" | "rm" | "signin" | "signout" | "launch" => {
             format!("type `ollama {command}`: at the address that `ollana status` shows it works on the shared models")
         }

@@ -292,7 +292,9 @@ fn listen(settings: &Settings) -> Result<Listen, ConfigError> {
             Some(Source::File { .. }) => "type `ollana config set listen_open true` first",
             Some(Source::Flag) | None => "add --listen-open",
         };
-        Err(format!("anyone on the network could use it there without proving who they are; if that is what you want, {how}"))
+        Err(format!(
+            "anyone on the network could use it there without proving who they are; if that is what you want, {how}"
+        ))
     })?
     else {
         return Ok(Listen { addr: (Ipv4Addr::LOCALHOST, LISTEN_PORT).into(), explicit: false, open: false });

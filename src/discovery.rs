@@ -147,7 +147,8 @@ impl Discovery {
         if let Some(source) = changes.port_taken {
             return Err(DiscoveryError::PortTaken { port: group_port, source });
         }
-        info!(links = changes.up.len(), port = group_port, "looking for other nodes by multicast");
+        let interfaces = sockets.interfaces().into_iter().collect::<Vec<_>>().join(", ");
+        info!(port = group_port, "looking for other nodes by multicast on {interfaces}");
         let mut watch = interval_at(Instant::now() + WATCH, WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let machine = Machine::new(Me { id, instance, name, quic_port }, rand::random());

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::id::{Id, NodeName, Scope, Use};
 
-pub use account::{Account, Decision, Look, NoRequestId, RequestId, Try, Weighed};
+pub use account::{Account, CutOff, Decision, Look, NoRequestId, RequestId, Try, Weighed};
 pub use load::{Caveat, Load, ModelLoad, Numbers, Pace, Residence};
 pub use ticket::{Ask, Place, Slot, Ticket, Turn};
 

@@ -279,8 +279,8 @@ impl Gate {
             }
         };
         // What a peer calls it is logged only if it is an ID.
-        let request = ask.request.parse::<RequestId>().ok();
-        tracing::debug!(?request, model, ahead = place.borrow().ahead, "a ticket");
+        let request = ask.request.parse::<RequestId>().ok().map(tracing::field::display);
+        tracing::debug!(request, model, ahead = place.borrow().ahead, "a ticket");
         let turn = async move {
             let turned = seat.turn().await;
             drop(share);

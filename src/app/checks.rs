@@ -67,7 +67,8 @@ pub fn files(config: &Config) -> Vec<Check> {
         (Ok(()), Some(open)) => open,
         (checked, _) => Check::of("state", checked.map(state)),
     }];
-    checks.extend(control::Server::check(dir).err().map(|error| Check::new("socket", CheckResult::Fatal(error.into()))));
+    checks
+        .extend(control::Server::check(dir).err().map(|error| Check::new("socket", CheckResult::Fatal(error.into()))));
     let key = Identity::load(dir).map(|identity| match identity {
         Some(identity) => format!("{KEY_FILE} is good: this node is {}", identity.id().short()),
         None => format!("{KEY_FILE} is made at the first start"),
@@ -147,10 +148,8 @@ pub fn others(config: &Config) -> Option<Check> {
 pub async fn free_ports(config: &Config) -> Vec<Check> {
     let instead = |name, wanted: SocketAddr, protocol, instead: String, advice: &str| {
         let holder = ports::holder(protocol, wanted.port());
-        let found = format!(
-            "{protocol} {wanted} is used by {}, so {instead}",
-            holder.as_deref().unwrap_or("another program")
-        );
+        let found =
+            format!("{protocol} {wanted} is used by {}, so {instead}", holder.as_deref().unwrap_or("another program"));
         Check::new(name, CheckResult::Warning { found, advice: advice.to_owned(), serious: false })
     };
     let mut checks = Vec::new();

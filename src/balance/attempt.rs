@@ -18,7 +18,7 @@ use super::errand::Errand;
 use super::journal::Entry;
 use super::members::Members;
 use super::seek::Found;
-use crate::exchange::{Body, ExchangeError, Health, REFUSAL_HEADER, ResetCode};
+use crate::exchange::{Body, CutOff, ExchangeError, Health, REFUSAL_HEADER, ResetCode};
 
 /// What came of a try.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ struct Counted {
     counting: Option<Counting>,
 }
 
-/// Dropped at the end of an answer.
+/// What is noted of an answer.
 struct Counting {
     in_flight: InFlight,
     entry: Entry,
@@ -141,18 +141,32 @@ impl Counting {
     fn saw(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, ExchangeError>>>) {
         self.in_flight.waits(polled.is_pending());
         match polled {
-            Poll::Ready(None) => self.in_flight.done(),
-            Poll::Ready(Some(Err(ExchangeError::Ollama(..) | ExchangeError::Reset(_, ResetCode::Upstream)))) => {
-                self.in_flight.broke_off();
+            Poll::Ready(None) => self.done(),
+            Poll::Ready(Some(Err(error))) => {
+                self.entry.cut_off(CutOff::Failed(error.to_string()));
+                if matches!(error, ExchangeError::Ollama(..) | ExchangeError::Reset(_, ResetCode::Upstream)) {
+                    self.in_flight.broke_off();
+                }
             }
             _ => {}
         }
     }
+
+    fn done(&mut self) {
+        self.in_flight.done();
+        self.entry.ended();
+    }
 }
 
-impl Drop for Counting {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.entry.ended();
+        // The application does not ask for an end that it knows.
+        let is_over = http_body::Body::is_end_stream(&self.body);
+        match &mut self.counting {
+            Some(counting) if is_over => counting.entry.ended(),
+            Some(counting) => counting.entry.cut_off(CutOff::Cancelled),
+            None => {}
+        }
     }
 }
 
@@ -167,7 +181,7 @@ impl http_body::Body for Counted {
         if let Some(counting) = &mut self.counting {
             counting.saw(&polled);
             if is_over && matches!(polled, Poll::Ready(Some(Ok(_)))) {
-                counting.in_flight.done();
+                counting.done();
             }
         }
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {

@@ -9,7 +9,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::members::Member;
-use crate::exchange::{Account, Look, RequestId, Try};
+use crate::exchange::{Account, CutOff, Look, RequestId, Try};
 
 /// Requests that are kept: at a few an hour and person some days of a lab, and with [`MAX_LOOKS`] a megabyte or two.
 const KEPT: usize = 512;
@@ -49,6 +49,7 @@ impl Journal {
             sent_ms: None,
             head_ms: None,
             end_ms: None,
+            cut_off: None,
         };
         let entry = Entry { account: Arc::new(Mutex::new(account)), since: Instant::now() };
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -104,17 +105,59 @@ impl Entry {
         }
     }
 
-    /// The head of what the application gets.
+    /// The head of what the application gets. What failed is told in the log, in a line and without what was asked.
     pub(super) fn answered(&self, status: u16, refusal: Option<String>) {
         let head_ms = self.elapsed();
         let mut account = self.lock();
         (account.status, account.refusal, account.head_ms) = (Some(status), refusal, Some(head_ms));
+        let Account { id, method, path, model, refusal, .. } = &*account;
+        let (model, peer) = (model.as_deref().unwrap_or("-"), provider(&account));
+        match refusal {
+            Some(why) if status >= 500 => {
+                tracing::warn!(request = %id, model, "{method} {path} failed with {status}: {why}");
+            }
+            Some(why) => tracing::info!(request = %id, model, "{method} {path} was refused with {status}: {why}"),
+            None if status >= 500 => {
+                tracing::warn!(request = %id, model, peer, "{method} {path} failed: the provider answered {status}");
+            }
+            None => {}
+        }
     }
 
-    /// The end of it.
+    /// The answer came to its end.
     pub(super) fn ended(&self) {
+        self.over(None);
+    }
+
+    /// The answer will not come to its end, unless it has already.
+    pub(super) fn cut_off(&self, why: CutOff) {
+        // Nothing follows the head that was asked for.
+        let why = Some(why).filter(|why| *why != CutOff::Cancelled || self.lock().method != "HEAD");
+        self.over(why);
+    }
+
+    fn over(&self, cut_off: Option<CutOff>) {
         let end_ms = self.elapsed();
-        self.lock().end_ms.get_or_insert(end_ms);
+        let mut account = self.lock();
+        // What the application did not get is a try that was given up, of which there may be several.
+        if account.status.is_none() || account.end_ms.is_some() {
+            return;
+        }
+        let Account { id, method, path, model, .. } = &*account;
+        let (model, peer) = (model.as_deref().unwrap_or("-"), provider(&account));
+        match &cut_off {
+            None => {}
+            Some(CutOff::Cancelled) => tracing::debug!(request = %id, model, peer, "{method} {path} was cancelled"),
+            Some(CutOff::Failed(why)) => {
+                tracing::warn!(request = %id, model, peer, "{method} {path} was cut off: {why}")
+            }
+        }
+        (account.end_ms, account.cut_off) = (Some(end_ms), cut_off);
+    }
+
+    /// To be held until there is an answer: an application that goes away before has cancelled its request.
+    pub(super) fn watch(&self) -> Unanswered {
+        Unanswered(self.clone())
     }
 
     fn elapsed(&self) -> u64 {
@@ -124,6 +167,24 @@ impl Entry {
     fn lock(&self) -> MutexGuard<'_, Account> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// See [`Entry::watch`].
+pub(super) struct Unanswered(Entry);
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let end_ms = self.0.elapsed();
+        let mut account = self.0.lock();
+        if account.status.is_none() {
+            (account.end_ms, account.cut_off) = (Some(end_ms), Some(CutOff::Cancelled));
+        }
+    }
+}
+
+/// The node that the answer is from.
+fn provider(account: &Account) -> &str {
+    account.tries.last().map_or("-", |last| last.peer.as_str())
 }
 
 impl fmt::Debug for Entry {
@@ -151,6 +212,7 @@ mod tests {
             entry.looked(look(Decision::Queue));
             (0..10).for_each(|_| entry.looked(look(Decision::Stay)));
             entry.looked(look(Decision::Send));
+            entry.answered(200, None);
             entry.ended();
             assert_eq!(journal.accounts()[0].id, entry.id(), "{n}");
         }

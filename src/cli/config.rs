@@ -142,7 +142,10 @@ fn file(path: &Path) -> Result<File, Failure> {
 enum Running {
     None,
     /// It says which file it reads; `foreign` if it runs as another user.
-    Reads { file: PathBuf, foreign: bool },
+    Reads {
+        file: PathBuf,
+        foreign: bool,
+    },
     /// It belongs to another user.
     Denied(PathBuf),
     /// None of this user's, but one of another user's.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
-use crate::exchange::{Account, Decision, Look, RequestId, Weighed};
+use crate::exchange::{Account, CutOff, Decision, Look, RequestId, Weighed};
 
 /// Requests that are listed where none is named: a screen.
 const LISTED: usize = 20;
@@ -47,20 +47,25 @@ fn list(accounts: &[Account], now: u64) -> String {
     if accounts.is_empty() {
         return "no application has sent this node a request since it started\n".to_owned();
     }
-    let mut table = Table::new(&["REQUEST", ">AGE", "MODEL", "NODE", ">WAITED", ">FIRST BYTE", ">TOOK", "ANSWER"]);
+    let mut table =
+        Table::new(&["REQUEST", ">AGE", "PATH", "MODEL", "NODE", ">WAITED", ">FIRST BYTE", ">TOOK", "ANSWER"]);
     for account in accounts.iter().take(LISTED) {
         table.row([
             account.id.to_string(),
             age(account, now),
+            format!("{} {}", account.method, account.path),
             account.model.clone().unwrap_or_default(),
             account.tries.last().map(|last| last.peer.to_string()).unwrap_or_default(),
             account.sent_ms.map(seconds).unwrap_or_default(),
             account.head_ms.map(seconds).unwrap_or_default(),
             account.end_ms.map(seconds).unwrap_or_default(),
-            match account.status {
-                Some(status) => status.to_string(),
-                None if account.tries.is_empty() => "waits".to_owned(),
-                None => "runs".to_owned(),
+            match (account.status, &account.cut_off) {
+                (Some(status), None) => status.to_string(),
+                (Some(status), Some(CutOff::Cancelled)) => format!("{status}, cancelled"),
+                (Some(status), Some(CutOff::Failed(_))) => format!("{status}, cut off"),
+                (None, _) if account.end_ms.is_some() => "cancelled".to_owned(),
+                (None, _) if account.tries.is_empty() => "queued".to_owned(),
+                (None, _) => "running".to_owned(),
             },
         ]);
     }
@@ -94,7 +99,12 @@ fn explain(account: &Account, now: u64) -> String {
         lines.push((at, what));
     }
     if let Some(at) = account.end_ms {
-        lines.push((at, "completed\n".to_owned()));
+        let end = match &account.cut_off {
+            None => "completed\n".to_owned(),
+            Some(CutOff::Cancelled) => "cancelled: the application closed the connection\n".to_owned(),
+            Some(CutOff::Failed(why)) => format!("cut off: {}\n", shown(why)),
+        };
+        lines.push((at, end));
     }
     // Stable: what happened in the same millisecond stays in its order.
     lines.sort_by_key(|(at, _)| *at);
@@ -203,6 +213,7 @@ mod tests {
             sent_ms: Some(1_500),
             head_ms: Some(1_700),
             end_ms: Some(4_000),
+            cut_off: None,
         };
         let text = explain(&account, 13_000);
         let order = [
@@ -219,7 +230,15 @@ mod tests {
             order.iter().map(|part| text.find(part).unwrap_or_else(|| panic!("{part} in {text}"))).collect();
         assert!(found.is_sorted(), "{text}");
         assert!(!text.contains('\u{1b}'));
-        let listed = list(&[account], 13_000);
-        assert!(listed.contains("gpu1") && listed.contains("1.500 s") && listed.contains("200"), "{listed}");
+        let listed = list(std::slice::from_ref(&account), 13_000);
+        assert!(listed.contains("POST /api/chat") && listed.contains("1.500 s") && listed.contains("200"), "{listed}");
+        for (cut_off, told) in [
+            (CutOff::Failed("the connection to gpu1 was lost".to_owned()), "cut off: the connection to gpu1 was lost"),
+            (CutOff::Cancelled, "cancelled: the application closed"),
+        ] {
+            let account = Account { cut_off: Some(cut_off), ..account.clone() };
+            let text = explain(&account, 13_000);
+            assert!(text.contains(told) && !text.contains("completed"), "{text}");
+        }
     }
 }

@@ -66,9 +66,12 @@ impl Hours {
         for entry in entries {
             for found in entries_of(entry).map_err(|problem| format!("{entry:?}: {problem}"))? {
                 // `Sat,Sun 10:00-12:00` could mean two things; the one that shares more would be a bad guess.
-                if let Some(days) = last.as_ref().filter(|last| last.whole_days && found.has_days && !found.whole_days) {
+                if let Some(days) = last.as_ref().filter(|last| last.whole_days && found.has_days && !found.whole_days)
+                {
                     let days = Days(days.window.days);
-                    return Err(format!("{days}does not say from when to when; for the whole day write {days}00:00-24:00"));
+                    return Err(format!(
+                        "{days}does not say from when to when; for the whole day write {days}00:00-24:00"
+                    ));
                 }
                 windows.push(found.window.clone());
                 last = Some(found);
@@ -181,7 +184,11 @@ fn entries_of(text: &str) -> Result<Vec<Entry>, String> {
             Some(times) => span(times)?,
             None => (Time::midnight(), None),
         };
-        entries.push(Entry { window: Window { days, from, to }, has_days: days.is_some(), whole_days: times.is_none() });
+        entries.push(Entry {
+            window: Window { days, from, to },
+            has_days: days.is_some(),
+            whole_days: times.is_none(),
+        });
     }
     Ok(entries)
 }

@@ -97,14 +97,10 @@ impl Default for Lend {
 /// Where nobody can tell whether a machine is used, it would be lent under its owner's hands.
 fn idle(text: &str) -> Result<Duration, String> {
     if !cfg!(target_os = "linux") {
-        return Err(
-            "whether a machine is unused can be detected on Linux only; use lend.hours on this one".to_owned()
-        );
+        return Err("whether a machine is unused can be detected on Linux only; use lend.hours on this one".to_owned());
     }
     match value::duration(text)? {
-        idle if idle < Lend::MIN_IDLE => {
-            Err(format!("the minimum is {}s", Lend::MIN_IDLE.as_secs()))
-        }
+        idle if idle < Lend::MIN_IDLE => Err(format!("the minimum is {}s", Lend::MIN_IDLE.as_secs())),
         idle => Ok(idle),
     }
 }

@@ -125,7 +125,8 @@ async fn keep(handles: &Handles, wanted: KeepRequest) -> Result<Response<Body>, 
     let mut listed = catalogs.flat_map(|catalog| catalog.models);
     let Some((name, info)) = listed.find(|(name, info)| ModelName::new(name) == model && !info.digest.is_empty())
     else {
-        let error = format!("{peer} has no model {:?} to share now; `ollana models` shows the nodes that do", wanted.model);
+        let error =
+            format!("{peer} has no model {:?} to share now; `ollana models` shows the nodes that do", wanted.model);
         return Err(Failure::new(StatusCode::NOT_FOUND, error));
     };
     handles.digests.keep(&model, &info.digest, Holder { id, name: peer.clone() });

@@ -1,6 +1,7 @@
 //! The links of this machine: its interfaces, each address family apart, and which addresses are theirs.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -29,6 +30,15 @@ pub(super) struct Link {
 pub(super) enum Family {
     V4,
     V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// The addresses that this machine has on a link.

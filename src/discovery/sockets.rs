@@ -98,6 +98,11 @@ impl Sockets {
         Self { port, open: BTreeMap::new(), troubled: BTreeSet::new(), received }
     }
 
+    /// The interfaces that are listened on.
+    pub(super) fn interfaces(&self) -> BTreeSet<&str> {
+        self.open.values().map(|open| open.segment.name.as_str()).collect()
+    }
+
     /// Opens and closes sockets until there is one for each of `links` that lets itself be joined.
     pub(super) fn sync(&mut self, links: BTreeMap<Link, Segment>) -> Changes {
         let mut changes = Changes::default();
@@ -105,7 +110,7 @@ impl Sockets {
         self.open.retain(|link, open| {
             let keep = links.contains_key(link);
             if !keep {
-                debug!(interface = open.segment.name, family = ?link.family, "left the discovery group");
+                debug!(interface = open.segment.name, family = %link.family, "left the discovery group");
                 changes.down.push(*link);
             }
             keep
@@ -113,7 +118,7 @@ impl Sockets {
         for (link, segment) in links {
             if let Some(open) = self.open.get_mut(&link) {
                 if open.segment != segment {
-                    debug!(interface = segment.name, family = ?link.family, addresses = ?segment.sources(), "addresses changed");
+                    debug!(interface = segment.name, family = %link.family, addresses = ?segment.sources(), "addresses changed");
                     open.segment = segment;
                     changes.up.push(link);
                 }
@@ -121,7 +126,7 @@ impl Sockets {
             }
             match open(link, self.port) {
                 Ok(socket) => {
-                    debug!(interface = segment.name, family = ?link.family, addresses = ?segment.sources(), "joined the discovery group");
+                    debug!(interface = segment.name, family = %link.family, addresses = ?segment.sources(), "joined the discovery group");
                     let socket = Arc::new(socket);
                     let reader =
                         AbortOnDropHandle::new(tokio::spawn(read(link, socket.clone(), self.received.clone())));
@@ -132,7 +137,7 @@ impl Sockets {
                 Err(error) => {
                     let taken = error.kind() == io::ErrorKind::AddrInUse;
                     if self.troubled.insert(link) {
-                        warn!(interface = segment.name, family = ?link.family, %error, "cannot join the discovery group, will try again");
+                        warn!(interface = segment.name, family = %link.family, %error, "cannot join the discovery group, will try again");
                     }
                     if taken {
                         changes.port_taken = Some(error);

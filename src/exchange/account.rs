@@ -49,6 +49,19 @@ pub struct Account {
     pub head_ms: Option<u64>,
     /// Milliseconds until the answer was over.
     pub end_ms: Option<u64>,
+    /// Why the answer did not come to its end, if it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off: Option<CutOff>,
+}
+
+/// Why an answer did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CutOff {
+    /// The application closed the connection.
+    Cancelled,
+    /// The provider failed: how.
+    Failed(String),
 }
 
 /// One decision.

@@ -86,9 +86,9 @@ pub(super) async fn connect(url: &Uri) -> io::Result<TcpStream> {
 /// Why a server that was there no longer is.
 #[derive(Debug, thiserror::Error)]
 enum Gone {
-    #[error("nothing listens on {}", .0.authority().map_or("", |at| at.as_str()))]
+    #[error("nothing answers at {0}")]
     Nothing(Uri),
-    #[error("the server at {0} accepts connections but does not answer")]
+    #[error("what is at {0} takes connections but does not answer")]
     Hangs(Uri),
     #[error(transparent)]
     Odd(#[from] ExchangeError),

@@ -36,7 +36,9 @@ fn json_has_the_shape_of_the_contract() {
 fn a_peer_is_trusted_and_revoked_through_the_node_and_without_it() {
     let home = Home::new();
     home.ok(&["serve", "-d"]);
-    assert!(home.ok(&["trust", STRANGER, "--yes"]).contains("is now trusted (may run models here; used as a provider)"));
+    assert!(
+        home.ok(&["trust", STRANGER, "--yes"]).contains("is now trusted (may run models here; used as a provider)")
+    );
     let peers = home.json(&["peers", "--json"]);
     if let Some(peer) = peers.as_array().unwrap().first() {
         assert_eq!((peer["trust"].as_str(), peer["scope"].as_str()), (Some("trusted"), Some("infer")));
@@ -51,7 +53,11 @@ fn a_peer_is_trusted_and_revoked_through_the_node_and_without_it() {
     assert!(said.contains("use no, scope manage"), "{said}");
     assert!(home.fails(1, &["revoke", "nobody"]).contains("trust book"));
     let said = home.ok(&["revoke", &STRANGER[..9]]);
-    assert!(said.contains("is now revoked (may not use this node's Ollama; not used as a provider)") && said.contains("can come back with a new one"), "{said}");
+    assert!(
+        said.contains("is now revoked (may not use this node's Ollama; not used as a provider)")
+            && said.contains("can come back with a new one"),
+        "{said}"
+    );
     home.ok(&["config", "set", "trust.inbound", "paired"]);
     assert!(!home.ok(&["revoke", STRANGER]).contains("come back"));
     let book = std::fs::read_to_string(home.state().join("trust.toml")).unwrap();

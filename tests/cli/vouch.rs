@@ -79,15 +79,25 @@ fn what_makes_no_sense_is_bad_usage_and_says_why() {
 fn a_voucher_is_one_until_a_person_says_otherwise() {
     let home = Home::new();
     let gpu1 = id(1);
-    assert!(home.ok(&["trust", &gpu1, "--yes", "--voucher"]).contains("is now trusted, voucher (may run models here; used as a provider)"));
     assert!(
-        home.ok(&["trust", &gpu1, "--yes", "--scope", "none"]).contains("is now trusted, voucher (may not use this node's Ollama; used as a provider)")
+        home.ok(&["trust", &gpu1, "--yes", "--voucher"])
+            .contains("is now trusted, voucher (may run models here; used as a provider)")
+    );
+    assert!(
+        home.ok(&["trust", &gpu1, "--yes", "--scope", "none"])
+            .contains("is now trusted, voucher (may not use this node's Ollama; used as a provider)")
     );
     assert!(home.ok(&["trust", "export"]).contains("voucher = true"));
-    assert!(home.ok(&["trust", &gpu1, "--yes", "--no-voucher"]).contains("is now trusted (may run models here; used as a provider)"));
+    assert!(
+        home.ok(&["trust", &gpu1, "--yes", "--no-voucher"])
+            .contains("is now trusted (may run models here; used as a provider)")
+    );
     home.ok(&["trust", &gpu1, "--yes", "--voucher"]);
     home.ok(&["revoke", &gpu1]);
-    assert!(home.ok(&["trust", &gpu1, "--yes"]).contains("is now trusted (may run models here; used as a provider)"), "a pardon makes no voucher");
+    assert!(
+        home.ok(&["trust", &gpu1, "--yes"]).contains("is now trusted (may run models here; used as a provider)"),
+        "a pardon makes no voucher"
+    );
 }
 
 #[test]
@@ -122,6 +132,10 @@ fn who_is_vouched_for_is_shown_with_by_whom_and_the_log_says_so() {
     // Also where nothing runs.
     laptop.ok(&["stop"]);
     assert!(laptop.fails(1, &["vouch", &server]).contains("another's word"));
-    assert!(laptop.ok(&["revoke", &server]).contains("is now revoked (may not use this node's Ollama; not used as a provider)"));
+    assert!(
+        laptop
+            .ok(&["revoke", &server])
+            .contains("is now revoked (may not use this node's Ollama; not used as a provider)")
+    );
     gpu1.ok(&["stop"]);
 }

@@ -80,7 +80,9 @@ fn mesh_port(status: &StatusView) -> Option<Finding> {
             "UDP {wanted} is used by {holder}: stop that and restart the node, or choose a port: ollana config set mesh \
              [::]:11445"
         ),
-        None => format!("restart the node to have UDP {wanted} again, or choose a port: ollana config set mesh [::]:11445"),
+        None => {
+            format!("restart the node to have UDP {wanted} again, or choose a port: ollana config set mesh [::]:11445")
+        }
     };
     Some(Finding::hint("ports", found, advice))
 }
