@@ -202,10 +202,19 @@ impl Place {
     fn state_dirs(&self) -> Result<Vec<PathBuf>, Failure> {
         // A configuration file with a slip in it must not keep one from stopping a node that a flag or variable names.
         let named = self.flag.is_some() || self.environment.text(&Key::StateDir.variable())?.is_some();
+        let file = if named { None } else { self.file()? };
+        self.state_dirs_with(file.as_ref())
+    }
+
+    /// The same where a configuration file that cannot be read counts as none: for what helps to mend it.
+    fn state_dirs_leniently(&self) -> Result<Vec<PathBuf>, Failure> {
+        self.state_dirs().or_else(|_| self.state_dirs_with(None))
+    }
+
+    fn state_dirs_with(&self, file: Option<&File>) -> Result<Vec<PathBuf>, Failure> {
         let mut flags = Layer::default();
         flags.set(Key::StateDir, self.flag.clone());
-        let file = if named { None } else { self.file()? };
-        let settings = Settings::gather(&flags, &self.environment, file.as_ref())?;
+        let settings = Settings::gather(&flags, &self.environment, file)?;
         if settings.raw(Key::StateDir).is_some() {
             return Ok(vec![state_dir(&settings, &self.environment)?]);
         }
@@ -220,13 +229,6 @@ impl Place {
     /// The directory that a command works on when no node runs.
     fn own_state_dir(&self) -> Result<PathBuf, Failure> {
         self.state_dirs()?.into_iter().next().ok_or_else(|| ConfigError::NoHome.into())
-    }
-
-    /// The same, as if there was no configuration file.
-    fn without_file(&self) -> Self {
-        let state_dir = self.environment.text(&Key::StateDir.variable()).ok().flatten();
-        let flag = self.flag.clone().or(state_dir);
-        Self { flag, config: None, environment: self.environment.only_paths() }
     }
 
     async fn client(&self) -> Result<Client, Failure> {

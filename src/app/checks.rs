@@ -76,7 +76,7 @@ pub fn files(config: &Config) -> Vec<Check> {
     checks.push(Check::of("key", key));
     let path = dir.join(TRUST_FILE);
     let trust = Book::open(&path, config.trust).map(|book| match path.exists() {
-        true => format!("{TRUST_FILE} is good: {} keys", book.snapshot().pins().count()),
+        true => format!("{TRUST_FILE} is good; peers in it: {}", book.snapshot().pins().count()),
         false => format!("{TRUST_FILE} is made when the first peer is met"),
     });
     checks.push(Check::of("trust", trust));
@@ -174,7 +174,7 @@ pub async fn free_ports(config: &Config) -> Vec<Check> {
             wanted,
             "UDP",
             "peers will connect to another port, for which no firewall rule fits".to_owned(),
-            "stop that program, or choose a port: ollana config set mesh [::]:11445",
+            "stop that program, or choose a port: ollana config set mesh 11445",
         ),
         Ok(_) => Check::new("peers", CheckResult::Fine(format!("UDP {wanted} is free"))),
         Err(error) => Check::new("peers", CheckResult::Fatal(error.into())),

@@ -153,8 +153,7 @@ enum Running {
 }
 
 fn running(place: &Place) -> Result<Running, Failure> {
-    // A file with a slip in it must not keep one from mending it.
-    let Ok(dirs) = place.state_dirs() else { return Ok(Running::None) };
+    let dirs = place.state_dirs_leniently()?;
     block_on(async {
         let client = match Client::find(&dirs).await {
             Ok(client) => client,

@@ -114,11 +114,8 @@ async fn look(place: &Place) -> Result<Vec<Finding>, Failure> {
     if let (Node::None, Some(held)) = (&node, StateDir::holder(&config.state_dir)) {
         findings.push(Finding::fatal("node", held.to_string()));
     }
-    // What another user's node needs cannot be seen from here.
-    if !matches!(node, Node::Foreign) {
-        findings.extend(checks::files(&config).into_iter().map(Finding::from));
-        findings.extend(checks::invitation_file(&config).map(Finding::from));
-    }
+    findings.extend(checks::files(&config).into_iter().map(Finding::from));
+    findings.extend(checks::invitation_file(&config).map(Finding::from));
     if matches!(node, Node::None) {
         findings.extend(checks::free_ports(&config).await.into_iter().map(Finding::from));
         node::ollama(&config, &mut findings).await;

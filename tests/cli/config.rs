@@ -93,3 +93,64 @@ fn the_state_directory_can_be_named_everywhere() {
     home.fails(1, &["stop"]);
     home.ok(&["stop", "--state-dir", flag.to_str().unwrap()]);
 }
+
+#[test]
+fn hours_are_set_in_every_form_that_is_shown() {
+    let home = Home::new();
+    for (typed, kept) in [
+        (&["Sat-Sun"][..], "Sat-Sun 00:00-24:00"),
+        (&["Mon-Fri 18:00-08:00, Sat-Sun"], "Mon-Fri 18:00-08:00,Sat-Sun 00:00-24:00"),
+        (&["Mon-Fri", "18:00-08:00,", "Sat-Sun"], "Mon-Fri 18:00-08:00,Sat-Sun 00:00-24:00"),
+        (&["Mon-Fri 18:00-08:00", "Sat-Sun 00:00-24:00"], "Mon-Fri 18:00-08:00,Sat-Sun 00:00-24:00"),
+        (&["22:00-06:00"], "22:00-06:00"),
+    ] {
+        home.ok(&[&["config", "set", "lend.hours"], typed].concat());
+        assert_eq!(home.ok(&["config", "get", "lend.hours"]), format!("{kept}\n"), "{typed:?}");
+    }
+    let said = home.fails(2, &["config", "set", "lend.hours", "Sat,Sun 10:00-12:00"]);
+    assert!(said.contains("for the whole day write Sat 00:00-24:00"), "{said}");
+}
+
+#[test]
+fn an_open_listener_is_refused_with_what_to_type_there() {
+    let mut home = Home::new();
+    let typed = ["config", "set", "listen", "0.0.0.0:11434"];
+    let said = home.fails(2, &typed);
+    assert!(said.contains("`ollana config set listen_open true` first") && !said.contains("--listen-open"), "{said}");
+    home.ok(&["config", "set", "listen_open", "true"]);
+    home.ok(&typed);
+    home.set("OLLANA_LISTEN", "0.0.0.0:0");
+    home.ok(&["config", "unset", "listen_open"]);
+    assert!(home.fails(1, &["serve"]).contains("set OLLANA_LISTEN_OPEN=true as well"));
+}
+
+#[test]
+fn a_value_that_is_there_is_left_unchanged() {
+    let home = Home::new();
+    assert!(home.ok(&["config", "set", "drain", "10s"]).starts_with("drain = 10s in "));
+    let written = std::fs::metadata(home.config()).unwrap().modified().unwrap();
+    assert!(home.ok(&["config", "set", "drain", "10s"]).starts_with("unchanged: drain = 10s"));
+    assert_eq!(std::fs::metadata(home.config()).unwrap().modified().unwrap(), written);
+    let said = home.ok(&["config", "unset", "drain"]);
+    assert!(said.contains("drain removed") && said.contains("default 30s from the next start"), "{said}");
+    assert!(home.ok(&["config", "unset", "drain"]).starts_with("unchanged: drain is not set"));
+}
+
+#[test]
+fn the_file_of_the_running_node_is_changed() {
+    let home = Home::new();
+    let other = home.path().join("other.toml");
+    std::fs::write(&other, "name = \"attic\"\n").unwrap();
+    let other = other.to_str().unwrap();
+    home.ok(&["serve", "-d", "--config", other]);
+    assert_eq!(home.ok(&["config", "path"]).trim(), other);
+    assert_eq!(home.ok(&["config", "get", "name"]), "attic\n");
+    assert!(home.ok(&["config", "set", "lend.push", "true"]).contains(other));
+    assert!(!home.config().exists());
+    assert!(std::fs::read_to_string(other).unwrap().contains("push = true"));
+    // Somebody who names a file means it.
+    let named = home.run(&["--config", home.config().to_str().unwrap(), "config", "path"]);
+    assert_eq!(named.out.trim(), home.config().to_str().unwrap());
+    assert!(named.err.contains("note: the running node reads") && named.err.contains(other), "{}", named.err);
+    home.ok(&["stop"]);
+}

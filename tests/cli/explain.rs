@@ -36,7 +36,8 @@ async fn a_request_is_explained_and_an_id_that_is_none_is_an_error_that_helps() 
     assert!(text.contains("POST /api/generate, model m") && text.contains("the answer began"), "{text}");
     let account = home.json(&["explain", &id, "--json"]);
     assert_eq!((&account["status"], &account["tries"][0]["outcome"]), (&json!(200), &json!("200")));
-    assert!(home.ok(&["explain"]).contains(&id));
+    let listed = home.ok(&["explain"]);
+    assert!(listed.contains(&id) && listed.contains("POST /api/generate"), "{listed}");
 
     let unknown = home.fails(1, &["explain", "aaaaaaaa"]);
     assert!(unknown.contains("request aaaaaaaa is not known here") && unknown.contains("latest 512"), "{unknown}");

@@ -148,3 +148,21 @@ pub fn signal(pid: u32, what: Signal) {
 pub fn mode(path: &Path) -> u32 {
     std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777
 }
+
+/// Whether the tests run as root, who may write everywhere and become somebody else.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The same command, run by a user without rights. Root only.
+pub fn as_nobody(command: &Command) -> Command {
+    let mut nobody = Command::new("setpriv");
+    nobody
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    nobody.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    nobody.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    nobody.current_dir("/");
+    nobody
+}

@@ -72,3 +72,33 @@ fn what_is_no_invitation_keeps_a_node_from_starting_and_is_not_quoted() {
     assert!(home.fails(2, &["invite", "--until", "yesterday"]).contains("2026-12-31"));
     home.fails(1, &["invite"]);
 }
+
+#[test]
+fn an_invitation_that_systemd_passes_as_a_credential_is_read() {
+    let [gpu, mut guest] = [Home::new(), Home::new()];
+    gpu.ok(&["serve", "-d", "--name", "gpu1"]);
+    let credentials = guest.path().join("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    let file = credentials.join("invitation");
+    std::fs::write(&file, gpu.ok(&["invite"])).unwrap();
+    let mode = |mode| std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    let start = ["serve", "-d", "--invitation-file", file.to_str().unwrap()];
+    // With an access control list for the service's user, whose right shows as a group's.
+    mode(0o440);
+    let refused = guest.fails(1, &start);
+    assert!(refused.contains("can be read by other users (mode 440)"), "{refused}");
+    guest.set("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap());
+    for foreign in [0o444, 0o460, 0o441] {
+        mode(foreign);
+        assert!(guest.fails(1, &start).contains("can be read by other users"), "{foreign:o}");
+    }
+    mode(0o440);
+    guest.ok(&start);
+    let began = Instant::now();
+    while guest.json(&["peers", "--json"])[0]["trust"] != "trusted" {
+        assert!(began.elapsed() < Duration::from_secs(30));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    guest.ok(&["stop"]);
+    gpu.ok(&["stop"]);
+}

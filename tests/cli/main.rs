@@ -6,6 +6,7 @@ mod fake_ollama;
 
 mod config;
 mod daemon;
+mod doctor;
 mod explain;
 mod home;
 mod invite;
@@ -14,4 +15,5 @@ mod pairing;
 mod socket;
 mod store;
 mod usage;
+mod users;
 mod vouch;

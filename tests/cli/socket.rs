@@ -50,7 +50,7 @@ fn a_peer_is_trusted_and_revoked_through_the_node_and_without_it() {
     home.ok(&["stop"]);
 
     let said = home.ok(&["trust", STRANGER, "--yes", "--scope", "manage", "--no-use"]);
-    assert!(said.contains("use no, scope manage"), "{said}");
+    assert!(said.contains("(may run, pull and delete models here; not used as a provider)"), "{said}");
     assert!(home.fails(1, &["revoke", "nobody"]).contains("trust book"));
     let said = home.ok(&["revoke", &STRANGER[..9]]);
     assert!(

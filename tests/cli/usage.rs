@@ -36,6 +36,30 @@ fn help_names_every_command_and_every_flag_of_serve() {
 }
 
 #[test]
+fn verbs_of_ollama_and_of_service_managers_are_known_or_answered() {
+    let home = Home::new();
+    let help = home.ok(&["--help"]);
+    assert_eq!(home.ok(&["help"]), help);
+    assert!(home.ok(&["help", "serve"]).contains("--mode"));
+    assert_eq!(home.ok(&["version"]), home.ok(&["--version"]));
+    for models in ["list", "ls", "ps"] {
+        assert!(home.fails(1, &[models]).contains("no node runs"), "{models}");
+    }
+    for (typed, instead) in [
+        (&["restart"][..], "`ollana stop`, then `ollana serve -d`"),
+        (&["start"], "`ollana serve -d`"),
+        (&["logs"], "ollana.log"),
+        (&["run", "qwen3"], "`ollama run`"),
+        (&["pull", "qwen3"], "`ollama pull`"),
+    ] {
+        let line = home.fails(2, typed);
+        assert!(line.contains(instead) && line.contains(&format!("no command `{}`", typed[0])), "{line}");
+    }
+    let line = home.fails(2, &["serve", "--mode", "lend"]);
+    assert!(line.contains("auto, client or server") && line.contains("`server` shares only"), "{line}");
+}
+
+#[test]
 fn bad_usage_exits_with_2() {
     let home = Home::new();
     for args in [

@@ -49,6 +49,13 @@ pub fn a_provider_that_is_killed_breaks_its_answers_and_the_next_request_is_serv
         chat.breaks_within(GIVEN_UP);
     }
     user.until_peer("first", CHANGE, |peer| ["unreachable", "connecting"].contains(&peer.state.as_str()));
+    let line = user.logs(&["WARN", "POST /api/chat was cut off: the connection to first was lost"], CHANGE);
+    assert!(!line.contains("long "), "no prompt: {line}");
+    let listed = user.ollana(&["explain"]).unwrap();
+    let cut_off = listed.lines().find(|line| line.ends_with("200, cut off")).unwrap_or_else(|| panic!("{listed}"));
+    assert!(cut_off.contains("POST /api/chat") && cut_off.contains("first"), "{cut_off}");
+    let told = user.ollana(&["explain", &cut_off[..8]]).unwrap();
+    assert!(told.contains("cut off: the connection to first was lost") && !told.contains("completed"), "{told}");
 }
 
 pub fn a_bridge_that_is_cut_for_ten_seconds_ends_no_answer_and_hangs_no_request() {

@@ -8,6 +8,7 @@
 
 mod app;
 mod balance;
+mod doctor;
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 mod faults;
@@ -73,6 +74,8 @@ fn main() -> ExitCode {
             roles::beside_an_ollama_the_listener_is_at_the_next_port
             roles::a_listener_of_ollana_is_never_taken_for_an_ollama
             roles::a_port_that_is_taken_is_a_clear_message_and_not_half_a_start
+            doctor::the_program_on_port_11434_is_named_and_its_end_noticed
+            doctor::a_udp_port_that_was_replaced_is_told
             trust::an_impostor_with_a_known_name_gets_nothing_and_is_reported
             trust::a_provider_that_turns_up_late_waits_for_a_person;
     };

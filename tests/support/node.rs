@@ -135,6 +135,15 @@ impl Home {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 
+    /// Runs a command of `ollana` on a machine, as its user types it: its exit code and all that it says.
+    pub fn ollana(&self, host: &Host, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = host.command(OLLANA);
+        self.belongs_to(&mut command);
+        let output = command.args(args).stdin(Stdio::null()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    }
+
     /// Makes this the home of a process, and nothing else of the environment its business.
     fn belongs_to(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os().filter(|(name, _)| is_ours(&name.to_string_lossy())) {

@@ -31,9 +31,7 @@ pub(super) enum Node {
 
 /// Asks the node, if one runs.
 pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<Node, Failure> {
-    // What is wrong with the file is a finding of its own.
-    let dirs = place.state_dirs().or_else(|_| place.without_file().state_dirs())?;
-    let client = match Client::find(&dirs).await {
+    let client = match Client::find(&place.state_dirs_leniently()?).await {
         Ok(client) => client,
         Err(error @ ClientError::Denied(_)) => {
             findings.push(Finding::hint("node", error.to_string(), "sudo ollana doctor"));
@@ -77,11 +75,10 @@ fn mesh_port(status: &StatusView) -> Option<Finding> {
     );
     let advice = match ports::holder("UDP", wanted) {
         Some(holder) => format!(
-            "UDP {wanted} is used by {holder}: stop that and restart the node, or choose a port: ollana config set mesh \
-             [::]:11445"
+            "UDP {wanted} is used by {holder}: stop that and restart the node, or choose a port: ollana config set mesh 11445"
         ),
         None => {
-            format!("restart the node to have UDP {wanted} again, or choose a port: ollana config set mesh [::]:11445")
+            format!("restart the node to have UDP {wanted} again, or choose a port: ollana config set mesh 11445")
         }
     };
     Some(Finding::hint("ports", found, advice))
