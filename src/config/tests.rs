@@ -106,7 +106,8 @@ fn a_value_that_is_wrong_is_named_with_its_place() {
         ("", &[("OLLANA_MODE", "both")][..], "OLLANA_MODE=both: a mode is"),
         ("", &[("OLLANA_DRAIN", "fast")][..], "OLLANA_DRAIN=fast: not a length of time"),
         ("status = \"0.0.0.0:1\"", &[][..], "stays on this machine"),
-        ("listen = \"0.0.0.0:1\"", &[][..], "--listen-open"),
+        ("listen = \"0.0.0.0:1\"", &[][..], "`ollana config set listen_open true` first"),
+        ("", &[("OLLANA_LISTEN", "0.0.0.0:1")][..], "set OLLANA_LISTEN_OPEN=true as well"),
         ("peer = [\"a b\"]", &[][..], "peer"),
     ] {
         let error = load(&[], variables, text).unwrap_err();

@@ -28,10 +28,10 @@ fn without_settings_it_lends_and_waits_for_nothing() {
 #[test]
 fn outside_its_hours_it_says_when_they_begin() {
     let nights = rules("Mon-Fri 18:00-08:00", None);
-    assert_eq!(said(&decide(&nights, &at(17, 59))).as_deref(), Some("lends from 18:00"));
+    assert_eq!(said(&decide(&nights, &at(17, 59))).as_deref(), Some("is shared from 18:00"));
     assert_eq!(said(&decide(&nights, &at(18, 0))), None);
     let saturday = Now { clock: date(2026, 6, 6).at(12, 0, 0, 0), ..at(0, 0) };
-    assert_eq!(said(&decide(&nights, &saturday)).as_deref(), Some("lends from Mon 18:00"));
+    assert_eq!(said(&decide(&nights, &saturday)).as_deref(), Some("is shared from Mon 18:00"));
     // The clock is looked at often however far the border is, and at the border for certain.
     assert_eq!(decide(&nights, &at(12, 0)).again, Some(CLOCK));
     let just_before = Now { clock: date(2026, 6, 1).at(17, 59, 57, 0), ..at(0, 0) };
@@ -44,7 +44,7 @@ fn while_somebody_uses_the_machine_it_says_what_it_waits_for() {
     let unused = |unused| decide(&idle, &Now { unused, ..at(12, 0) });
     for early in [None, Some(Duration::ZERO), Some(10 * MINUTE - Duration::from_millis(1))] {
         let decision = unused(early);
-        assert_eq!(said(&decision).as_deref(), Some("lends when nobody has used this machine for 10 min"));
+        assert_eq!(said(&decision).as_deref(), Some("is shared when nobody has used this machine for 10 min"));
         assert!(decision.again.unwrap() <= 10 * MINUTE);
     }
     // Not before it can be.
@@ -57,8 +57,8 @@ fn while_somebody_uses_the_machine_it_says_what_it_waits_for() {
 fn hours_and_idleness_have_to_hold_both() {
     let both = rules("18:00-08:00", Some(10 * MINUTE));
     let decided = |hour, unused| said(&decide(&both, &Now { unused: Some(unused), ..at(hour, 0) }));
-    assert_eq!(decided(12, Duration::MAX).as_deref(), Some("lends from 18:00"));
-    assert_eq!(decided(12, Duration::ZERO).as_deref(), Some("lends from 18:00"));
+    assert_eq!(decided(12, Duration::MAX).as_deref(), Some("is shared from 18:00"));
+    assert_eq!(decided(12, Duration::ZERO).as_deref(), Some("is shared from 18:00"));
     assert!(decided(20, MINUTE).unwrap().contains("nobody"));
     assert_eq!(decided(20, 10 * MINUTE), None);
 }
