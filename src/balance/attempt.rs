@@ -142,6 +142,8 @@ impl Counting {
         self.in_flight.waits(polled.is_pending());
         match polled {
             Poll::Ready(None) => self.done(),
+            // Nothing comes after trailers, and HTTP/2 does not ask.
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => self.entry.ended(),
             Poll::Ready(Some(Err(error))) => {
                 self.entry.cut_off(CutOff::Failed(error.to_string()));
                 if matches!(error, ExchangeError::Ollama(..) | ExchangeError::Reset(_, ResetCode::Upstream)) {

@@ -110,9 +110,9 @@ impl Entry {
         let head_ms = self.elapsed();
         let mut account = self.lock();
         (account.status, account.refusal, account.head_ms) = (Some(status), refusal, Some(head_ms));
-        let Account { id, method, path, model, refusal, .. } = &*account;
-        let (model, peer) = (model.as_deref().unwrap_or("-"), provider(&account));
-        match refusal {
+        let Account { id, method, model, refusal, .. } = &*account;
+        let (path, model, peer) = (one_line(&account.path), model.as_deref().unwrap_or("-"), provider(&account));
+        match refusal.as_deref().map(one_line) {
             Some(why) if status >= 500 => {
                 tracing::warn!(request = %id, model, "{method} {path} failed with {status}: {why}");
             }
@@ -143,8 +143,8 @@ impl Entry {
         if account.status.is_none() || account.end_ms.is_some() {
             return;
         }
-        let Account { id, method, path, model, .. } = &*account;
-        let (model, peer) = (model.as_deref().unwrap_or("-"), provider(&account));
+        let Account { id, method, model, .. } = &*account;
+        let (path, model, peer) = (one_line(&account.path), model.as_deref().unwrap_or("-"), provider(&account));
         match &cut_off {
             None => {}
             Some(CutOff::Cancelled) => tracing::debug!(request = %id, model, peer, "{method} {path} was cancelled"),
@@ -180,6 +180,11 @@ impl Drop for Unanswered {
             (account.end_ms, account.cut_off) = (Some(end_ms), Some(CutOff::Cancelled));
         }
     }
+}
+
+/// A text that an application may have chosen, without what could forge a line of the log.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The node that the answer is from.

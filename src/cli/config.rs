@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::output::{Table, print, shown};
+use super::output::{Table, columns, print, shown};
 use super::{Failure, Place, block_on, source_text};
 use crate::config::{Config, ConfigError, ETC_CONFIG, File, Hours, Key, Layer, Settings};
 use crate::control::{Client, ClientError, StatusView};
@@ -77,12 +77,17 @@ fn show(place: &Place) -> Result<(), Failure> {
     let settings = place.settings(Layer::default())?;
     let config = Config::from_settings(&settings, &place.environment)?;
     let mut table = Table::new(&["KEY", "VALUE", "FROM", "VARIABLE", "WHAT"]);
+    let mut narrow = String::new();
     for key in Key::ALL {
         let from = settings.raw(key).map_or("default".to_owned(), |raw| source_text(&raw.source));
         let value = value_text(key, &settings, &config);
+        narrow += &shown(&format!("{} = {value}  ({from})", key.name()));
+        narrow += &format!("\n    {}; {}\n", key.about(), key.variable());
         table.row([key.name().to_owned(), value, from, key.variable(), key.about().to_owned()]);
     }
-    print(&table.render())
+    let wide = table.render();
+    let fits = columns().is_none_or(|columns| wide.lines().all(|line| line.chars().count() <= columns));
+    print(if fits { &wide } else { &narrow })
 }
 
 fn get(key: &str, place: &Place) -> Result<(), Failure> {
@@ -121,16 +126,16 @@ fn target(place: &Place, writes: bool) -> Result<PathBuf, Failure> {
             )))
         }
         Running::Reads { file, .. } => Ok(file),
-        Running::Denied(socket) => {
+        Running::Denied(socket) if writes => {
             let dir = socket.parent().unwrap_or(&socket).display();
-            note(&format!("the node of another user, in {dir}, may read another file; `sudo` changes its own"));
+            note(&format!("the node of another user, in {dir}, may read another file; `sudo` changes that one"));
             Ok(own)
         }
-        Running::Other(dir) => {
+        Running::Other(dir) if writes => {
             note(&format!("a node of another user runs in {} and does not read this file", dir.display()));
             Ok(own)
         }
-        Running::None => Ok(own),
+        Running::Denied(_) | Running::Other(_) | Running::None => Ok(own),
     }
 }
 

@@ -218,7 +218,7 @@ fn day(text: &str) -> Result<Weekday, String> {
         let name = name(*day).to_ascii_lowercase();
         name == text || name.get(..3) == Some(&text)
     });
-    found.ok_or_else(|| format!("{text:?} is no day; the days are Mon, Tue, Wed, Thu, Fri, Sat and Sun"))
+    found.ok_or_else(|| format!("{text:?} is no day (Mon, Tue, Wed, Thu, Fri, Sat, Sun); {SHAPE}"))
 }
 
 /// `18:00`, or to the second; nothing is 24:00.
