@@ -35,7 +35,7 @@ async fn outside_its_hours_a_node_lends_nothing_and_says_so() {
     let shown = provider.view().ollama();
     assert!(shown.healthy && !shown.lent);
     let why = shown.not_lent.expect("a reason");
-    assert!(why.starts_with("lends from "), "{why}");
+    assert!(why.starts_with("is shared from "), "{why}");
 
     // Who asks the gate nevertheless is refused there.
     let met = within(Stranger::new("far").dial(provider.mesh)).await;
