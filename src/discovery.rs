@@ -16,7 +16,7 @@ mod known;
 mod machine;
 mod sockets;
 
-pub use fixed::{DEFAULT_PORT, FixedPeers, ParsePeerAddressError, PeerAddress};
+pub use fixed::{DEFAULT_PORT, FixedPeers, LookUp, LookUps, ParsePeerAddressError, PeerAddress};
 
 use std::io;
 use std::net::SocketAddr;
@@ -147,7 +147,8 @@ impl Discovery {
         if let Some(source) = changes.port_taken {
             return Err(DiscoveryError::PortTaken { port: group_port, source });
         }
-        info!(links = changes.up.len(), port = group_port, "looking for other nodes by multicast");
+        let interfaces: std::collections::BTreeSet<u32> = changes.up.iter().map(|link| link.interface).collect();
+        info!(interfaces = interfaces.len(), port = group_port, "looking for other nodes by multicast");
         let mut watch = interval_at(Instant::now() + WATCH, WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let machine = Machine::new(Me { id, instance, name, quic_port }, rand::random());
