@@ -2,6 +2,7 @@
 
 mod machine;
 mod node;
+mod peers;
 mod ports;
 
 use std::fmt;

@@ -1,14 +1,13 @@
 //! The node that runs, the Ollama beside it, and where applications look for either.
 
-use super::Finding;
+use super::{Finding, peers};
 use crate::cli::models::{node_of, out_of_reach};
 use crate::cli::{Failure, Place};
 use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
 use crate::exchange::ServerKind;
-use crate::id::Use;
 use crate::ollama::{Found, probe};
-use crate::peers::{PeerState, PeerView};
+use crate::peers::PeerView;
 
 /// Asks the node, if one runs.
 pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<Option<StatusView>, Failure> {
@@ -28,9 +27,9 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     let models: Vec<ModelView> = client.get("/models").await?;
     findings.push(node(&status));
     findings.push(ollama_of(&status));
-    findings.extend(peers_of(&status, &peers));
+    findings.extend(peers::findings(&status, &peers));
     for conflict in &status.conflicts {
-        findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
+        findings.push(Finding::problem("conflict", conflict, "the peer is blocked until this is resolved"));
     }
     findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status)?);
@@ -75,31 +74,6 @@ fn ollama_of(status: &StatusView) -> Finding {
 
 fn openai(server: Option<&str>) -> String {
     server.map_or_else(|| "a server".to_owned(), str::to_owned) + " with the OpenAI API"
-}
-
-fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if peers.is_empty() {
-        findings.push(Finding::hint(
-            "peers",
-            "no other node was seen yet",
-            format!(
-                "see that `ollana serve` runs there, that firewalls let UDP {} and 11436 through, and that both are on one \
-                 network; else name it with --peer",
-                status.info.mesh.port()
-            ),
-        ));
-    } else {
-        findings.push(Finding::ok("peers", format!("{} connected, {} known", status.peers, status.peers_known)));
-    }
-    for peer in peers.iter().filter(|peer| peer.use_ == Use::Pending && peer.state == PeerState::Connected) {
-        findings.push(Finding::hint(
-            "peers",
-            format!("{} waits to be trusted and is not used until then", peer.name),
-            format!("ollana trust {}", peer.name),
-        ));
-    }
-    findings
 }
 
 /// One name, two digests.
