@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, stream};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower::discover::Change;
@@ -19,11 +19,11 @@ use crate::catalog::Catalog;
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, Handles, Info, Mesh, StateDir, Taken};
 use crate::digests::Digests;
-use crate::discovery::{Discovery, DiscoverySettings, FixedPeers, GROUP_PORT};
+use crate::discovery::{Discovery, DiscoverySettings, FixedPeers, GROUP_PORT, PeerAddress};
 use crate::gate::{Caller, Gate, GateSettings};
 use crate::id::Instance;
 use crate::identity::Identity;
-use crate::inbound::{Inbound, InboundSettings};
+use crate::inbound::{Inbound, InboundSettings, NotNow};
 use crate::listener::{Listener, ListenerSettings};
 use crate::ollama::{Cadence, Ollama};
 use crate::pairing::Desk;
@@ -44,8 +44,8 @@ mod view;
 use checks::CheckResult;
 pub use error::AppError;
 pub use guest::GuestError;
-use lending::Lending;
 pub use lending::LendingError;
+use lending::{Lending, NotLent};
 pub use roles::RoleError;
 use view::View;
 
@@ -104,12 +104,14 @@ impl App {
             }
         }
         let guest = checks::invitation(&config)?;
+        let mut inviter = guest.as_ref().map(|guest| (guest.id, Vec::<PeerAddress>::new()));
         for address in guest.iter().flat_map(|guest| &guest.addresses) {
-            match address.parse() {
-                Ok(address) => config.peers.push(address),
-                Err(_) => tracing::warn!("an address in the invitation is not valid; it is ignored"),
+            match (address.parse::<PeerAddress>(), &mut inviter) {
+                (Ok(address), Some((_, addresses))) => addresses.push(address),
+                _ => tracing::warn!("an address in the invitation is not valid; it is ignored"),
             }
         }
+        config.peers.extend(inviter.iter().flat_map(|(_, addresses)| addresses).cloned());
         let state = StateDir::take(&config.state_dir)?;
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
@@ -178,6 +180,8 @@ impl App {
             desk: desk.clone(),
             sightings: sightings_seen,
             callers: callers_seen,
+            look_ups: fixed.look_ups(),
+            inviter,
             look_again: Box::new(move || fixed.ask()),
         });
         let inbound = Inbound::new(InboundSettings {
@@ -187,6 +191,7 @@ impl App {
             book: book.clone(),
             desk: desk.clone(),
             gate: Arc::clone(&gate),
+            not_now: lending_denial(lent.why_not.clone()),
             callers,
             tempo: config.tempo,
             report_delay: config.report_delay,
@@ -215,7 +220,8 @@ impl App {
             },
             grace: GRACE,
         };
-        let router = Router::spawn(settings, endpoints);
+        let directory = peers.directory();
+        let router = Router::spawn_among(settings, endpoints, move || directory.unusable());
         let mut balances = None;
         let listener = match listen {
             Some(tcp) => {
@@ -405,6 +411,11 @@ impl App {
 /// The port that was wanted, if another one was taken in its place.
 fn replaced(wanted: SocketAddr, got: SocketAddr) -> Option<u16> {
     (wanted.port() != 0 && wanted.port() != got.port()).then(|| wanted.port())
+}
+
+/// What peers are told while the owner wants nothing shared.
+fn lending_denial(why_not: watch::Receiver<Option<NotLent>>) -> NotNow {
+    NotNow::new(move || why_not.borrow().as_ref().map(NotLent::denial))
 }
 
 /// Resolves when the task is over; never without one.

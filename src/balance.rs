@@ -18,6 +18,7 @@
 
 mod again;
 mod aim;
+mod around;
 mod attempt;
 mod breaker;
 mod choose;
@@ -61,13 +62,14 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::discover::Change;
 
 use self::again::Tries;
+use self::around::Around;
 use self::clock::Clock;
 use self::journal::Journal;
 use self::members::{Members, Obstacle};
 use self::prefix::Prefixes;
 use self::replay::Reserve;
 use crate::digests::Digests;
-use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal};
+use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{self, Dialect, ModelName, Route};
 
@@ -162,8 +164,22 @@ impl Router {
     where
         D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
     {
+        Self::spawn_among(settings, discover, Vec::new)
+    }
+
+    /// The same, where `unusable` tells of the nodes that are known of and cannot be used: a request that nobody can take is
+    /// refused with the reasons.
+    pub fn spawn_among<D>(
+        settings: RouterSettings,
+        discover: D,
+        unusable: impl Fn() -> Vec<Unusable> + Send + Sync + 'static,
+    ) -> Self
+    where
+        D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
+    {
         let clock = Clock::new(settings.preferences.tempo);
-        let (sender, members) = watch::channel(Members::new(clock));
+        let around = Around::new(settings.name.clone(), settings.id, unusable);
+        let (sender, members) = watch::channel(Members::new(clock, around));
         let following = TaskTracker::new();
         let task = following.spawn(members::follow(discover, sender));
         following.close();
@@ -250,9 +266,15 @@ impl tower::Service<Request<Body>> for Router {
                     response
                 }
                 Err(refusal) => {
-                    let status = refusal.status.as_u16();
+                    let (code, status) = (refusal.code, refusal.status.as_u16());
                     let response = route::render(api, &refusal);
-                    entry.answered(status, Some(refusal.message));
+                    let known = || refuse::beside(&inner.known.members.borrow());
+                    // The application gets Ollama's own words; who asks why is told more.
+                    let beside = if code == "no-model" { known() } else { None };
+                    let message =
+                        beside.map_or(refusal.message.clone(), |beside| format!("{}; {beside}", refusal.message));
+                    tracing::debug!(request = %entry.id(), code, status, "refused: {message}");
+                    entry.answered(status, Some(message));
                     entry.ended();
                     response
                 }

@@ -6,7 +6,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /status`, `/peers`, `/models`, `/id` | [`StatusView`], [`PeerView`]s, [`ModelView`]s, [`IdView`] |
+//! | `GET /status`, `/peers`, `/unusable`, `/models`, `/id` | [`StatusView`], [`PeerView`]s, [`Unusable`]s, [`ModelView`]s, [`IdView`] |
 //! | `POST /resolve`, [`PeerRequest`] | [`Candidate`]: which peer a text means |
 //! | `POST /pair`, [`PeerRequest`] | a line of JSON for each of the [`News`](crate::pairing::News), as they come; ending the connection withdraws |
 //! | `POST /deny`, [`PeerRequest`] | `null`: the person said no to a code |
@@ -50,7 +50,7 @@ pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};
 
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Account, Load, Numbers, ServerKind};
+use crate::exchange::{Account, Load, Numbers, ServerKind, Unusable};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
@@ -91,6 +91,11 @@ pub trait Mesh: Send + Sync + 'static {
     /// Which weights a model's name stands for on this node, if it was used.
     fn kept(&self, _model: &str) -> Option<Kept> {
         None
+    }
+
+    /// The nodes that are known of and cannot be used, and why.
+    fn unusable(&self) -> Vec<Unusable> {
+        Vec::new()
     }
 
     /// How the latest requests of this node's applications went, the latest first.
@@ -214,6 +219,9 @@ pub struct StatusView {
     pub pid: u32,
     /// See [`Mesh::conflicts`].
     pub conflicts: Vec<String>,
+    /// See [`Mesh::unusable`].
+    #[serde(default)]
+    pub unusable: Vec<Unusable>,
 }
 
 impl StatusView {
@@ -230,6 +238,7 @@ impl StatusView {
             peers_known: peers.len(),
             pid: std::process::id(),
             conflicts: mesh.conflicts(),
+            unusable: mesh.unusable(),
         }
     }
 }
@@ -409,6 +418,12 @@ pub fn trust_text(trust: crate::trust::Trust, voucher: bool, vouched_by: &[Vouch
         (true, true) => format!("{trust}, voucher"),
         (true, false) => trust.to_string(),
     }
+}
+
+/// Those of the nodes that cannot be used that are no peers: nobody there has proved a key to this node.
+pub fn not_peers<'a>(peers: &[PeerView], unusable: &'a [Unusable]) -> Vec<&'a Unusable> {
+    let is_peer = |node: &&Unusable| peers.iter().any(|peer| Some(peer.id) == node.id);
+    unusable.iter().filter(|node| !is_peer(node)).collect()
 }
 
 /// What to say where there is nothing to withdraw.

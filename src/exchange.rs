@@ -5,6 +5,7 @@
 //! A [`Ticket`] is a place in an endpoint's queue for an exchange that comes later; [`Load`] says how long that may take.
 
 mod account;
+mod denial;
 mod load;
 pub(crate) mod stopwatch;
 mod ticket;
@@ -26,6 +27,7 @@ use tokio::sync::watch;
 use crate::id::{Id, NodeName, Scope, Use};
 
 pub use account::{Account, CutOff, Decision, Look, NoRequestId, RequestId, Try, Weighed};
+pub use denial::{Denial, Unusable};
 pub use load::{Caveat, Load, ModelLoad, Numbers, Pace, Residence};
 pub use ticket::{Ask, Place, Slot, Ticket, Turn};
 
@@ -113,6 +115,9 @@ pub struct Report {
     pub provider: bool,
     /// What the reader of this report may do here.
     pub scope: Scope,
+    /// Why the reader is not served, if it is not: for its person, who may not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub denial: Option<Denial>,
     /// Set while it finishes what runs and takes nothing new.
     pub draining: bool,
     /// What its server speaks. A report without it is of a version that lent nothing but Ollamas.

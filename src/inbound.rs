@@ -5,6 +5,7 @@
 //! is here, thrown out at once; where a scope is lowered, what needs more of it ends.
 
 mod census;
+mod denial;
 mod door;
 mod telling;
 
@@ -29,10 +30,13 @@ use crate::transport::connection::{Control, ControlError};
 use crate::transport::incoming::Opening;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot, Standing, Trust};
-use crate::wire::control::{Hello, Message};
+use crate::wire::control::{Hello, Message, Refused};
 use census::{Asking, Census, Place};
+use denial::Reader;
 use door::{Admittance, Door};
 use telling::{Heartbeat, Told, converse};
+
+pub use denial::NotNow;
 
 /// How long a stranger may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,6 +63,8 @@ pub struct InboundSettings {
     pub desk: Desk,
     /// Where their exchanges go, and what the reports say.
     pub gate: Arc<Gate>,
+    /// Why nothing is shared at the moment.
+    pub not_now: NotNow,
     /// Who is told who has called.
     pub callers: mpsc::Sender<Caller>,
     /// How many times faster than real ones the servers are: see [`Config`](crate::config::Config).
@@ -154,7 +160,7 @@ impl Inbound {
         let welcomed = tokio::select! {
             biased;
             () = until_revoked(&mut trust, id) => {
-                tracing::debug!(?id, %address, "a revoked key was turned away");
+                tracing::debug!(%id, %address, "a revoked key was turned away");
                 return connection.close(CloseCode::Revoked, "this key is revoked here");
             }
             () = place.is_lost() => return connection.close(CloseCode::Busy, "too many connections"),
@@ -164,7 +170,7 @@ impl Inbound {
             Ok(Ok(Some(welcome))) => welcome,
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
-                tracing::debug!(?id, %address, %error, "no hello");
+                tracing::debug!(%id, %address, %error, "no hello");
                 return connection.close(CloseCode::Protocol, "no hello that can be read");
             }
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
@@ -182,7 +188,7 @@ impl Inbound {
             report: gate.report(),
             load: gate.load(),
             trust: book.watch(),
-            id,
+            reader: Reader { id, name: name.clone(), policy: book.policy(), not_now: self.settings.not_now.clone() },
             counted: opened.clone(),
             coalesce: telling::COALESCE.div_f64(self.settings.tempo),
             delay: self.settings.report_delay,
@@ -202,7 +208,7 @@ impl Inbound {
                 connection.close(CloseCode::Protocol, "the control stream broke");
             }
             () = until_revoked(&mut trust, id) => {
-                tracing::info!(peer = %name, %id, "revoked: its connection ends");
+                tracing::info!(peer = %name, %id, "key revoked: closing its connection");
                 connection.close(CloseCode::Revoked, "this key is revoked here");
             }
         }
@@ -217,14 +223,13 @@ impl Inbound {
         let InboundSettings { me, hello: ours, callers, .. } = &*self.settings;
         let mut control = connection.accept_control().await?;
         let Message::Hello(theirs) = control.receive().await? else { return Err(ControlError::Ended) };
-        if let Err(refused) = theirs.agree() {
+        if let Err(reason) = theirs.agree() {
             if self.loud() {
-                tracing::warn!(peer = %theirs.name, %address, reason = %refused.reason, "a peer is refused");
+                tracing::warn!(peer = %theirs.name, %address, %reason, "a peer is refused");
             }
-            let reason = refused.reason.clone();
-            control.send(&Message::Refused(refused)).await?;
+            control.send(&Message::Refused(Refused::version())).await?;
             control.finish().await;
-            connection.close(CloseCode::Version, &reason);
+            connection.close(CloseCode::Version, "no common version");
             return Ok(None);
         }
         let caller = Caller { id, hello: theirs.clone(), address };
@@ -331,7 +336,7 @@ impl Inbound {
                 answered = answered => answered,
                 // Only what was let in can be let out; what was refused says so.
                 () = until_below(book.watch(), id, needed), if scope >= needed => {
-                    tracing::info!(%peer, %needed, "it may do this no more: what runs of it ends");
+                    tracing::info!(%peer, %needed, "permission withdrawn: cancelling its running request");
                     Ok(())
                 }
             }

@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::discovery::{Claim, Sighting, SightingKind};
+use crate::discovery::{Claim, LookUps, PeerAddress, Sighting, SightingKind};
 use crate::exchange::{Health, Load, Report};
-use crate::id::{Id, Instance, NodeName};
+use crate::id::{Id, Instance, NodeName, Scope};
 use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
@@ -28,14 +28,15 @@ pub mod backoff;
 pub mod directory;
 mod link;
 mod machine;
+mod unusable;
 
-pub use directory::{Directory, PeerState, PeerView};
+pub use directory::{Directory, PeerState, PeerView, Reported};
 pub use link::revoked as until_revoked;
 
 use backoff::Budget;
 use directory::{Entries, Entry, Live};
-use link::{Event, Follow, Opening};
-use machine::{Action, Dropped, Failed, LinkId, Machine, Opened};
+use link::{Access, Event, Follow, Opening};
+use machine::{Action, Dropped, Failed, LinkId, Lost, Machine, Opened, Unanswering};
 
 /// Events of links that wait for the actor. It does no I/O of its own, so a few are enough.
 const EVENTS: usize = 64;
@@ -43,6 +44,9 @@ const EVENTS: usize = 64;
 const LOUD: usize = 60;
 /// See `LOUD`.
 const LOUD_WITHIN: Duration = Duration::from_secs(60);
+
+/// A refusal is news once it has lasted for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(2);
 
 /// What the actor starts with.
 pub struct Settings {
@@ -60,6 +64,10 @@ pub struct Settings {
     pub sightings: mpsc::Receiver<Sighting>,
     /// Who has dialled us.
     pub callers: mpsc::Receiver<Caller>,
+    /// What came of looking up the peers that a person named.
+    pub look_ups: watch::Receiver<LookUps>,
+    /// Who made the invitation that this node was started with, and the addresses in it, which are named like those.
+    pub inviter: Option<(Id, Vec<PeerAddress>)>,
     /// Called when a dial failed: whoever knows addresses may want to look them up again.
     pub look_again: Box<dyn Fn() + Send + Sync>,
 }
@@ -88,7 +96,15 @@ impl Peers {
     pub fn spawn(settings: Settings) -> Self {
         let (entries, entries_seen) = watch::channel(Entries::default());
         let (clone_at, clone_seen) = watch::channel(None);
-        let directory = Directory { entries: entries_seen, trust: settings.book.watch() };
+        let (unanswering, unanswering_seen) = watch::channel(Arc::default());
+        let directory = Directory {
+            me: Arc::new((settings.hello.name.clone(), settings.me)),
+            entries: entries_seen,
+            unanswering: unanswering_seen,
+            look_ups: settings.look_ups.clone(),
+            inviter: settings.inviter.clone().map(Arc::new),
+            trust: settings.book.watch(),
+        };
         let (events, events_seen) = mpsc::channel(EVENTS);
         let actor = Actor {
             machine: Machine::new(settings.me, settings.hello.instance),
@@ -100,6 +116,7 @@ impl Peers {
             dials: JoinSet::new(),
             events,
             entries,
+            unanswering,
             clone_at,
             loud: Budget::new(LOUD, LOUD_WITHIN),
         };
@@ -131,6 +148,7 @@ struct Actor {
     dials: JoinSet<(SocketAddr, Result<Opening, Failed>)>,
     events: mpsc::Sender<Event>,
     entries: watch::Sender<Entries>,
+    unanswering: watch::Sender<Arc<Unanswering>>,
     clone_at: watch::Sender<Option<SocketAddr>>,
     /// The keys that were revoked when the book was looked at last.
     revoked: BTreeSet<Id>,
@@ -224,9 +242,16 @@ impl Actor {
                 (self.settings.look_again)();
                 // Said again and again by who says no again and again: once is enough.
                 let known = failed.id.and_then(|id| self.machine.peers().find(|(of, _)| **of == id));
-                let news = known.is_none_or(|(_, peer)| peer.problem.as_ref() != Some(&failed.reason));
+                let known = known.map(|(_, peer)| (peer.name.clone(), peer.problem.clone()));
+                let news = known.as_ref().is_none_or(|(_, problem)| problem.as_ref() != Some(&failed.reason));
                 let loud = failed.refused && news && self.loud(failed.id);
-                say!(loud, warn, %address, id = ?failed.id, reason = %failed.reason, "no connection to a peer");
+                let peer = failed.name.clone().or(known.map(|(name, _)| name));
+                match (peer, failed.id) {
+                    (Some(peer), Some(id)) => {
+                        say!(loud, warn, %peer, %id, %address, reason = %failed.reason, "cannot connect to a peer");
+                    }
+                    _ => say!(loud, warn, %address, reason = %failed.reason, "cannot connect to a peer"),
+                }
                 self.machine.handle_failed(now, address, failed);
             }
         }
@@ -270,6 +295,8 @@ impl Actor {
             pulse,
             heard,
             events: self.events.clone(),
+            access: None,
+            access_told: 0,
             met: None,
             presence: None,
         };
@@ -296,9 +323,9 @@ impl Actor {
                     let id = held.connection.id();
                     let loud = self.loud(Some(id));
                     if silent {
-                        say!(loud, warn, %peer, "unreachable: silent for {} s", link::SILENCE.as_secs());
+                        say!(loud, warn, %peer, "peer is unreachable: silent for {} s", link::SILENCE.as_secs());
                     } else {
-                        say!(loud, info, %peer, "it answers again");
+                        say!(loud, info, %peer, "peer answers again");
                     }
                 }
                 self.machine.handle_silence(now, link, silent);
@@ -308,8 +335,37 @@ impl Actor {
                     let loud = self.loud(Some(held.connection.id()));
                     say!(loud, info, peer = %held.face.borrow().label, reason = %closed, "disconnected");
                 }
-                self.machine.handle_lost(now, link, link::is_refusal(&closed), closed.to_string());
+                let (refused, denial) = (link::is_refusal(&closed), link::denial(&closed));
+                self.machine.handle_lost(now, link, Lost { refused, denial, reason: closed.to_string() });
             }
+            Event::Access(link, access) => self.say_access(link, access),
+        }
+    }
+
+    /// A provider has changed what this node may do there.
+    fn say_access(&mut self, link: LinkId, access: Access) {
+        // Of several connections to a peer one speaks for it.
+        if !self.machine.peers().any(|(_, peer)| peer.link == Some(link)) {
+            return;
+        }
+        let Some(held) = self.links.get(&link) else { return };
+        let (id, peer, report) = (held.connection.id(), held.face.borrow().label.clone(), held.report.clone());
+        let loud = self.loud(Some(id));
+        match access {
+            Access::Refused(denial) => {
+                let own = &self.settings.hello.name;
+                let (reason, advice) = (denial.reason(own), denial.advice(peer.as_str(), own, &self.settings.me));
+                let advice = advice.map(|advice| format!(" → {advice}")).unwrap_or_default();
+                self.tasks.spawn(async move {
+                    // An invitation that is redeemed at once, or a pairing, makes it untrue.
+                    tokio::time::sleep(REFUSED_FOR).await;
+                    if Access::of(&report.borrow()) == Some(access) {
+                        say!(loud, warn, %id, "{peer} {reason}{advice}");
+                    }
+                });
+            }
+            Access::Granted(Scope::Manage) => say!(loud, info, %id, "{peer} lets this node run and change its models"),
+            Access::Granted(_) => say!(loud, info, %id, "{peer} lets this node run its models"),
         }
     }
 
@@ -392,6 +448,14 @@ impl Actor {
                 changed
             });
         }
+        let unanswering = self.machine.unanswering(|id| trust.pin(id).is_some());
+        self.unanswering.send_if_modified(|known| {
+            let changed = **known != unanswering;
+            if changed {
+                *known = Arc::new(unanswering);
+            }
+            changed
+        });
         self.entries.send_if_modified(|known| {
             let same = known.len() == entries.len()
                 && known.iter().zip(&entries).all(|((a, x), (b, y))| a == b && x.shows_the_same(y));

@@ -4,6 +4,7 @@
 //! - [`connection`]: one connection, its control stream, its exchanges.
 //! - [`stream`]: frames over a QUIC stream, and bodies over frames.
 //! - [`pulse`]: how a peer is: whether it speaks, and what it owes.
+//! - [`reach`]: why a dial got no answer.
 //! - [`remote`]: the user's side of exchanges; a remote peer is an [`Endpoint`](crate::exchange::Endpoint).
 //! - [`incoming`]: the provider's side of an exchange.
 
@@ -25,12 +26,14 @@ use crate::tls::{self, AuthenticatedPeer, TlsError};
 pub mod connection;
 pub mod incoming;
 pub mod pulse;
+pub mod reach;
 pub mod remote;
 pub mod stream;
 
 pub use connection::{CloseCode, Closed, Connection};
 pub use incoming::Incoming;
 pub use pulse::Pulse;
+pub use reach::Unreached;
 pub use remote::Remote;
 
 /// A running answer ends after this much silence. Long enough for a laptop to change its Wi-Fi.
@@ -111,6 +114,15 @@ pub enum ConnectError {
     /// The certificate is not one of ours.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+// === impl ConnectError ===
+
+impl ConnectError {
+    /// Whether nothing came back, rather than a no.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::TimedOut | Self::Handshake(quinn::ConnectionError::TimedOut))
+    }
 }
 
 /// A UDP socket for [`Transport::new`], with buffers for a LAN. An IPv6 address takes IPv4 as well where the system can.

@@ -19,6 +19,7 @@ mod ledger;
 mod list;
 mod origins;
 mod policy;
+mod told;
 mod vouching;
 mod writer;
 

@@ -16,6 +16,7 @@ use jiff::tz::TimeZone;
 use tokio::sync::watch;
 
 use crate::config::{Hours, Lend, moment};
+use crate::exchange::Denial;
 use usage::Usage;
 
 /// How long a look at the clock on the wall holds. Whoever sets it, travels or wakes a laptop is not heard of otherwise:
@@ -228,6 +229,17 @@ async fn after(wait: Option<Duration>) {
 }
 
 // === impl NotLent ===
+
+impl NotLent {
+    /// The code that peers are told.
+    pub(super) fn denial(&self) -> Denial {
+        match self {
+            Self::Cloned => Denial::Cloned,
+            Self::Hours { .. } => Denial::OutsideHours,
+            Self::Used { .. } => Denial::InUse,
+        }
+    }
+}
 
 impl fmt::Display for NotLent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,9 +12,10 @@ use super::lending::NotLent;
 use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
-use crate::exchange::{Account, Load, Numbers, Report};
+use crate::exchange::{Account, Load, Numbers, Report, Unusable};
+use crate::id::Use;
 use crate::ollama::State;
-use crate::peers::{Directory, PeerState, PeerView};
+use crate::peers::{Directory, PeerState, PeerView, Reported};
 use crate::route::ModelName;
 
 pub(super) struct View {
@@ -83,21 +84,27 @@ impl Mesh for View {
         views
     }
 
+    fn unusable(&self) -> Vec<Unusable> {
+        self.directory.unusable()
+    }
+
     fn catalogs(&self) -> Vec<Catalog> {
         let report = self.report.borrow().clone();
         let own = report.provider.then(|| Catalog {
             name: self.info.name.clone(),
             id: self.info.id,
             local: true,
+            use_: Use::Yes,
             api: report.api,
             models: report.models.clone(),
             loaded: self.load.borrow().loaded().map(str::to_owned).collect(),
         });
         let peers = self.directory.reports().into_iter();
-        let peers = peers.map(|(name, id, report, load)| Catalog {
+        let peers = peers.map(|Reported { name, id, use_, report, load }| Catalog {
             name,
             id,
             local: false,
+            use_,
             api: report.api,
             models: report.models.clone(),
             loaded: load.loaded().map(str::to_owned).collect(),
@@ -129,7 +136,8 @@ impl Mesh for View {
             )
         });
         let connected = |peer: &PeerView| peer.state == PeerState::Connected || peer.state == PeerState::Refused;
-        let peers = self.directory.views().into_iter().filter(connected);
+        // A peer that refuses this node is no conflict: see `Mesh::unusable`.
+        let peers = self.directory.views().into_iter().filter(connected).filter(|peer| peer.denial.is_none());
         clone.into_iter().chain(peers.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.problem?)))).collect()
     }
 }

@@ -7,8 +7,8 @@ use super::RouterSettings;
 use super::members::{Member, Members, Obstacle};
 use super::refuse::{self, Hindered};
 use crate::digests::Kept;
-use crate::exchange::Refusal;
-use crate::id::Id;
+use crate::exchange::{Refusal, Unusable};
+use crate::id::{Id, NodeName, means};
 use crate::route::{Dialect, ModelName, is_about_models, unknown_model};
 
 /// What decides who may take a request.
@@ -102,7 +102,10 @@ fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
         meant.retain(|(id, _)| used(id));
     }
     match meant.as_slice() {
-        [] => Err(refuse::unknown_node(choice, &search.node.name, members)),
+        [] => Err(match members.around().unusable().iter().find(|node| is_meant(node, choice)) {
+            Some(node) => refuse::chosen_unusable(Hindered::around(node), members),
+            None => refuse::unknown_node(choice, &search.node.name, members),
+        }),
         [(id, label)] => match members.get(id) {
             Some(member) if member.obstacle().is_none() => Ok(Arc::clone(member)),
             Some(member) => Err(refuse::chosen_unusable(Hindered::of(member, members), members)),
@@ -110,6 +113,12 @@ fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
         },
         several => Err(refuse::ambiguous(choice, several.iter().map(|(id, _)| *id))),
     }
+}
+
+/// Whether a node that is no member is the one that a request chose.
+fn is_meant(node: &Unusable, choice: &str) -> bool {
+    node.node.eq_ignore_ascii_case(choice)
+        || node.id.is_some_and(|id| means(choice, &NodeName::lossy(&node.node), &id) || choice.parse() == Ok(id))
 }
 
 /// The only one that lets its models be changed.
@@ -165,10 +174,19 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         // With nobody to ask at all, all that are known are told of.
         let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
+        let had = |id: &Id| search.kept.is_some_and(|kept| kept.holders.iter().any(|holder| holder.id == *id));
+        let departed = |id: &Id| members.departed().any(|departed| departed.id == *id && departed.lent.has(model));
+        // Who refuses this node says no more what it has: it may have what was used from it before.
+        let refusing = refuse::refusing(
+            members,
+            |member| had(&member.id()) && !all.iter().any(|known| known.id() == member.id()),
+            |node| node.id.is_some_and(|id| had(&id) && !departed(&id)),
+        );
         let hindered: Vec<_> = all
             .iter()
             .map(|member| Hindered::of(member, members))
             .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
+            .chain(refusing)
             .collect();
         if !hindered.is_empty() {
             return Err(refuse::holders_unusable(model, hindered, members));
@@ -180,7 +198,24 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         // models that it lends to nobody, such as names for cloud models: it says itself whether this is one.
         let own = |member: &Member| member.is_local() && !search.node.open && member.suits(Dialect::Ollama);
         usable.retain(|member| member.dealings.has_changed() || own(member));
-        return if usable.is_empty() { Err(unknown_model(search.path, model)) } else { Ok(usable) };
+        if !usable.is_empty() {
+            return Ok(usable);
+        }
+        // Else whoever asks would be told that there is no such model, and might load it from the internet. Who refuses a
+        // node that never used it and does not trust it is no reason for an error that Ollama would not have given.
+        let around = members.around().unusable();
+        let is_trusted = |id: &Id| around.iter().any(|node| node.trusted && node.id == Some(*id));
+        let counts =
+            |id: &Id| is_trusted(id) || search.node.digests.were_used_from(id) || members.has_served_and_left(id);
+        let refusing = refuse::refusing(
+            members,
+            |member| member.dealings.has_served() || counts(&member.id()),
+            |node| node.id.is_some_and(|id| counts(&id)),
+        );
+        return Err(match refusing.is_empty() || model.fault().is_some() {
+            true => unknown_model(search.path, model),
+            false => refuse::perhaps_refused(model, refusing, members),
+        });
     }
     let Some(kept) = search.kept else { return Ok(having) };
     let is_kept =

@@ -57,7 +57,7 @@ impl Lent {
 
 impl Departed {
     /// Whether it ever answered a request of ours: a stranger with a new key each minute pushes out no such node.
-    fn served(&self) -> bool {
+    pub(super) fn served(&self) -> bool {
         self.dealings.has_served()
     }
 

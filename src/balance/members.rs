@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::discover::Change;
 
+use super::around::Around;
 use super::breaker::slow_start;
 use super::choose::Candidate;
 use super::clock::Clock;
@@ -19,7 +20,7 @@ use super::dealings::{Dealings, Standing};
 use super::departed::{Departed, Lent, Memory};
 use super::priors::Machine;
 use super::unreported::Unreported;
-use crate::exchange::{Caveat, Endpoint, Health, Load, ModelInfo, Report};
+use crate::exchange::{Caveat, Denial, Endpoint, Health, Load, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
 
@@ -29,6 +30,7 @@ pub(super) struct Members {
     present: Arc<BTreeMap<Id, Arc<Member>>>,
     departed: Arc<Memory>,
     clock: Clock,
+    around: Around,
 }
 
 /// One endpoint and what is counted of it.
@@ -88,8 +90,13 @@ pub(super) enum Obstacle {
 
 impl Members {
     /// None yet, whose servers will go by this clock.
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, ..Self::default() }
+    pub(super) fn new(clock: Clock, around: Around) -> Self {
+        Self { clock, around, ..Self::default() }
+    }
+
+    /// Those who are none, for the words of a refusal.
+    pub(super) fn around(&self) -> &Around {
+        &self.around
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Arc<Member>> {
@@ -103,6 +110,11 @@ impl Members {
     /// Those who left a moment ago.
     pub(super) fn departed(&self) -> impl Iterator<Item = &Departed> {
         self.departed.iter()
+    }
+
+    /// Whether it left a moment ago, after it answered requests of this node.
+    pub(super) fn has_served_and_left(&self, id: &Id) -> bool {
+        self.departed().any(|departed| departed.id == *id && departed.served())
     }
 
     /// Everyone whom `text` may mean, who left a moment ago included: what was meant for them is not another one's.
@@ -247,6 +259,16 @@ impl Member {
         } else {
             None
         }
+    }
+
+    /// Why it does not serve this node, as it says.
+    pub(super) fn denial(&self) -> Option<Denial> {
+        self.view().report.denial
+    }
+
+    /// Whether it refuses this node although this node would use it.
+    pub(super) fn refuses(&self) -> bool {
+        self.obstacle() == Some(Obstacle::NotLentToUs)
     }
 
     /// Whether its server understands requests of this dialect.

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::aim::Search;
+use super::around::Around;
 use super::members::{Member, Members, Obstacle};
-use crate::exchange::{Body, Refusal};
+use crate::exchange::{Body, Denial, Refusal, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{Dialect, ModelName};
 
@@ -34,18 +35,35 @@ const MAX_MESSAGE: usize = 1000;
 /// A node that something is in the way of, as a sentence names it.
 #[derive(Debug)]
 pub(super) struct Hindered {
-    /// What to call it and to type for it.
-    name: String,
+    /// How much a person can do about it.
+    rank: Rank,
     /// What is in the way; nothing that is known of.
-    obstacle: Option<Obstacle>,
+    sentence: Option<String>,
+}
+
+/// In which order a sentence names nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// There is a command for it.
+    Typed,
+    /// It is here, or was.
+    Known,
+    /// It has proved nothing.
+    Claimed,
 }
 
 /// No server at all can take it.
 pub(super) fn nobody(members: &Members) -> Refusal {
-    let away = members.departed().map(|departed| Hindered::away(departed.id, &departed.label, members));
-    let others = describe(members.values().map(|member| Hindered::of(member, members)).chain(away).collect());
+    let unusable = members.around().unusable();
+    let told = |id: &Id| unusable.iter().any(|node| node.id == Some(*id));
+    let away = members.departed().filter(|departed| !told(&departed.id));
+    let away = away.map(|departed| Hindered::away(departed.id, &departed.label, members));
+    // Who is here says more of itself.
+    let around = unusable.iter().filter(|node| node.id.is_none_or(|id| members.get(&id).is_none()));
+    let here = members.values().map(|member| Hindered::of(member, members));
+    let others = describe(here.chain(away).chain(around.map(Hindered::around)).collect());
     let message = if others.is_empty() {
-        "no Ollama server is known: this node sees no other node on the network that lends one. Is `ollana serve` running \
+        "no Ollama server is known: this node sees no other node on the network that shares one. Is `ollana serve` running \
          on the machine with Ollama? `ollana doctor` looks for what is in the way"
             .to_owned()
     } else {
@@ -73,6 +91,35 @@ pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Memb
 pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Refusal {
     let message = format!("no server with model '{model}' can be used at the moment: {}", describe(holders));
     unavailable("no-provider", message, members)
+}
+
+/// Nobody is known to have the model, and some that may have it refuse this node.
+pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Refusal {
+    let refusing = describe(refusing);
+    let message =
+        format!("no server that can be used has model '{model}', and it is not known what these have: {refusing}");
+    unavailable("no-provider", message, members)
+}
+
+/// Which nodes were not asked, for a request that was answered as Ollama would: nothing if there is none.
+pub(super) fn beside(members: &Members) -> Option<String> {
+    let refusing = refusing(members, |_| true, |_| true);
+    (!refusing.is_empty()).then(|| format!("not asked: {}", describe(refusing)))
+}
+
+/// Those that refuse this node, of members and of others as the caller says.
+pub(super) fn refusing(
+    members: &Members,
+    counts: impl Fn(&Arc<Member>) -> bool,
+    counts_around: impl Fn(&Unusable) -> bool,
+) -> Vec<Hindered> {
+    let here = members.values().filter(|member| member.refuses() && counts(member));
+    let mut found: Vec<_> = here.map(|member| Hindered::of(member, members)).collect();
+    let around = members.around().unusable();
+    let away = around.iter().filter(|node| node.denial.is_some() && node.verified);
+    let away = away.filter(|node| node.id.is_some_and(|id| members.get(&id).is_none()));
+    found.extend(away.filter(|node| counts_around(node)).map(Hindered::around));
+    found
 }
 
 /// The servers that hold the weights used so far cannot be used, others hold other weights under the same name.
@@ -202,7 +249,7 @@ pub(super) fn not_let_in(member: &Member, own: &NodeName) -> Refusal {
     Refusal {
         status: StatusCode::FORBIDDEN,
         code: "scope",
-        message: format!("{} does not lend to this node: there, type: ollana trust {own}", member.label()),
+        message: format!("{} refuses this node (on {0}: ollana trust {own})", member.label()),
         retry_after: None,
     }
 }
@@ -285,32 +332,65 @@ fn name(id: Id, label: &NodeName, members: &Members) -> String {
 
 impl Hindered {
     pub(super) fn of(member: &Member, members: &Members) -> Self {
-        Self { name: name(member.id(), &member.label(), members), obstacle: member.obstacle() }
-    }
-
-    /// One that is not there.
-    pub(super) fn away(id: Id, label: &NodeName, members: &Members) -> Self {
-        Self { name: name(id, label, members), obstacle: Some(Obstacle::Gone) }
-    }
-
-    fn sentence(&self) -> Option<String> {
-        let name = &self.name;
-        Some(match self.obstacle? {
+        let name = name(member.id(), &member.label(), members);
+        let Some(obstacle) = member.obstacle() else { return Self { rank: Rank::Known, sentence: None } };
+        let around = members.around();
+        let rank = match obstacle {
+            Obstacle::Pending | Obstacle::NotLentToUs => Rank::Typed,
+            _ => Rank::Known,
+        };
+        let sentence = match obstacle {
             Obstacle::Gone => format!("{name} cannot be reached"),
             Obstacle::Suspect => format!("{name} does not answer at the moment"),
             Obstacle::Pending => format!("{name} waits to be trusted (to use it, type: ollana trust {name})"),
             Obstacle::NotUsed => format!("{name} is set not to be used (to use it, type: ollana trust {name})"),
-            Obstacle::NotLentToUs => format!("{name} does not lend to this node (someone there has to trust it)"),
-            Obstacle::NoOllama => format!("{name} has no Ollama running that it lends"),
+            Obstacle::NotLentToUs => {
+                let denial = member.denial().unwrap_or(Denial::Unknown);
+                denied(&name, denial, around)
+            }
+            Obstacle::NoOllama => match member.denial().filter(|denial| !denial.is_personal()) {
+                Some(denial) => denied(&name, denial, around),
+                None => format!("{name} has no Ollama running that it shares"),
+            },
             Obstacle::Draining => format!("{name} is about to stop"),
-        })
+        };
+        Self { rank, sentence: Some(sentence) }
+    }
+
+    /// One that is not there.
+    pub(super) fn away(id: Id, label: &NodeName, members: &Members) -> Self {
+        match members.around().unusable().iter().find(|node| node.id == Some(id)) {
+            Some(node) => Self::around(node),
+            None => {
+                let sentence = Some(format!("{} cannot be reached", name(id, label, members)));
+                Self { rank: Rank::Known, sentence }
+            }
+        }
+    }
+
+    /// One that is no member.
+    pub(super) fn around(node: &Unusable) -> Self {
+        let rank = match (node.verified, node.denial) {
+            (true, Some(_)) => Rank::Typed,
+            (true, None) => Rank::Known,
+            (false, _) => Rank::Claimed,
+        };
+        Self { rank, sentence: Some(node.sentence()) }
+    }
+}
+
+fn denied(name: &str, denial: Denial, around: &Around) -> String {
+    let reason = denial.reason(&around.own);
+    match denial.advice(name, &around.own, &around.id) {
+        Some(advice) => format!("{name} {reason} → {advice}"),
+        None => format!("{name} {reason}"),
     }
 }
 
 /// Those with something in the way, those that a person can do something about first.
 fn describe(mut all: Vec<Hindered>) -> String {
-    all.sort_by_key(|hindered| hindered.obstacle != Some(Obstacle::Pending));
-    list_with("; ", all.iter().filter_map(Hindered::sentence))
+    all.sort_by_key(|hindered| hindered.rank);
+    list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence))
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

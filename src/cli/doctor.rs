@@ -2,6 +2,7 @@
 
 mod machine;
 mod node;
+mod peers;
 
 use serde::Serialize;
 

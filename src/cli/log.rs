@@ -35,9 +35,9 @@ pub(super) fn start(format: LogFormat, environment: &Environment, file: Option<P
 }
 
 /// A level alone is Ollana's own; the libraries below it stay at their warnings, or nobody could read `debug`. Anything
-/// else is taken as `tracing` takes it.
+/// else is taken as `tracing` takes it. That a datagram could not be sent the peers say in words, and `quinn_udp` as a type.
 fn filter(wanted: Option<&str>) -> (EnvFilter, Option<String>) {
-    let level = |level: &str| EnvFilter::new(format!("warn,ollana={level}"));
+    let level = |level: &str| EnvFilter::new(format!("warn,quinn_udp=error,ollana={level}"));
     match wanted.map(str::to_ascii_lowercase).as_deref() {
         None => (level("info"), None),
         Some(word @ ("off" | "error")) => (EnvFilter::new(word), None),
@@ -109,8 +109,8 @@ mod tests {
 
     #[test]
     fn a_bare_level_is_ollanas_own() {
-        assert_eq!(filter(None).0.to_string(), "ollana=info,warn");
-        assert_eq!(filter(Some("TRACE")).0.to_string(), "ollana=trace,warn");
+        assert_eq!(filter(None).0.to_string(), "quinn_udp=error,ollana=info,warn");
+        assert_eq!(filter(Some("TRACE")).0.to_string(), "quinn_udp=error,ollana=trace,warn");
         assert_eq!(filter(Some("error")).0.to_string(), "error");
         assert_eq!(filter(Some("ollana::peers=debug")).0.to_string(), "ollana::peers=debug");
         assert!(filter(Some("ollana=loud")).1.is_some());

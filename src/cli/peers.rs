@@ -1,22 +1,56 @@
 //! `ollana peers`.
 
+use serde::Serialize;
+
 use super::output::{Table, print, print_json, shown};
 use super::{Failure, Place, block_on};
-use crate::control::trust_text;
-use crate::exchange::ServerKind;
-use crate::peers::PeerView;
+use crate::control::{not_peers, trust_text};
+use crate::exchange::{ServerKind, Unusable};
+use crate::id::Use;
+use crate::peers::{PeerState, PeerView};
+
+/// A row of the list: a peer, or a node that has proved no key.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Row<'a> {
+    Peer(&'a PeerView),
+    Other {
+        /// As a peer's.
+        state: PeerState,
+        name: &'a str,
+        problem: String,
+        #[serde(flatten)]
+        node: &'a Unusable,
+    },
+}
 
 /// Lists the other nodes.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
-    let peers: Vec<PeerView> = block_on(async { Ok(place.client().await?.get("/peers").await?) })?;
-    if json { print_json(&peers) } else { print(&render(&peers)) }
+    let (peers, unusable): (Vec<PeerView>, Vec<Unusable>) = block_on(async {
+        let client = place.client().await?;
+        Ok((client.get("/peers").await?, client.get("/unusable").await?))
+    })?;
+    let others = not_peers(&peers, &unusable);
+    if json { print_json(&rows(&peers, &others)) } else { print(&render(&peers, &others)) }
 }
 
-fn render(peers: &[PeerView]) -> String {
-    if peers.is_empty() {
+fn rows<'a>(peers: &'a [PeerView], others: &[&'a Unusable]) -> Vec<Row<'a>> {
+    let other = |node: &&'a Unusable| Row::Other {
+        state: PeerState::Unreachable,
+        name: &node.node,
+        problem: node.explanation(),
+        node,
+    };
+    peers.iter().map(Row::Peer).chain(others.iter().map(other)).collect()
+}
+
+fn render(peers: &[PeerView], others: &[&Unusable]) -> String {
+    if peers.is_empty() && others.is_empty() {
         return "no other node was seen yet; `ollana doctor` looks for reasons\n".to_owned();
     }
-    let mut table = Table::new(&["NAME", "STATE", "TRUST", "USE", "SCOPE", ">MODELS", ">INFLIGHT", ">RTT", "ADDRESS"]);
+    // In the words of `trust.inbound` and `trust.outbound`: what the peer may do here, and what this node may do there.
+    let heads = ["NAME", "STATE", "TRUST", "USE", "INBOUND", "OUTBOUND", ">MODELS", ">INFLIGHT", ">RTT", "ADDRESS"];
+    let mut table = Table::new(&heads);
     for peer in peers {
         let twice = peers.iter().filter(|other| other.name.is(peer.name.as_str())).count() > 1;
         let rtt = match peer.rtt_us {
@@ -30,6 +64,7 @@ fn render(peers: &[PeerView]) -> String {
             trust_text(peer.trust, peer.voucher, &peer.vouched_by),
             peer.use_.to_string(),
             peer.scope.to_string(),
+            peer.remote_scope.map(|scope| scope.to_string()).unwrap_or_default(),
             match peer.api {
                 _ if !peer.provider => String::new(),
                 ServerKind::Ollama => peer.models.len().to_string(),
@@ -41,12 +76,25 @@ fn render(peers: &[PeerView]) -> String {
             peer.address.map(|address| address.to_string()).unwrap_or_default(),
         ]);
     }
+    for node in others {
+        let mut cells = heads.map(|_| String::new());
+        let [name, state, .., address] = &mut cells;
+        (*name, *state) = (node.node.clone(), PeerState::Unreachable.to_string());
+        *address = node.address.clone().unwrap_or_default();
+        table.row(cells);
+    }
     let mut text = table.render();
     text += &numbers(peers);
     for peer in peers {
         if let Some(problem) = &peer.problem {
             text += &format!("! {}: {}\n", peer.name, shown(problem));
         }
+        if peer.use_ == Use::Pending && peer.provider {
+            text += &format!("! {0}: is not used until a person trusts it → ollana trust {0}\n", peer.name);
+        }
+    }
+    for node in others {
+        text += &format!("! {}: {}\n", shown(&node.node), shown(&node.explanation()));
     }
     text
 }
@@ -75,8 +123,8 @@ fn numbers(peers: &[PeerView]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Id, NodeName, Scope, Use};
-    use crate::peers::PeerState;
+    use crate::exchange::Denial;
+    use crate::id::{Id, NodeName, Scope};
     use crate::trust::Trust;
 
     #[test]
@@ -89,6 +137,8 @@ mod tests {
             trust: Trust::FirstUse,
             use_: Use::Yes,
             scope: Scope::Infer,
+            remote_scope: Some(Scope::Manage),
+            denial: None,
             voucher: false,
             vouched_by: Vec::new(),
             provider: true,
@@ -105,21 +155,43 @@ mod tests {
             version: String::new(),
             digests: Default::default(),
         };
-        let text = render(&[peer(b"1", "gpu1")]);
+        let text = render(&[peer(b"1", "gpu1")], &[]);
         assert_eq!(
             text,
-            "NAME  STATE      TRUST      USE  SCOPE  MODELS  INFLIGHT      RTT  ADDRESS\n\
-             gpu1  connected  first-use  yes  infer       2         1  0.31 ms  10.0.0.2:11435\n"
+            "NAME  STATE      TRUST      USE  INBOUND  OUTBOUND  MODELS  INFLIGHT      RTT  ADDRESS\n\
+             gpu1  connected  first-use  yes  infer    manage         2         1  0.31 ms  10.0.0.2:11435\n"
         );
         let stops = PeerView { direct: 2, most_loaded: Some(3), draining: true, ..peer(b"1", "gpu1") };
-        let text = render(&[stops]);
+        let text = render(&[stops], &[]);
         let beside =
             ["2 asked of the server itself by its owner", "keeps 3 models in memory at most", "is about to stop"];
         for (line, what) in text.lines().skip(2).zip(beside) {
             assert_eq!(line.trim_end(), format!("  gpu1    {what}"));
         }
         assert_eq!(text.lines().count(), 2 + beside.len());
-        let text = render(&[peer(b"1", "gpu1"), peer(b"2", "GPU1")]);
+        let text = render(&[peer(b"1", "gpu1"), peer(b"2", "GPU1")], &[]);
         assert!(text.contains(&Id::of_spki(b"2").short()));
+    }
+
+    #[test]
+    fn a_node_that_proved_no_key_is_a_row_that_says_so_and_drives_no_terminal() {
+        let heard = Unusable {
+            node: "gpu2".to_owned(),
+            id: Some(Id::of_spki(b"2")),
+            address: Some("10.0.0.3:11435".to_owned()),
+            verified: false,
+            trusted: false,
+            denial: None,
+            reason: "does not answer\x1b[2J".to_owned(),
+            advice: Some("let UDP 11435 in".to_owned()),
+        };
+        let text = render(&[], &[&heard]);
+        assert!(text.contains("gpu2  unreachable") && text.contains("10.0.0.3:11435"), "{text}");
+        assert!(text.contains("! gpu2: does not answer\u{fffd}[2J → let UDP 11435 in"), "{text}");
+        let refused = Unusable { denial: Some(Denial::Revoked), ..heard };
+        let json = serde_json::to_value(rows(&[], &[&refused])).unwrap();
+        assert_eq!(json[0]["name"], "gpu2");
+        assert_eq!((&json[0]["state"], &json[0]["verified"]), (&"unreachable".into(), &false.into()));
+        assert_eq!((&json[0]["denial"], &json[0]["do"]), (&"revoked".into(), &"let UDP 11435 in".into()));
     }
 }

@@ -69,5 +69,8 @@ fn render(status: &StatusView) -> String {
     for conflict in &status.conflicts {
         text += &format!("! {}\n", shown(conflict));
     }
+    for node in &status.unusable {
+        text += &format!("! {}\n", shown(&node.sentence()));
+    }
     text
 }

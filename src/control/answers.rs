@@ -26,9 +26,10 @@ use crate::trust::{Invited, TrustError, Vouch};
 const MAX_BODY: usize = 64 * 1024;
 /// A list of whom to trust: some 200 bytes for each of tens of thousands.
 const MAX_LIST: usize = 8 * 1024 * 1024;
-const PATHS: [&str; 20] = [
+const PATHS: [&str; 21] = [
     "/status",
     "/peers",
+    "/unusable",
     "/models",
     "/requests",
     "/id",
@@ -61,6 +62,7 @@ async fn granted(handles: &Handles, request: Request<Incoming>) -> Result<Respon
     match (&head.method, head.uri.path()) {
         (&Method::GET, "/status") => json(&StatusView::of(handles.mesh.as_ref())),
         (&Method::GET, "/peers") => json(&handles.mesh.peers()),
+        (&Method::GET, "/unusable") => json(&handles.mesh.unusable()),
         (&Method::GET, "/models") => json(&models(handles.mesh.as_ref())),
         (&Method::GET, "/requests") => json(&handles.mesh.requests()),
         (&Method::GET, "/id") => {

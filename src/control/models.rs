@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Mesh;
 use crate::digests::Kept;
 use crate::exchange::{ModelInfo, ServerKind};
-use crate::id::{Id, NodeName};
+use crate::id::{Id, NodeName, Use};
 use crate::route::ModelName;
 
 /// What one node has.
@@ -19,6 +19,8 @@ pub struct Catalog {
     pub id: Id,
     /// Whether it is this node.
     pub local: bool,
+    /// Whether requests of this node may go there.
+    pub use_: Use,
     /// What its server speaks.
     pub api: ServerKind,
     /// Its models, as its report says.
@@ -32,6 +34,9 @@ pub struct Catalog {
 pub struct ModelView {
     /// Its name.
     pub name: String,
+    /// Whether a node has it that is used: else requests for it go nowhere.
+    #[serde(default = "yes")]
+    pub usable: bool,
     /// Its digest; if the nodes differ, the one that this node keeps to, or that most of them have.
     pub digest: String,
     /// The digest that this node keeps to, if it has used the model: requests for the name go where that is.
@@ -61,10 +66,23 @@ pub struct ModelNode {
     /// What its server speaks: on one that is no Ollama the model is had at `/v1` alone.
     #[serde(default)]
     pub api: ServerKind,
+    /// Whether requests of this node may go there: one that is `pending` waits for a person to trust it.
+    #[serde(rename = "use", default = "used")]
+    pub use_: Use,
     /// The digest it has; empty where there are none.
     pub digest: String,
     /// Whether the model is in its memory.
     pub loaded: bool,
+}
+
+// What a node of a version before says nothing of.
+
+fn used() -> Use {
+    Use::Yes
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Every model that is there, by name.
@@ -85,6 +103,7 @@ fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<Mod
                 id: catalog.id,
                 local: catalog.local,
                 api: catalog.api,
+                use_: catalog.use_,
                 digest: info.digest,
                 loaded,
             });
@@ -98,7 +117,9 @@ fn merge(catalogs: Vec<Catalog>, kept: impl Fn(&str) -> Option<Kept>) -> Vec<Mod
 fn view(kept: Option<Kept>, name: String, nodes: Vec<ModelNode>, there: &BTreeSet<Id>) -> ModelView {
     let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
     // Only an Ollama gives digests; where there is none, nobody can tell.
-    for node in nodes.iter().filter(|node| !node.digest.is_empty()) {
+    // A node that is not used does not count.
+    let used = |node: &&ModelNode| node.use_ == Use::Yes;
+    for node in nodes.iter().filter(used).filter(|node| !node.digest.is_empty()) {
         *votes.entry(&node.digest).or_default() += 1;
     }
     let conflict = votes.len() > 1;
@@ -106,9 +127,12 @@ fn view(kept: Option<Kept>, name: String, nodes: Vec<ModelNode>, there: &BTreeSe
     let holders = kept.iter().filter(|_| held.is_none()).flat_map(|kept| &kept.holders);
     let awaited = holders.filter(|holder| !there.contains(&holder.id)).map(|holder| holder.name.clone()).collect();
     let most = votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(digest, _)| digest.to_owned());
-    let loaded = nodes.iter().filter(|node| node.loaded).map(|node| node.name.clone()).collect();
+    let loaded = nodes.iter().filter(used).filter(|node| node.loaded).map(|node| node.name.clone()).collect();
     let kept = kept.map(|kept| kept.digest);
-    ModelView { digest: held.or(most).unwrap_or_default(), name, kept, awaited, nodes, loaded, conflict }
+    let usable = nodes.iter().any(|node| used(&node));
+    // Of nodes that are not used the first one's, to have something to compare.
+    let digest = held.or(most).or_else(|| nodes.first().map(|node| node.digest.clone())).unwrap_or_default();
+    ModelView { digest, name, usable, kept, awaited, nodes, loaded, conflict }
 }
 
 impl ModelView {
@@ -128,6 +152,7 @@ mod tests {
             name: NodeName::lossy(name),
             id: Id::of_spki(name.as_bytes()),
             local: false,
+            use_: Use::Yes,
             api: ServerKind::Ollama,
             models: models.iter().map(|(name, digest, _)| ((*name).to_owned(), info(digest))).collect(),
             loaded: models.iter().filter(|(_, _, loaded)| *loaded).map(|(name, ..)| (*name).to_owned()).collect(),
@@ -164,6 +189,15 @@ mod tests {
         // Who is there and has it no more is not waited for.
         let changed = [vec![node("a", &[("tiny:latest", "t", false)])], catalogs[1..].to_vec()].concat();
         assert!(merge(changed, |_| Some(kept.clone()))[0].awaited.is_empty());
+    }
+
+    #[test]
+    fn a_node_that_is_not_used_makes_no_model_usable_and_no_conflict() {
+        let pending = |name, models: &[(&str, &str, bool)]| Catalog { use_: Use::Pending, ..node(name, models) };
+        let models =
+            merge(vec![node("a", &[("m", "x", false)]), pending("b", &[("m", "y", true), ("n", "z", true)])], |_| None);
+        assert!(models[0].usable && !models[0].conflict && models[0].digest == "x" && models[0].loaded.is_empty());
+        assert!(!models[1].usable && models[1].digest == "z" && models[1].loaded.is_empty());
     }
 
     #[test]

@@ -289,6 +289,8 @@ mod tests {
             trust: Trust::Trusted,
             use_: Use::Yes,
             scope: Scope::Manage,
+            remote_scope: None,
+            denial: None,
             voucher: false,
             vouched_by: Vec::new(),
             provider: true,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -42,10 +42,25 @@ pub struct PeerAddress {
     pub port: u16,
 }
 
+/// What came of the last look-up of a fixed peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookUp {
+    /// None has come to its end yet.
+    Pending,
+    /// Its addresses.
+    Found(BTreeSet<SocketAddr>),
+    /// Why it has none.
+    Failed(String),
+}
+
+/// Each fixed peer, as it was typed, with what came of its last look-up.
+pub type LookUps = Arc<Vec<(PeerAddress, LookUp)>>;
+
 /// Tells of fixed peers for as long as it lives.
 #[derive(Debug)]
 pub struct FixedPeers {
     ask: Arc<Notify>,
+    look_ups: watch::Receiver<LookUps>,
     _tasks: JoinSet<()>,
 }
 
@@ -57,10 +72,25 @@ impl FixedPeers {
     pub fn spawn(peers: Vec<PeerAddress>, sightings: mpsc::Sender<Sighting>) -> Self {
         let ask = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
-        for peer in peers {
-            tasks.spawn(follow(peer, sightings.clone(), ask.clone()));
+        let pending = peers.iter().map(|peer| (peer.clone(), LookUp::Pending)).collect();
+        let (tell, look_ups) = watch::channel(Arc::new(pending));
+        for (index, peer) in peers.into_iter().enumerate() {
+            let tell = tell.clone();
+            let tell = move |look_up| {
+                tell.send_modify(|all: &mut LookUps| {
+                    if let Some((_, known)) = Arc::make_mut(all).get_mut(index) {
+                        *known = look_up;
+                    }
+                });
+            };
+            tasks.spawn(follow(peer, sightings.clone(), ask.clone(), tell));
         }
-        Self { ask, _tasks: tasks }
+        Self { ask, look_ups, _tasks: tasks }
+    }
+
+    /// What came of the look-ups, the latest.
+    pub fn look_ups(&self) -> watch::Receiver<LookUps> {
+        self.look_ups.clone()
     }
 
     /// Looks all of them up again, now: a dial failed, or the network changed. Calls in quick succession count as one.
@@ -69,7 +99,7 @@ impl FixedPeers {
     }
 }
 
-async fn follow(peer: PeerAddress, sightings: mpsc::Sender<Sighting>, ask: Arc<Notify>) {
+async fn follow(peer: PeerAddress, sightings: mpsc::Sender<Sighting>, ask: Arc<Notify>, tell: impl Fn(LookUp)) {
     let mut known = BTreeSet::new();
     let mut failures = 0u32;
     loop {
@@ -80,7 +110,6 @@ async fn follow(peer: PeerAddress, sightings: mpsc::Sender<Sighting>, ask: Arc<N
                 if failures > 0 || known != found {
                     debug!(%peer, addresses = ?found, "looked up a fixed peer");
                 }
-                failures = 0;
                 let gone = known.difference(&found).map(|address| (*address, SightingKind::Expired));
                 let there = found.iter().map(|address| (*address, SightingKind::Present));
                 let news: Vec<_> = gone.chain(there).collect();
@@ -89,6 +118,10 @@ async fn follow(peer: PeerAddress, sightings: mpsc::Sender<Sighting>, ask: Arc<N
                         return;
                     }
                 }
+                if known != found || failures > 0 {
+                    tell(LookUp::Found(found.clone()));
+                }
+                failures = 0;
                 known = found;
                 AGAIN
             }
@@ -96,7 +129,8 @@ async fn follow(peer: PeerAddress, sightings: mpsc::Sender<Sighting>, ask: Arc<N
                 if failures == 0 {
                     warn!(%peer, %error, "cannot look up a fixed peer, will try again");
                 }
-                failures += 1;
+                failures = failures.saturating_add(1);
+                tell(LookUp::Failed(error.to_string()));
                 RETRY_FIRST.saturating_mul(1 << failures.min(10).saturating_sub(1)).min(RETRY_LONGEST)
             }
         };
@@ -111,7 +145,9 @@ async fn follow(peer: PeerAddress, sightings: mpsc::Sender<Sighting>, ask: Arc<N
 }
 
 async fn look_up(peer: &PeerAddress) -> std::io::Result<BTreeSet<SocketAddr>> {
-    let found = timeout(LOOK_UP, tokio::net::lookup_host((peer.host.as_str(), peer.port))).await??;
+    let looked_up = timeout(LOOK_UP, tokio::net::lookup_host((peer.host.as_str(), peer.port))).await;
+    let silent = |_| std::io::Error::other(format!("no answer to its look-up within {} s", LOOK_UP.as_secs()));
+    let found = looked_up.map_err(silent)??;
     let found: BTreeSet<_> = found.take(MAX_ADDRESSES).collect();
     if found.is_empty() { Err(std::io::Error::other("the name has no address")) } else { Ok(found) }
 }

@@ -122,7 +122,7 @@ impl fmt::Display for Caveat {
         match left_alone_s {
             Some(seconds) => write!(f, "{separator}left alone for {seconds:.1} s"),
             None if *caution >= Self::SEEN => {
-                write!(f, "{separator}not sure of it yet: scores {caution:.1} times as bad")
+                write!(f, "{separator}failed recently or new; deprioritized (×{caution:.1})")
             }
             None => Ok(()),
         }
@@ -146,16 +146,16 @@ impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { load, pace, caveat } = self;
         f.write_str(match load.residence {
-            Residence::Memory => "in memory",
-            Residence::Loading => "loads",
+            Residence::Memory => "loaded",
+            Residence::Loading => "loading",
             Residence::Disk => "on disk",
         })?;
         match pace.slots {
-            Some(slots) => write!(f, ", {} of {slots} run", load.running)?,
-            None => write!(f, ", {} run", load.running)?,
+            Some(slots) => write!(f, ", {}/{slots} slots busy", load.running)?,
+            None => write!(f, ", {} running", load.running)?,
         }
         if load.queued > 0.0 {
-            write!(f, ", {} wait", load.queued)?;
+            write!(f, ", {} queued", load.queued)?;
         }
         if let Some(prefill) = pace.prefill {
             write!(f, ", reads {prefill:.0} tokens/s")?;
@@ -251,14 +251,14 @@ mod tests {
         let pace = Pace { slots: Some(2), decode: Some(31.25), ..Pace::default() };
         assert_eq!(
             Numbers { load, pace, caveat: None }.to_string(),
-            "in memory, 1 of 2 run, 0.5 wait, writes 31.2 tokens/s"
+            "loaded, 1/2 slots busy, 0.5 queued, writes 31.2 tokens/s"
         );
-        assert_eq!(Numbers::default().to_string(), "on disk, 0 run");
+        assert_eq!(Numbers::default().to_string(), "on disk, 0 running");
         let caveat = |slowness, caution, left_alone_s| Caveat { slowness, caution, left_alone_s };
         let held = |caveat| Numbers { caveat: Some(caveat), ..Numbers::default() }.to_string();
-        assert_eq!(held(caveat(2.4, 1.0, None)), "on disk, 0 run; 2.4 times slower than it says");
-        assert_eq!(held(caveat(1.0, 4.0, Some(1.6))), "on disk, 0 run; left alone for 1.6 s");
-        assert!(held(caveat(1.0, 3.0, None)).ends_with("not sure of it yet: scores 3.0 times as bad"));
+        assert_eq!(held(caveat(2.4, 1.0, None)), "on disk, 0 running; 2.4 times slower than it says");
+        assert_eq!(held(caveat(1.0, 4.0, Some(1.6))), "on disk, 0 running; left alone for 1.6 s");
+        assert!(held(caveat(1.0, 3.0, None)).ends_with("failed recently or new; deprioritized (×3.0)"));
         assert!(caveat(1.0, 1.0, None).is_nothing() && !caveat(1.0, 1.0, Some(0.1)).is_nothing());
     }
 

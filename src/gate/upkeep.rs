@@ -77,6 +77,7 @@ pub(super) async fn keep_reporting(
             let own = Report {
                 provider: state.healthy,
                 scope: Scope::None,
+                denial: None,
                 draining: *draining.borrow_and_update(),
                 api: state.kind,
                 models: state.models.iter().map(measured).collect(),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::denial::Reader;
 use crate::exchange::{Load, Report};
-use crate::id::{Id, Scope};
+use crate::id::Scope;
 use crate::pairing::Dealer;
 use crate::transport::connection::{Control, ControlError};
 use crate::trust::Snapshot;
@@ -29,7 +30,7 @@ pub(super) struct Told {
     pub(super) report: watch::Receiver<Arc<Report>>,
     pub(super) load: watch::Receiver<Arc<Load>>,
     pub(super) trust: watch::Receiver<Arc<Snapshot>>,
-    pub(super) id: Id,
+    pub(super) reader: Reader,
     /// Exchanges and tickets of this connection that the gate knows of.
     pub(super) counted: Arc<AtomicU64>,
     /// Changes within this time go out as one.
@@ -50,8 +51,9 @@ pub(super) async fn converse(
     // What is not to be said yet.
     let mut outbox = VecDeque::new();
     loop {
-        let scope = told.trust.borrow_and_update().standing(&told.id).scope;
-        let report = report_for(scope, &told.report.borrow_and_update());
+        let book = told.trust.borrow_and_update().clone();
+        let scope = book.standing(&told.reader.id).scope;
+        let report = told.reader.report(&book, &told.report.borrow_and_update());
         if last_report.as_ref() != Some(&report) {
             if let Err(error) = control.send(&Message::Report(report.clone())).await {
                 return error;
@@ -110,14 +112,6 @@ impl Told {
     }
 }
 
-/// What a peer of this scope is told: whom we do not trust learns that we lend, and that it may not borrow.
-fn report_for(scope: Scope, report: &Report) -> Report {
-    match scope {
-        Scope::None => Report { provider: report.provider, scope, ..Report::default() },
-        Scope::Infer | Scope::Manage => Report { scope, ..report.clone() },
-    }
-}
-
 /// One clock for the heartbeats to all peers: they are due together, and a node at rest is woken once a second for all of
 /// them and not once for each.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +135,6 @@ impl Heartbeat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::ModelInfo;
 
     #[test]
     fn heartbeats_to_all_peers_are_due_together_and_soon_enough() {
@@ -152,14 +145,5 @@ mod tests {
             assert_eq!((due - heartbeat.0).as_millis() % HEARTBEAT.as_millis(), 0);
             assert!(wait > HEARTBEAT / 2 && wait <= HEARTBEAT * 3 / 2, "{wait:?} after {ms} ms");
         }
-    }
-
-    #[test]
-    fn whom_we_do_not_trust_learns_no_model() {
-        let report =
-            Report { provider: true, models: [("m".to_owned(), ModelInfo::default())].into(), ..Report::default() };
-        let told = report_for(Scope::None, &report);
-        assert!(told.provider && told.models.is_empty() && told.scope == Scope::None);
-        assert_eq!(report_for(Scope::Infer, &report).models, report.models);
     }
 }

@@ -105,7 +105,7 @@ impl Dealer {
         let check = move |key: Option<&str>| is_proved(key, &proof, &session);
         match self.book.redeem(HEXLOWER.encode(&invitation.0), met, check).await {
             Ok(Some(key)) => {
-                tracing::info!(peer = %self.name, id = %self.session.peer, "it was invited, and is trusted");
+                tracing::info!(peer = %self.name, id = %self.session.peer, "an invitation was redeemed: the peer is trusted");
                 Some(answer(&key, &self.session))
             }
             Ok(None) => {
@@ -131,8 +131,10 @@ impl Dealer {
                 }
                 let address = Some(self.address.to_string());
                 match self.book.trust(id, self.name.clone(), address, Scope::Infer, true).await {
-                    Ok(_) => tracing::info!(peer = %self.name, %id, "its invitation is redeemed"),
-                    Err(error) => tracing::error!(peer = %self.name, %error, "its invitation is redeemed, but"),
+                    Ok(_) => tracing::info!(peer = %self.name, %id, "this node's invitation was redeemed"),
+                    Err(error) => {
+                        tracing::error!(peer = %self.name, %error, "the invitation was redeemed, and the peer cannot be trusted");
+                    }
                 }
             }
             // At each start after it has expired: no news.

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tower::discover::Change;
 
-use crate::exchange::{Endpoint, Health, Load, Numbers, Report, ServerKind};
+use crate::discovery::{LookUps, PeerAddress};
+use crate::exchange::{Denial, Endpoint, Health, Load, Numbers, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
 use crate::trust::{Snapshot, Standing, Trust, Voucher};
 
-use super::machine::Peer;
+use super::machine::{Peer, Unanswering};
 
 /// One peer as `ollana peers --json` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +37,12 @@ pub struct PeerView {
     pub use_: Use,
     /// What it may do at our gate.
     pub scope: Scope,
+    /// What it lets this node do there, if it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_scope: Option<Scope>,
+    /// Why it does not serve this node, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denial: Option<Denial>,
     /// Whether the servers that it vouches for are used too.
     #[serde(default)]
     pub voucher: bool,
@@ -125,10 +132,30 @@ pub(super) struct Live {
 
 pub(super) type Entries = Arc<BTreeMap<Id, Entry>>;
 
+/// What a peer says of itself.
+#[derive(Debug, Clone)]
+pub struct Reported {
+    /// The name it is shown under.
+    pub name: NodeName,
+    /// Its key's ID.
+    pub id: Id,
+    /// Whether it gets requests of this node.
+    pub use_: Use,
+    /// What it has.
+    pub report: Arc<Report>,
+    /// How busy it is.
+    pub load: Arc<Load>,
+}
+
 /// Who there is. Clones see the same.
 #[derive(Debug, Clone)]
 pub struct Directory {
+    /// What this node is called, and its ID.
+    pub(super) me: Arc<(NodeName, Id)>,
     pub(super) entries: watch::Receiver<Entries>,
+    pub(super) unanswering: watch::Receiver<Arc<Unanswering>>,
+    pub(super) look_ups: watch::Receiver<LookUps>,
+    pub(super) inviter: Option<Arc<(Id, Vec<PeerAddress>)>>,
     pub(super) trust: watch::Receiver<Arc<Snapshot>>,
 }
 
@@ -146,6 +173,8 @@ impl Directory {
             trust: pin.trust,
             use_: pin.use_,
             scope: pin.scope,
+            remote_scope: None,
+            denial: None,
             voucher: pin.voucher,
             vouched_by: trust.vouchers_of(&pin.id),
             provider: false,
@@ -162,23 +191,40 @@ impl Directory {
             version: String::new(),
             digests: BTreeMap::new(),
         }));
+        for unusable in self.unusable() {
+            let Some(view) = views.iter_mut().find(|view| Some(view.id) == unusable.id) else { continue };
+            let told = unusable.explanation();
+            view.problem = Some(match view.problem.take() {
+                // The last error says the same as the other side's code.
+                Some(problem) if view.denial.is_none() || view.remote_scope.is_some() => format!("{problem}; {told}"),
+                _ => told,
+            });
+        }
+        for view in &mut views {
+            // As its owner wants it, for everybody: nothing that a person has to mend, and so in no list of problems.
+            let denial = view.denial.filter(|denial| !denial.is_personal() && !view.provider);
+            view.problem = view.problem.take().or(denial.map(|denial| denial.reason(&self.me.0)));
+        }
         views.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
         views
     }
 
-    /// What each connected peer that lends has: its label, its ID, its report and its load.
-    pub fn reports(&self) -> Vec<(NodeName, Id, Arc<Report>, Arc<Load>)> {
+    /// What each connected peer that shares something has.
+    pub fn reports(&self) -> Vec<Reported> {
         let entries = self.entries.borrow().clone();
-        let report = |live: &Live| (live.report.borrow().clone(), live.load.borrow().clone());
-        entries
-            .iter()
-            .filter(|(_, entry)| entry.is_connected())
-            .filter_map(|(id, entry)| {
-                let (report, load) = entry.live.as_ref().map(report)?;
-                Some((entry.label.clone(), *id, report, load))
+        let trust = self.trust.borrow().clone();
+        let connected = entries.iter().filter(|(_, entry)| entry.is_connected());
+        let reported = connected.filter_map(|(id, entry)| {
+            let live = entry.live.as_ref()?;
+            Some(Reported {
+                name: entry.label.clone(),
+                id: *id,
+                use_: entry.standing(*id, &trust).use_,
+                report: live.report.borrow().clone(),
+                load: live.load.borrow().clone(),
             })
-            .filter(|(_, _, report, _)| report.provider)
-            .collect()
+        });
+        reported.filter(|reported| reported.report.provider).collect()
     }
 
     /// How many peers are connected.
@@ -228,7 +274,13 @@ impl Entry {
         if provides { standing.as_provider() } else { standing }
     }
 
-    fn is_connected(&self) -> bool {
+    /// Why it does not serve this node in particular, if it shares something.
+    pub(super) fn refuses(&self, report: &Report) -> Option<Denial> {
+        let refuses = report.provider && report.scope == Scope::None;
+        refuses.then(|| report.denial.unwrap_or(Denial::Unknown))
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
         self.live.as_ref().is_some_and(|live| *live.health.borrow() != Health::Gone)
     }
 
@@ -242,6 +294,7 @@ impl Entry {
             id,
             address: Some(self.live.as_ref().map_or(self.peer.address, |live| live.connection.address())),
             state: match connected {
+                true if self.refuses(&report).is_some() => PeerState::Refused,
                 true => PeerState::Connected,
                 false if self.peer.refused || standing.is_revoked() => PeerState::Refused,
                 false if self.dialled => PeerState::Connecting,
@@ -250,6 +303,9 @@ impl Entry {
             trust: standing.trust,
             use_: standing.use_,
             scope: standing.scope,
+            // Before its first report nothing is known.
+            remote_scope: (connected && *report != Report::default()).then_some(report.scope),
+            denial: if connected { report.denial } else { self.peer.denial },
             voucher: trust.is_voucher(&id),
             vouched_by: trust.vouchers_of(&id),
             provider: report.provider,

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::exchange::{Load, Report};
-use crate::id::Id;
+use crate::exchange::{Denial, Load, Report};
+use crate::id::{Id, Scope};
 use crate::pairing::{Dealer, Session};
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::remote::Face;
-use crate::transport::{CloseCode, Closed, Connection, Pulse, Transport};
+use crate::transport::{CloseCode, Closed, ConnectError, Connection, Pulse, Transport, Unreached};
 use crate::trust::{Book, Direction, Met, Presence, Snapshot};
 use crate::wire::control::{Hello, Message, Refused};
 
@@ -29,6 +29,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 const REPORT_COST: Duration = Duration::from_millis(10);
 /// See `REPORT_COST`.
 const MODEL_COST: Duration = Duration::from_micros(100);
+/// Changes of what a peer lets this node do that are logged, of one connection: a person changes it now and then.
+const MOST_TOLD: u32 = 20;
 /// After a message about trust: a pairing has three a side.
 const DEALING_PAUSE: Duration = Duration::from_millis(10);
 /// The trust book takes no more than so many new keys at once. Who was not taken is told to it again after this.
@@ -58,16 +60,14 @@ pub async fn open(
     ours: Hello,
     book: Book,
 ) -> Result<Opening, Failed> {
-    let connection = transport.dial(address).await.map_err(|error| Failed {
-        id: None,
-        name: None,
-        refused: false,
-        reason: error.to_string(),
-    })?;
+    let connection = match transport.dial(address).await {
+        Ok(connection) => connection,
+        Err(error) => return Err(Failed::unreached(address, &error).await),
+    };
     let id = connection.id();
     let trust = book.snapshot();
     let known = trust.pin(&id).map(|pin| pin.name.clone());
-    let failed = |name, refused, reason| Failed { id: Some(id), name, refused, reason };
+    let failed = |name, refused, reason| Failed { id: Some(id), name, refused, denial: None, reason, advice: None };
     if trust.standing(&id).is_revoked() {
         connection.close(CloseCode::Revoked, "revoked");
         return Err(failed(known, true, REVOKED_HERE.to_owned()));
@@ -81,17 +81,22 @@ pub async fn open(
                 }
                 Err(error) => Err(failed(Some(hello.name), false, error.to_string())),
             },
-            Err(refused) => {
-                connection.close(CloseCode::Version, &refused.reason);
-                Err(failed(Some(hello.name), true, refused.reason))
+            Err(reason) => {
+                connection.close(CloseCode::Version, "no common version");
+                Err(Failed { denial: Some(Denial::Version), ..failed(Some(hello.name), true, reason) })
             }
         },
-        Ok(Ok((_, Err(refused)))) => Err(failed(known, true, format!("it refuses this node: {}", refused.reason))),
+        Ok(Ok((_, Err(refused)))) => {
+            let denial = if refused.code == Refused::VERSION { Denial::Version } else { Denial::Unknown };
+            Err(Failed { denial: Some(denial), ..failed(known, true, refused.sentence()) })
+        }
         Ok(Err(error)) => {
             // The stream's error says little where the connection's says all.
             let closed = tokio::time::timeout(Duration::from_millis(50), connection.closed()).await.ok();
             let refused = closed.as_ref().is_some_and(is_refusal);
-            Err(failed(known, refused, closed.map_or_else(|| error.to_string(), |closed| closed.to_string())))
+            let denial = closed.as_ref().and_then(denial);
+            let reason = closed.map_or_else(|| error.to_string(), |closed| closed.to_string());
+            Err(Failed { denial, ..failed(known, refused, reason) })
         }
         Err(_) => Err(failed(known, false, format!("no hello within {} s", HELLO_TIMEOUT.as_secs()))),
     }
@@ -100,7 +105,17 @@ pub async fn open(
 impl Failed {
     /// A dial whose task panicked.
     pub fn by_a_bug() -> Self {
-        Self { id: None, name: None, refused: false, reason: BUG.to_owned() }
+        Self { id: None, name: None, refused: false, denial: None, reason: BUG.to_owned(), advice: None }
+    }
+
+    /// A dial that led to nobody.
+    async fn unreached(address: SocketAddr, error: &ConnectError) -> Self {
+        let mut failed = Self { reason: error.to_string(), ..Self::by_a_bug() };
+        if error.is_silence() {
+            let why = Unreached::diagnose(address).await;
+            (failed.reason, failed.advice) = (why.reason(address), why.advice(address));
+        }
+        failed
     }
 }
 
@@ -119,6 +134,15 @@ pub fn is_refusal(closed: &Closed) -> bool {
     [CloseCode::Revoked, CloseCode::Version, CloseCode::SameKey].iter().any(|code| closed.is(*code))
 }
 
+/// What the other side's code says of this node, where it said no.
+pub fn denial(closed: &Closed) -> Option<Denial> {
+    match () {
+        () if closed.is(CloseCode::Revoked) => Some(Denial::Revoked),
+        () if closed.is(CloseCode::Version) => Some(Denial::Version),
+        () => None,
+    }
+}
+
 /// What a link tells the actor.
 #[derive(Debug)]
 pub enum Event {
@@ -126,6 +150,28 @@ pub enum Event {
     Silence(LinkId, bool),
     /// It is over.
     Lost(LinkId, Closed),
+    /// Its node has changed what this one may do there.
+    Access(LinkId, Access),
+}
+
+/// What a provider lets this node do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing, and why.
+    Refused(Denial),
+    /// This.
+    Granted(Scope),
+}
+
+impl Access {
+    /// What a report says of it; nothing where its node shares nothing.
+    pub fn of(report: &Report) -> Option<Self> {
+        match (report.provider, report.scope) {
+            (false, _) => None,
+            (true, Scope::None) => Some(Self::Refused(report.denial.unwrap_or(Denial::Unknown))),
+            (true, scope) => Some(Self::Granted(scope)),
+        }
+    }
 }
 
 /// What following a connection needs. The task is the only one that ends the connection or says how it is.
@@ -141,6 +187,10 @@ pub struct Follow {
     pub pulse: Arc<Pulse>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
+    /// What it let this node do when it last shared something.
+    pub access: Option<Access>,
+    /// How often the log was told of that.
+    pub access_told: u32,
     /// When the trust book was told of it as a provider.
     pub met: Option<Instant>,
     /// Keeps the pin from being given up for another's as long as the connection lasts.
@@ -267,6 +317,7 @@ impl Follow {
                 Err(error) => tracing::error!(peer = %self.hello.name, %error, "cannot pin it, so it is not used"),
             }
         }
+        let access = Access::of(&report).filter(|access| self.access.replace(*access) != Some(*access));
         let report = Arc::new(report);
         self.report.send_if_modified(|known| {
             let changed = **known != *report;
@@ -275,6 +326,10 @@ impl Follow {
             }
             changed
         });
+        if let Some(access) = access.filter(|_| self.access_told < MOST_TOLD) {
+            self.access_told += 1;
+            let _ = self.events.send(Event::Access(self.link, access)).await;
+        }
     }
 
     async fn closed_or(&self, otherwise: String) -> Closed {

@@ -6,19 +6,22 @@
 
 mod dials;
 mod peer;
+mod unanswered;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::discovery::{Claim, Sighting, SightingKind};
+use crate::exchange::Denial;
 use crate::id::{Id, Instance, NodeName};
 use crate::wire::control::Hello;
 
 use super::backoff::{self, Budget};
-use dials::Candidate;
+use dials::{Candidate, InTheWay};
 pub use peer::Peer;
 use peer::Rival;
+pub use unanswered::{Unanswered, Unanswering};
 
 /// Keys remembered. Whoever can answer a dial can prove as many of them as he likes.
 const MAX_PEERS: usize = 512;
@@ -87,6 +90,21 @@ pub struct Failed {
     pub name: Option<NodeName>,
     /// Whether the other side said no, so that asking again soon is pointless.
     pub refused: bool,
+    /// The code that it gave for that.
+    pub denial: Option<Denial>,
+    /// Why, for people.
+    pub reason: String,
+    /// What they can do about it.
+    pub advice: Option<String>,
+}
+
+/// Why a connection is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Whether the other side said no, so that asking again soon is pointless.
+    pub refused: bool,
+    /// The code that it gave for that.
+    pub denial: Option<Denial>,
     /// Why, for people.
     pub reason: String,
 }
@@ -129,7 +147,12 @@ impl Machine {
             return;
         }
         match kind {
-            SightingKind::Present => self.add_candidate(now, address, claim),
+            SightingKind::Present => {
+                self.add_candidate(now, address, claim);
+                if let Some(candidate) = self.candidates.get_mut(&address) {
+                    candidate.heard = Some(now);
+                }
+            }
             // A beacon is unsigned: whoever leaves closes its connections, and that is what counts.
             SightingKind::Goodbye => {}
             SightingKind::Expired => {
@@ -158,6 +181,9 @@ impl Machine {
         };
         let is_news = self.candidates.get(&address).is_some_and(another_run);
         self.add_candidate(now, address, Some(claim));
+        if let Some(candidate) = self.candidates.get_mut(&address) {
+            candidate.called = Some(id);
+        }
         // This is no beacon that anyone can forge: whoever runs there now has proved its key and its address.
         if let Some(candidate) =
             self.candidates.get_mut(&address).filter(|candidate| is_news && candidate.due.is_some())
@@ -174,6 +200,7 @@ impl Machine {
             candidate.dialing_since = None;
             candidate.due = None;
             candidate.failures = 0;
+            candidate.in_the_way = None;
             candidate.proved = id != self.me;
             // Proof beats claim.
             candidate.claim = Some(claim);
@@ -211,10 +238,15 @@ impl Machine {
 
     /// A dial has failed.
     pub fn handle_failed(&mut self, now: Instant, address: SocketAddr, failed: Failed) {
-        let Failed { id, name, refused, reason } = failed;
+        let Failed { id, name, refused, denial, reason, advice } = failed;
         let Some(candidate) = self.candidates.get_mut(&address) else { return };
         candidate.dialing_since = None;
         candidate.failures = candidate.failures.saturating_add(1);
+        // Of a key that was proved, the peer says it.
+        candidate.in_the_way = id.is_none().then(|| {
+            let since = candidate.in_the_way.take().map_or(now, |before| before.since);
+            InTheWay { since, reason: reason.clone(), advice }
+        });
         let wait = match refused {
             true => backoff::AFTER_REFUSAL,
             // A beacon is no reason to dial an address again and again that has proved nothing.
@@ -230,7 +262,7 @@ impl Machine {
         match id.and_then(|id| self.peers.get_mut(&id)) {
             // Another way to it stands.
             Some(peer) if peer.link.is_some() && !peer.silent => {}
-            Some(peer) => (peer.refused, peer.problem) = (refused, Some(reason)),
+            Some(peer) => (peer.refused, peer.denial, peer.problem) = (refused, denial, Some(reason)),
             None => {
                 // Proved, and not wanted: people should see it.
                 let Some(id) = id.filter(|id| *id != self.me) else { return };
@@ -239,7 +271,7 @@ impl Machine {
                 let name = name.or(claimed.map(|claim| claim.name)).unwrap_or_else(|| NodeName::lossy("unknown"));
                 if self.make_room_for_peer() {
                     let hello = Hello::of(name, instance);
-                    let peer = Peer { refused, problem: Some(reason), ..Peer::new(now, &hello, address, None) };
+                    let peer = Peer { refused, denial, problem: Some(reason), ..Peer::new(now, &hello, address, None) };
                     self.peers.insert(id, peer);
                 }
             }
@@ -247,14 +279,16 @@ impl Machine {
     }
 
     /// A connection is over.
-    pub fn handle_lost(&mut self, now: Instant, link: LinkId, refused: bool, reason: String) {
+    pub fn handle_lost(&mut self, now: Instant, link: LinkId, lost: Lost) {
+        let Lost { refused, denial, reason } = lost;
         let Some((&id, peer)) = self.peers.iter_mut().find(|(_, peer)| peer.has(link)) else { return };
         if peer.rival.as_ref().is_some_and(|rival| rival.link == link) {
             peer.rival = None;
             return;
         }
         let (address, good) = (peer.address, now >= peer.since + GOOD);
-        (peer.link, peer.silent, peer.refused, peer.problem) = (None, false, refused, Some(reason));
+        (peer.link, peer.silent) = (None, false);
+        (peer.refused, peer.denial, peer.problem) = (refused, denial, Some(reason));
         if let Some(rival) = peer.rival.take() {
             // The older is over, so the newer was a restart.
             self.actions.extend(peer.adopt(now, rival));
@@ -287,7 +321,7 @@ impl Machine {
     /// A person has pardoned a peer, or may have: no reason to wait any longer.
     pub fn handle_pardon(&mut self, now: Instant, id: Id) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        (peer.refused, peer.problem) = (false, None);
+        (peer.refused, peer.denial, peer.problem) = (false, None, None);
         let address = peer.address;
         self.retry(now, address, Duration::ZERO);
     }

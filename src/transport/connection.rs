@@ -198,6 +198,15 @@ pub enum CloseCode {
     Busy,
 }
 
+impl CloseCode {
+    const ALL: [Self; 7] =
+        [Self::Goodbye, Self::Revoked, Self::Version, Self::Protocol, Self::SameKey, Self::Replaced, Self::Busy];
+
+    fn from_wire(wire: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| VarInt::from(*code).into_inner() == wire)
+    }
+}
+
 impl From<CloseCode> for VarInt {
     fn from(code: CloseCode) -> Self {
         Self::from_u32(match code {
@@ -243,6 +252,10 @@ impl From<ConnectionError> for Closed {
             ConnectionError::LocallyClosed => Self::ByUs,
             ConnectionError::TimedOut => Self::Silent,
             ConnectionError::Reset => Self::Restarted,
+            // The other side's words, and it has proved no key: only the number is taken.
+            ConnectionError::ConnectionClosed(close) => {
+                Self::Failed(format!("it ended the connection ({})", close.error_code))
+            }
             other => Self::Failed(printable(&other.to_string())),
         }
     }
@@ -251,8 +264,17 @@ impl From<ConnectionError> for Closed {
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ByPeer(_, reason) if reason.is_empty() => f.write_str("it closed the connection"),
-            Self::ByPeer(_, reason) => write!(f, "it closed the connection: {reason}"),
+            // By its code: what it says beside that may be made to deceive.
+            Self::ByPeer(code, _) => match CloseCode::from_wire(*code) {
+                Some(CloseCode::Goodbye) => f.write_str("peer is shutting down"),
+                Some(CloseCode::Revoked) => f.write_str("this node's key is revoked there"),
+                Some(CloseCode::Version) => f.write_str("it speaks another version of the protocol"),
+                Some(CloseCode::Protocol) => f.write_str("it closed the connection after a protocol error"),
+                Some(CloseCode::SameKey) => f.write_str("it has the same key as this node"),
+                Some(CloseCode::Replaced) => f.write_str("it closed the connection, since it uses a newer one"),
+                Some(CloseCode::Busy) => f.write_str("it has too many connections"),
+                None => write!(f, "it closed the connection (code {code})"),
+            },
             Self::ByUs => f.write_str("this node closed the connection"),
             Self::Silent => f.write_str("it fell silent"),
             Self::Restarted => f.write_str("it was restarted"),

@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::ledger::Ledger;
 use super::writer::{Writer, unix_now};
-use super::{Book, Pin, Snapshot, Standing, Trust, TrustError};
-use crate::id::{Id, NodeName, Scope};
+use super::{Book, Pin, Snapshot, Standing, Trust, TrustError, told};
+use crate::id::{Id, NodeName, Scope, Use};
 pub(super) use rules::vouched;
 
 /// Servers that one node vouches for, and that one voucher is believed for: five times the fifty of a large lab. With some
@@ -103,6 +103,7 @@ impl Book {
         use_: bool,
         voucher: Option<bool>,
     ) -> Result<Standing, TrustError> {
+        let called = name.clone();
         self.write(move |writer| {
             let former = writer.decide(|ledger, now| {
                 let former = ledger.trust(id, name, address, scope, use_, now);
@@ -112,7 +113,9 @@ impl Book {
                 former
             })?;
             let voucher = writer.ledger.is_voucher(&id);
-            tracing::info!(%id, %scope, use_, voucher, "trusted by hand");
+            let (may, used) = (told::may(scope), told::used(if use_ { Use::Yes } else { Use::No }));
+            let voucher = if voucher { ", and the providers that it vouches for are used" } else { "" };
+            tracing::info!(%id, "{called} is trusted: it {may}, and {used}{voucher}");
             Ok(former)
         })
         .await

@@ -9,7 +9,9 @@ use tokio::sync::watch;
 
 use super::ledger::{Change, Ledger, Outcome, Rules};
 use super::origins::Origins;
-use super::{Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, Trust, TrustError, TrustPolicy, file};
+use super::{
+    Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, Trust, TrustError, TrustPolicy, file, told,
+};
 use crate::id::Id;
 use crate::private_file::{self, FileError};
 
@@ -192,6 +194,7 @@ impl Writer {
         self.ledger = next;
         self.snapshots.send_if_modified(|current| {
             let changed = *current != snapshot;
+            told::say_changes(current, &snapshot);
             *current = snapshot;
             changed
         });
@@ -222,16 +225,19 @@ impl Writer {
 
     fn tell(&mut self, met: &Met, standing: Standing, news: Option<&News>, clock: Instant) {
         let Met { id, name, .. } = met;
-        let Standing { use_, scope, .. } = standing;
+        let Standing { use_, scope, .. } = &standing;
         let Some(news) = news else { return };
         if *news == News::FirstMet {
-            tracing::info!(%id, %scope, r#use = %use_, "met {name} for the first time");
+            tracing::info!(%id, "met {name} for the first time: it {}, and {}", told::may(*scope), told::used(*use_));
         } else if !self.loud_left.take(clock) {
             tracing::debug!(%id, %name, ?news, "more of the same");
         } else {
             match news {
                 News::FirstMet => {}
-                News::Waiting => tracing::warn!(%id, "{name} waits to be trusted: ollana trust {name}"),
+                News::Waiting => {
+                    let warning = format!("{name} waits to be trusted: ollana trust {name}");
+                    told::warn_unless_settled(self.snapshots.subscribe(), met, warning);
+                }
                 News::NameTaken { by } => {
                     let gets = match standing.trust {
                         Trust::Vouched => "It is used all the same, since somebody vouches for its key",

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::control::{Mesh, ModelView, StatusView, models, trust_text};
+use crate::control::{Mesh, ModelView, StatusView, models, not_peers, trust_text};
+use crate::exchange::Unusable;
+use crate::id::Use;
 use crate::peers::{PeerState, PeerView};
 
 const STYLE: &str = include_str!("page.css");
@@ -32,7 +34,7 @@ fn write_page(html: &mut String, status: &StatusView, peers: &[PeerView], models
         write!(html, "<p class=alarm>{}</p>", Escaped(conflict))?;
     }
     write_facts(html, status)?;
-    write_peers(html, peers)?;
+    write_peers(html, peers, &status.unusable)?;
     write_models(html, models)?;
     html.push_str(
         "</main><footer><a href=/status.json>status.json</a> <a href=/peers.json>peers.json</a> \
@@ -68,15 +70,17 @@ fn write_facts(html: &mut String, status: &StatusView) -> fmt::Result {
     )
 }
 
-fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
+fn write_peers(html: &mut String, peers: &[PeerView], unusable: &[Unusable]) -> fmt::Result {
     html.push_str("<h2>Peers</h2>");
-    if peers.is_empty() {
+    let others = not_peers(peers, unusable);
+    if peers.is_empty() && others.is_empty() {
         html.push_str("<p class=idle>No other node was seen yet.</p>");
         return Ok(());
     }
     html.push_str(
-        "<div class=wide><table><tr><th>Name<th>State<th>Trust<th>Use<th>Scope<th class=n>Models<th class=n>In \
-         flight<th class=n>RTT<th>Address</tr>",
+        "<div class=wide><table><tr><th>Name<th>State<th>Trust<th>Use<th title=\"what the peer may do \
+         here\">Inbound<th title=\"what this node may do there\">Outbound<th class=n>Models<th class=n>In flight<th \
+         class=n>RTT<th>Address</tr>",
     );
     for peer in peers {
         let class = match peer.state {
@@ -86,14 +90,15 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
         };
         write!(
             html,
-            "<tr><td title=\"{id}\">{name}<td><b class={class}>{state}</b><td>{trust}<td>{use_}<td>{scope}<td class=n \
-             title=\"{list}\">{models}<td class=n>{inflight}<td class=n>{rtt}<td><code>{address}</code></tr>",
+            "<tr><td title=\"{id}\">{name}<td><b class={class}>{state}</b><td>{trust}<td>{use_}<td>{scope}<td>{remote}<td \
+             class=n title=\"{list}\">{models}<td class=n>{inflight}<td class=n>{rtt}<td><code>{address}</code></tr>",
             id = peer.id,
             name = Escaped(peer.name.as_str()),
             state = peer.state,
             trust = Escaped(&trust_text(peer.trust, peer.voucher, &peer.vouched_by)),
             use_ = peer.use_,
             scope = peer.scope,
+            remote = peer.remote_scope.map(|scope| scope.to_string()).unwrap_or_default(),
             list = Escaped(&peer.models.join(", ")),
             models = peer.models.len(),
             inflight = peer.inflight,
@@ -101,8 +106,22 @@ fn write_peers(html: &mut String, peers: &[PeerView]) -> fmt::Result {
             address = Escaped(&peer.address.map(|address| address.to_string()).unwrap_or_default()),
         )?;
         if let Some(problem) = &peer.problem {
-            write!(html, "<tr><td colspan=9 class=bad>{}</tr>", Escaped(problem))?;
+            write!(html, "<tr><td colspan=10 class=bad>{}</tr>", Escaped(problem))?;
         }
+        if peer.use_ == Use::Pending && peer.provider {
+            write!(html, "<tr><td colspan=10 class=idle>to use it: <code>ollana trust {}</code></tr>", peer.name)?;
+        }
+    }
+    for node in others {
+        write!(
+            html,
+            "<tr><td>{name}<td><b class=bad>{state}</b><td colspan=7><td><code>{address}</code></tr><tr><td colspan=10 \
+             class=bad>{what}</tr>",
+            name = Escaped(&node.node),
+            state = PeerState::Unreachable,
+            address = Escaped(node.address.as_deref().unwrap_or_default()),
+            what = Escaped(&node.explanation()),
+        )?;
     }
     html.push_str("</table></div>");
     Ok(())
@@ -120,7 +139,17 @@ fn write_models(html: &mut String, models: &[ModelView]) -> fmt::Result {
         for (i, node) in model.nodes.iter().enumerate() {
             let tag = if node.loaded { "b" } else { "span" };
             let comma = if i > 0 { ", " } else { "" };
-            write!(html, "{comma}<{tag}>{}</{tag}>", Escaped(node.name.as_str()))?;
+            let name = Escaped(node.name.as_str());
+            match node.use_ {
+                Use::Yes => write!(html, "{comma}<{tag}>{name}</{tag}>")?,
+                Use::Pending => {
+                    write!(
+                        html,
+                        "{comma}<span class=idle>{name} (not usable: <code>ollana trust {name}</code>)</span>"
+                    )?;
+                }
+                Use::No => write!(html, "{comma}<span class=idle>{name} (not used)</span>")?,
+            }
         }
         let digest: String = model.digest.chars().take(12).collect();
         let conflict = if model.conflict { " <b class=bad>differs</b>" } else { "" };

@@ -1,6 +1,6 @@
 use super::*;
 use crate::control::{Catalog, Info, OllamaView};
-use crate::exchange::ModelInfo;
+use crate::exchange::{ModelInfo, Unusable};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::peers::{PeerState, PeerView};
 use crate::trust::Trust;
@@ -47,6 +47,8 @@ impl Mesh for Fake {
             trust: Trust::Vouched,
             use_: Use::Yes,
             scope: Scope::Infer,
+            remote_scope: Some(Scope::Manage),
+            denial: None,
             voucher: false,
             vouched_by: vec![crate::trust::Voucher { name: NodeName::lossy("desk9"), id: Id::of_spki(b"9") }],
             provider: true,
@@ -71,9 +73,23 @@ impl Mesh for Fake {
             name: NodeName::lossy("gpu1"),
             id: Id::of_spki(b"gpu1"),
             local: false,
+            use_: Use::Pending,
             api: Default::default(),
             models: models.into(),
             loaded: Default::default(),
+        }]
+    }
+
+    fn unusable(&self) -> Vec<Unusable> {
+        vec![Unusable {
+            node: "<s>typed".to_owned(),
+            id: None,
+            address: Some("<s>10.0.0.9".to_owned()),
+            verified: false,
+            trusted: false,
+            denial: None,
+            reason: "<s>does not answer".to_owned(),
+            advice: Some("<s>let it in".to_owned()),
         }]
     }
 
@@ -99,7 +115,7 @@ async fn what_strangers_chose_is_text_on_the_page() {
     let response = ask(Method::GET, "/", &["localhost:11437"]);
     assert!(response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().starts_with("default-src 'none'"));
     let html = text(response).await;
-    for tag in ["<script", "<img", "<b>&'", "<i>", "<u>"] {
+    for tag in ["<script", "<img", "<b>&'", "<i>", "<u>", "<s>"] {
         assert!(!html.contains(tag), "{tag}");
     }
     for shown in [
@@ -111,6 +127,10 @@ async fn what_strangers_chose_is_text_on_the_page() {
         "1.25 ms",
         "&lt;u&gt;two nodes",
         "lends from &lt;b&gt;18:00",
+        "manage",
+        "&lt;s&gt;typed",
+        "&lt;s&gt;does not answer → &lt;s&gt;let it in",
+        "gpu1 (not usable: <code>ollana trust gpu1</code>)",
     ] {
         assert!(html.contains(shown), "{shown}");
     }

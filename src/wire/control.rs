@@ -61,38 +61,55 @@ impl Hello {
     /// The newest version that both understand.
     ///
     /// # Errors
-    /// A [`Refused`] that tells the other side what to do.
-    pub fn agree(&self) -> Result<u16, Refused> {
+    /// That there is none, for people on this side. The other side is told [`Refused::version`].
+    pub fn agree(&self) -> Result<u16, String> {
         let version = self.protocol.min(PROTOCOL);
         if version >= self.oldest_protocol.max(OLDEST_PROTOCOL) {
             return Ok(version);
         }
-        Err(Refused {
-            code: Refused::VERSION.to_owned(),
-            reason: format!(
-                "it speaks versions {} to {} of the protocol (ollana {}), this node {OLDEST_PROTOCOL} to {PROTOCOL} \
-                 (ollana {}); bring the older one up to date",
-                self.oldest_protocol,
-                self.protocol,
-                self.version,
-                env!("CARGO_PKG_VERSION"),
-            ),
-        })
+        Err(no_common_version(self.oldest_protocol, self.protocol))
     }
 }
 
-/// Why there will be no conversation.
+/// What people on this side are told: numbers, and no word of the other side's.
+fn no_common_version(oldest: u16, newest: u16) -> String {
+    format!(
+        "it speaks versions {oldest} to {newest} of the protocol, this node (ollana {}) {OLDEST_PROTOCOL} to {PROTOCOL}; \
+         bring the older one up to date",
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// Why there will be no conversation: a code and numbers. The sentence for people is made by the side that reads it, or a
+/// stranger could put words on its screen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// A word for programs: one of the constants below.
     pub code: String,
-    /// A sentence for people.
-    pub reason: String,
+    /// The newest version of the protocol that the refusing side speaks.
+    #[serde(default)]
+    pub protocol: u16,
+    /// The oldest one that it understands.
+    #[serde(default)]
+    pub oldest_protocol: u16,
 }
 
 impl Refused {
     /// No common version of the protocol.
     pub const VERSION: &'static str = "version";
+
+    /// What a node is told that speaks no version of the protocol that this one understands.
+    pub fn version() -> Self {
+        Self { code: Self::VERSION.to_owned(), protocol: PROTOCOL, oldest_protocol: OLDEST_PROTOCOL }
+    }
+
+    /// What it means, for people on this side.
+    pub fn sentence(&self) -> String {
+        match &*self.code {
+            Self::VERSION => no_common_version(self.oldest_protocol, self.protocol),
+            _ => "it refuses this node, for a reason that this version does not know".to_owned(),
+        }
+    }
 }
 
 /// A message of the control stream.
@@ -153,12 +170,10 @@ impl Message {
         Ok(match kind {
             Kind::Hello => {
                 let hello: Hello = serde_json::from_slice(payload).map_err(json)?;
-                Self::Hello(Hello { version: printable(&hello.version).chars().take(MAX_VERSION).collect(), ..hello })
+                let version = hello.version.chars().filter(|c| is_of_version(*c)).take(MAX_VERSION).collect();
+                Self::Hello(Hello { version, ..hello })
             }
-            Kind::Refused => {
-                let refused: Refused = serde_json::from_slice(payload).map_err(json)?;
-                Self::Refused(Refused { code: printable(&refused.code), reason: printable(&refused.reason) })
-            }
+            Kind::Refused => Self::Refused(serde_json::from_slice(payload).map_err(json)?),
             Kind::Report => Self::Report(bounded(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Load => Self::Load(sensible(serde_json::from_slice(payload).map_err(json)?)),
             Kind::Trust => Self::Trust(serde_json::from_slice(payload).map_err(json)?),
@@ -193,6 +208,11 @@ fn sensible(mut load: Load) -> Load {
     load
 }
 
+/// What the version of a program is made of. No blank, so that no sentence comes of it.
+fn is_of_version(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_')
+}
+
 /// A stranger's text without what could act on a terminal or turn the line around, and not too long for a log line.
 pub fn printable(text: &str) -> String {
     text.chars().filter(|c| is_harmless(*c)).take(400).collect()
@@ -220,8 +240,9 @@ mod tests {
         assert_eq!(hello(1, 1).agree(), Ok(1));
         assert_eq!(hello(1, 9).agree(), Ok(1));
         let refused = hello(2, 9).agree().unwrap_err();
-        assert_eq!(refused.code, Refused::VERSION);
-        assert!(refused.reason.contains("2 to 9") && refused.reason.contains("up to date"));
+        assert!(refused.contains("2 to 9") && refused.contains("up to date"));
+        let told = Refused { protocol: 9, oldest_protocol: 2, ..Refused::version() };
+        assert_eq!(told.sentence(), refused);
     }
 
     #[test]
@@ -241,7 +262,7 @@ mod tests {
         let Message::Hello(hello) = Message::decode(Kind::Hello, &serde_json::to_vec(&hello).unwrap()).unwrap() else {
             panic!()
         };
-        assert!(hello.version.starts_with("1[2J1[2J") && hello.version.len() == MAX_VERSION);
+        assert!(hello.version.starts_with("12J12J") && hello.version.len() == MAX_VERSION);
 
         let mut report = Report::default();
         for name in (0..2 * MAX_MODELS).map(|n| format!("m{n}")).chain(["a\u{7}b".to_owned(), "x".repeat(700)]) {
@@ -264,9 +285,10 @@ mod tests {
     }
 
     #[test]
-    fn a_refusals_reason_cannot_act_on_a_terminal() {
-        let json = serde_json::to_vec(&serde_json::json!({"code": "x", "reason": "a\u{1b}[2Jb\u{202e}c"})).unwrap();
+    fn a_refusals_words_are_not_the_other_sides() {
+        let json = serde_json::json!({"code": "evil\u{1b}[2J", "reason": "evil", "protocol": 7});
+        let json = serde_json::to_vec(&json).unwrap();
         let Message::Refused(refused) = Message::decode(Kind::Refused, &json).unwrap() else { panic!() };
-        assert_eq!(refused.reason, "a[2Jbc");
+        assert!(!refused.sentence().contains("evil"), "{}", refused.sentence());
     }
 }

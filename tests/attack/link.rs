@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         netns:
             beacons::a_flood_of_queries_from_forged_sources_brings_fewer_bytes_out_than_in
             beacons::a_hundred_thousand_invented_ids_cause_few_dials_and_hide_nobody
+            beacons::a_flood_of_beacons_hides_no_silent_node_and_fills_no_list
             beacons::a_trusted_id_with_a_wrong_address_takes_nothing_away
             beacons::our_own_id_from_elsewhere_is_no_clone
             beacons::an_address_in_a_beacon_is_nobodys_who_did_not_send_it

@@ -12,6 +12,7 @@ mod home;
 mod invite;
 mod owner;
 mod pairing;
+mod peers;
 mod socket;
 mod store;
 mod usage;

@@ -265,7 +265,7 @@ pub fn a_provider_whose_ollama_fails_at_once_draws_little() {
     assert!(lost.is_empty(), "{lost:#?}");
     let drawn: Vec<_> = lab.chats().iter().zip(before).map(|(now, before)| now - before).collect();
     let peers = lab.user().ollana(&["peers"]).unwrap();
-    let held = |line: &str| line.contains("left alone for") || line.contains("not sure of it yet");
+    let held = |line: &str| line.contains("left alone for") || line.contains("deprioritized");
     assert!(peers.lines().any(|line| line.contains("gpu0") && held(line)), "{peers}");
     // Until the breaker opens, and now and then one that tries: after 1, 2 and 4 s.
     assert!((3..=10).contains(&drawn[0]), "of {} requests: {drawn:?}", asked.len());

@@ -16,6 +16,7 @@ mod faults;
 mod netns;
 #[path = "../support/node.rs"]
 mod node;
+mod refused;
 mod roles;
 mod sharing;
 mod trust;
@@ -46,9 +47,18 @@ fn main() -> ExitCode {
     }
     let trials = trials! {
         nft:
+            refused::a_node_behind_a_firewall_is_told_with_the_port_until_it_opens
+            refused::a_firewall_on_this_machine_is_told_as_such
             faults::answers_are_right_although_a_fifth_of_all_datagrams_gets_lost
             sharing::a_peer_that_is_named_is_found_without_multicast_and_finds_who_named_it;
         netns:
+            refused::a_node_set_up_anew_is_told_who_refuses_it_and_what_to_type
+            refused::a_revoked_node_is_told_so_at_once_and_after_a_restart
+            refused::a_provider_that_wants_each_key_trusted_says_so
+            refused::an_interface_with_too_small_an_mtu_is_told
+            refused::peers_that_were_named_and_do_not_answer_are_told
+            refused::the_log_says_once_what_a_peer_may_do_and_is_used_for
+            refused::an_invited_node_is_trusted_without_a_warning_before
             trust::two_nodes_with_one_key_both_stop_lending_and_say_so_until_one_has_another_key
             trust::a_revoked_peer_is_cut_off_at_once_and_stays_out_until_it_is_trusted_again
             trust::a_provider_that_is_revoked_gets_nothing_more

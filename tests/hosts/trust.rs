@@ -206,6 +206,11 @@ pub fn a_provider_that_turns_up_late_waits_for_a_person() {
     assert!(error.contains("late") && error.contains("ollana trust late"), "{error}");
     assert_eq!(ollamas[1].chats(), 0);
     assert_eq!(app.is_answered("meanwhile"), "early");
+    let models = user.ollana(&["models"]).unwrap();
+    assert!(models.contains("late (pending)") && models.contains("→ ollana trust late"), "{models}");
+    let listed: serde_json::Value = serde_json::from_str(&user.ollana(&["models", "--json"]).unwrap()).unwrap();
+    let large = listed.as_array().unwrap().iter().find(|model| model["name"] == "large:latest").unwrap();
+    assert_eq!((&large["usable"], &large["nodes"][0]["use"]), (&false.into(), &"pending".into()));
 
     user.ollana(&["trust", &late.id(), "--yes"]).unwrap();
     user.until_used("late", AT_ONCE);

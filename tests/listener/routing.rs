@@ -132,7 +132,7 @@ async fn what_is_in_the_way_of_each_node_is_said_and_what_to_type() {
         "waiting waits to be trusted (to use it, type: ollana trust waiting)",
         "mute does not answer",
         "idle has no Ollama",
-        "closed does not lend",
+        "closed refuses this node",
         "leaving is about to stop",
     ] {
         assert!(reply.body.contains(part), "{part}: {}", reply.body);

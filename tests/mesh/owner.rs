@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use jiff::{SignedDuration, ZonedDateTime};
+use ollana::exchange::Denial;
 use ollana::peers::PeerState;
 
 use super::fake_ollama::FakeOllama;
@@ -28,10 +29,11 @@ async fn outside_its_hours_a_node_lends_nothing_and_says_so() {
     let provider = node("gpu1").lends(&ollama).lends_at_hours(&hours(3_600, 7_200)).start().await;
     let user = node("laptop").dials(provider.mesh).start().await;
     until_healthy(&provider).await;
-    let peer = user.until_peer(provider.id(), |peer| peer.state == PeerState::Connected).await;
-    assert!(!peer.provider && peer.models.is_empty());
+    let peer = user.until_peer(provider.id(), |peer| peer.denial == Some(Denial::OutsideHours)).await;
+    assert!(!peer.provider && peer.models.is_empty() && peer.state == PeerState::Connected);
+    assert_eq!(peer.problem.as_deref(), Some("shares its models at other hours"));
     let (status, body) = read(within(user.post("/api/generate", &prompt("m", 1))).await).await;
-    assert!(!status.is_success(), "{status} {body}");
+    assert!(!status.is_success() && body.contains("gpu1 shares its models at other hours"), "{status} {body}");
     let shown = provider.view().ollama();
     assert!(shown.healthy && !shown.lent);
     let why = shown.not_lent.expect("a reason");

@@ -55,6 +55,10 @@ pub struct Peer {
     #[serde(rename = "use")]
     pub use_: String,
     pub scope: String,
+    #[serde(default)]
+    pub remote_scope: Option<String>,
+    #[serde(default)]
+    pub denial: Option<String>,
     pub provider: bool,
     pub models: Vec<String>,
     pub inflight: u32,

@@ -339,6 +339,7 @@ async fn a_closed_connection_says_why_in_harmless_words() {
     let closed = within(dialled.closed()).await;
     assert!(closed.is(CloseCode::Revoked));
     assert_eq!(closed, Closed::ByPeer(1, "revoked[2J".into()));
+    assert_eq!(closed.to_string(), "this node's key is revoked there", "in this side's words");
 }
 
 #[tokio::test]

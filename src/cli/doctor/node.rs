@@ -4,16 +4,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::Uri;
 
-use super::Finding;
+use super::{Finding, peers};
 use crate::app::ports;
 use crate::cli::models::{node_of, out_of_reach};
 use crate::cli::status::{openai, server_name};
 use crate::cli::{Failure, Place};
 use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
-use crate::id::Use;
 use crate::ollama::{Found, probe};
-use crate::peers::{PeerState, PeerView};
+use crate::peers::PeerView;
 
 /// Where Ollama's own clients look.
 const DEFAULT_URL: &str = "http://127.0.0.1:11434";
@@ -56,7 +55,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<N
     findings.push(node(&status));
     findings.push(ollama_of(&status));
     findings.extend(mesh_port(&status));
-    findings.extend(peers_of(&status, &peers));
+    findings.extend(peers::findings(&status, &peers));
     for conflict in &status.conflicts {
         findings.push(Finding::problem("conflict", conflict, "the peer is blocked until this is resolved"));
     }
@@ -120,31 +119,6 @@ fn local_port(url: &str) -> Option<u16> {
     let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
     let local = host.parse::<IpAddr>().map_or(host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback());
     local.then(|| url.port_u16().unwrap_or(80))
-}
-
-fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if peers.is_empty() {
-        findings.push(Finding::hint(
-            "peers",
-            "no other node was seen yet",
-            format!(
-                "check that `ollana serve` runs there, that firewalls allow UDP {} and 11436, and that both are on one \
-                 network; otherwise name the other node with --peer",
-                status.info.mesh.port()
-            ),
-        ));
-    } else {
-        findings.push(Finding::ok("peers", format!("{} connected, {} known", status.peers, status.peers_known)));
-    }
-    for peer in peers.iter().filter(|peer| peer.use_ == Use::Pending && peer.state == PeerState::Connected) {
-        findings.push(Finding::hint(
-            "peers",
-            format!("{} is not used until it is trusted", peer.name),
-            format!("ollana trust {}", peer.name),
-        ));
-    }
-    findings
 }
 
 /// One name, two digests.

@@ -36,6 +36,23 @@ pub(super) struct Candidate {
     pub(super) failures: u32,
     /// Connections that ended soon, one after the other.
     pub(super) short: u32,
+    /// When it became a candidate.
+    pub(super) known_since: Option<Instant>,
+    /// When a beacon, or a person, last spoke for it.
+    pub(super) heard: Option<Instant>,
+    /// The key that was proved by whoever last called from there.
+    pub(super) called: Option<Id>,
+    /// Why nobody answers there.
+    pub(super) in_the_way: Option<InTheWay>,
+}
+
+/// Why nobody answers at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct InTheWay {
+    /// When the first dial in vain ended.
+    pub(super) since: Instant,
+    pub(super) reason: String,
+    pub(super) advice: Option<String>,
 }
 
 /// Why an address is not dialled now.
@@ -136,7 +153,8 @@ impl Machine {
         let fixed = claim.is_none();
         if !self.candidates.contains_key(&address) {
             if self.make_room() || fixed {
-                let candidate = Candidate { claim, fixed, due: Some(now), ..Candidate::default() };
+                let candidate =
+                    Candidate { claim, fixed, due: Some(now), known_since: Some(now), ..Candidate::default() };
                 self.candidates.insert(address, candidate);
             }
             return;

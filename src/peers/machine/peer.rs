@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{Action, Dropped, LinkId};
+use crate::exchange::Denial;
 use crate::id::{Instance, NodeName};
 use crate::wire::control::Hello;
 
@@ -22,6 +23,8 @@ pub struct Peer {
     pub silent: bool,
     /// Whether the last dial was refused.
     pub refused: bool,
+    /// The code that it gave for that.
+    pub denial: Option<Denial>,
     /// The last thing that went wrong.
     pub problem: Option<String>,
     /// When two live nodes were last seen to have proved this key.
@@ -52,6 +55,7 @@ impl Peer {
             link,
             silent: false,
             refused: false,
+            denial: None,
             problem: None,
             cloned: None,
             instance: hello.instance,

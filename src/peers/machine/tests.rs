@@ -24,6 +24,14 @@ fn hello(n: u8, instance: u64) -> Hello {
     Hello::of(NodeName::lossy(&format!("node{n}")), Instance(instance))
 }
 
+fn failed(id: Option<Id>, refused: bool, reason: &str) -> Failed {
+    Failed { id, name: None, refused, denial: None, reason: reason.to_owned(), advice: None }
+}
+
+fn over(refused: bool, reason: String) -> Lost {
+    Lost { refused, denial: None, reason }
+}
+
 impl World {
     fn new() -> Self {
         let now = Instant::now();
@@ -56,7 +64,7 @@ impl World {
     }
 
     fn fail(&mut self, at: u8, refused: bool) {
-        self.machine.handle_failed(self.now, address(at), Failed { id: None, name: None, refused, reason: "x".into() });
+        self.machine.handle_failed(self.now, address(at), failed(None, refused, "x"));
     }
 }
 
@@ -150,7 +158,7 @@ fn a_lost_peer_is_dialled_again_with_growing_waits() {
     world.dials();
     let link = world.open(1, 1, 7);
     world.pass(GOOD);
-    world.machine.handle_lost(world.now, link, false, "gone".into());
+    world.machine.handle_lost(world.now, link, over(false, "gone".into()));
     let mut waits = Vec::new();
     for _ in 0..12 {
         let due = world.machine.poll_timeout(world.now).unwrap();
@@ -177,7 +185,7 @@ fn a_lost_peer_is_looked_for_where_it_was_and_then_wherever_else_it_was_seen() {
         world.pass(GOOD);
         match silent {
             true => world.machine.handle_silence(world.now, link, true),
-            false => world.machine.handle_lost(world.now, link, false, "gone".into()),
+            false => world.machine.handle_lost(world.now, link, over(false, "gone".into())),
         }
         world.pass(Duration::from_millis(300));
         assert_eq!(world.dials(), [address(1)]);
@@ -196,7 +204,7 @@ fn who_dials_us_with_a_new_key_or_in_a_new_run_is_dialled_back_at_once() {
     world.see(1, Some(claim(1, 7)));
     world.dials();
     let link = world.open(1, 1, 7);
-    world.machine.handle_lost(world.now, link, true, "refused".into());
+    world.machine.handle_lost(world.now, link, over(true, "refused".into()));
     world.machine.handle_inbound(world.now, id(1), &hello(1, 7), address(1));
     assert_eq!(world.dials(), [], "the same run was dialled a moment ago");
     world.machine.handle_inbound(world.now, id(2), &hello(2, 1), address(1));
@@ -281,10 +289,11 @@ fn a_refusal_is_shown_and_not_asked_again_at_once() {
     let mut world = World::new();
     world.see(1, Some(claim(1, 7)));
     world.dials();
-    let failed = Failed { id: Some(id(1)), name: None, refused: true, reason: "revoked there".into() };
+    let failed = Failed { denial: Some(Denial::Revoked), ..failed(Some(id(1)), true, "revoked there") };
     world.machine.handle_failed(world.now, address(1), failed);
     let (_, peer) = world.machine.peers().next().unwrap();
     assert!(peer.refused && peer.problem.as_deref() == Some("revoked there"));
+    assert_eq!(peer.denial, Some(Denial::Revoked));
     world.pass(Duration::from_secs(5));
     assert_eq!(world.dials(), []);
 }
@@ -332,7 +341,7 @@ fn keys_that_strangers_prove_are_bounded_and_push_out_nobody_who_is_there() {
         let (address, claim) = stranger(n);
         world.machine.handle_opened(world.now, address, opened(1000 + u64::from(n), &claim));
         if n % 2 == 0 {
-            world.machine.handle_lost(world.now, LinkId(1000 + u64::from(n)), false, "x".into());
+            world.machine.handle_lost(world.now, LinkId(1000 + u64::from(n)), over(false, "x".into()));
         }
         world.pass(Duration::from_millis(1));
     }
@@ -363,7 +372,7 @@ fn a_flood_of_addresses_displaces_none_that_a_person_named_and_delays_no_peer() 
         assert!(world.machine.candidates.len() <= MAX_CANDIDATES);
         world.dials();
         world.pass(GOOD);
-        world.machine.handle_lost(world.now, link, false, "gone".into());
+        world.machine.handle_lost(world.now, link, over(false, "gone".into()));
         world.flood(0..3000, call);
         let mut missing = vec![address(1), address(2)];
         let end = world.now + Duration::from_millis(400);
@@ -403,7 +412,7 @@ fn who_takes_connections_and_ends_them_is_dialled_ever_less_often() {
         for _ in world.dials() {
             dials += 1;
             let link = world.open(1, 1, 7);
-            world.machine.handle_lost(world.now, link, false, "no reason".into());
+            world.machine.handle_lost(world.now, link, over(false, "no reason".into()));
         }
         world.pass(Duration::from_millis(50));
     }
@@ -489,7 +498,7 @@ proptest! {
                 },
                 Step::Lose(link) if link <= world.links && !dropped.contains(&LinkId(link)) => {
                     lost.push(LinkId(link));
-                    world.machine.handle_lost(world.now, LinkId(link), false, "lost".into());
+                    world.machine.handle_lost(world.now, LinkId(link), over(false, "lost".into()));
                 }
                 Step::Silence(link, silent) => world.machine.handle_silence(world.now, LinkId(link), silent),
                 Step::Lose(_) => {}
@@ -519,4 +528,77 @@ proptest! {
             }
         }
     }
+}
+
+fn unanswered_names(machine: &Machine, known: impl Fn(&Id) -> bool) -> Vec<String> {
+    let shown = machine.unanswering(known).shown.into_iter();
+    shown.filter_map(|unanswered| Some(unanswered.claim?.name.to_string())).collect()
+}
+
+#[test]
+fn a_node_that_is_heard_and_does_not_answer_is_told() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.dials();
+    assert!(unanswered_names(&world.machine, |_| false).is_empty(), "it is being dialled");
+    world.fail(1, false);
+    assert_eq!(unanswered_names(&world.machine, |_| false), ["node1"]);
+    world.open(1, 1, 7);
+    assert!(unanswered_names(&world.machine, |_| false).is_empty());
+}
+
+#[test]
+fn a_node_that_was_switched_off_is_not_taken_for_one_behind_a_firewall() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.dials();
+    let link = world.open(1, 1, 7);
+    world.machine.handle_lost(world.now, link, over(false, "gone".into()));
+    world.pass(Duration::from_secs(1));
+    world.dials();
+    world.fail(1, false);
+    assert!(unanswered_names(&world.machine, |_| false).is_empty());
+    world.pass(Duration::from_secs(1));
+    world.see(1, Some(claim(1, 7)));
+    assert_eq!(unanswered_names(&world.machine, |_| false), ["node1"], "it is heard, and so it runs");
+}
+
+#[test]
+fn a_flood_of_beacons_hides_nobody_who_was_heard_before_or_is_known() {
+    let mut world = World::new();
+    world.see(1, Some(claim(1, 7)));
+    world.dials();
+    world.fail(1, false);
+    for n in 0..400u16 {
+        world.pass(Duration::from_secs(1));
+        let (address, claim) = stranger(n);
+        let sighting = Sighting { kind: SightingKind::Present, address, claim: Some(claim) };
+        world.machine.handle_sighting(world.now, sighting);
+        world.dials();
+        world.machine.handle_failed(world.now, address, failed(None, false, "x"));
+    }
+    world.see(2, Some(claim(2, 7)));
+    world.pass(Duration::from_secs(1));
+    world.dials();
+    world.fail(2, false);
+    let unanswering = world.machine.unanswering(|id| *id == claim(2, 7).id);
+    assert_eq!(unanswering.shown.len(), 16);
+    assert!(unanswering.more > 300, "{}", unanswering.more);
+    assert_eq!(unanswered_names(&world.machine, |id| *id == claim(2, 7).id)[..2], ["node2", "node1"]);
+}
+
+#[test]
+fn one_host_that_claims_many_names_is_one_line() {
+    let mut world = World::new();
+    for n in 0..50u16 {
+        world.pass(Duration::from_secs(1));
+        let (_, claim) = stranger(n);
+        let address = SocketAddr::from(([10, 0, 0, 66], 1000 + n));
+        let sighting = Sighting { kind: SightingKind::Present, address, claim: Some(claim) };
+        world.machine.handle_sighting(world.now, sighting);
+        world.dials();
+        world.machine.handle_failed(world.now, address, failed(None, false, "x"));
+    }
+    let unanswering = world.machine.unanswering(|_| false);
+    assert_eq!((unanswering.shown.len(), unanswering.more), (1, 49));
 }

@@ -322,6 +322,39 @@ pub fn a_hundred_thousand_invented_ids_cause_few_dials_and_hide_nobody() {
     drop(newcomer);
 }
 
+pub fn a_flood_of_beacons_hides_no_silent_node_and_fills_no_list() {
+    let scene = Scene::new();
+    // A machine behind a firewall: it is heard, and does not answer.
+    let host = scene.net.host("quiet", &scene.lan);
+    let quiet = Evil { source: host.v4(&scene.lan), host };
+    let _silent = quiet.trap(11435);
+    let rows = || -> Vec<serde_json::Value> {
+        let peers = scene.node.ollana(&["peers", "--json"]).unwrap();
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&peers).unwrap();
+        rows.into_iter().filter(|row| row.get("trust").is_none()).collect()
+    };
+    let at = format!("{}:11435", quiet.source);
+    let is_told = || rows().iter().any(|row| row["address"] == at.as_str());
+    let limit = Duration::from_secs(30);
+    until(limit, "the silent machine is told", || {
+        quiet.sends(&[announce(50, 11435)]);
+        is_told().then_some(())
+    });
+    let _traps: Vec<UdpSocket> = (4000..4100).map(|port| scene.evil.trap(port)).collect();
+    let flood: Vec<Vec<u8>> = (0..100u8).map(|n| announce(100 + n, 4000 + u16::from(n))).collect();
+    until(limit, "the flood is told in one number", || {
+        scene.evil.sends(&flood);
+        quiet.sends(&[announce(50, 11435)]);
+        rows().iter().any(|row| row["name"].as_str().is_some_and(|name| name.ends_with(" more"))).then_some(())
+    });
+    let rows = rows();
+    // The silent one, one line for the attacker's machine, and how many more there are.
+    assert_eq!(rows.len(), 3, "{rows:#?}");
+    assert!(is_told(), "{rows:#?}");
+    assert!(rows.iter().all(|row| row["verified"] == false), "{rows:#?}");
+    scene.is_untouched();
+}
+
 pub fn a_flood_of_queries_from_forged_sources_brings_fewer_bytes_out_than_in() {
     let scene = Scene::new();
     scene.evil.host.sysctl("net.ipv4.ip_nonlocal_bind", "1");
