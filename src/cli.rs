@@ -1,8 +1,7 @@
 //! The command line: what may be typed, one file a command.
 //!
 //! Commands other than `serve` speak to a running node over its [control socket](crate::control), or read and change
-//! files where no node runs. What they print for people is a table; with `--json` it is what a script may rely on
-//! (DESIGN.md §2).
+//! files where no node runs. What they print for people is a table; with `--json` it is what a script may rely on.
 
 mod config;
 mod daemon;

@@ -99,13 +99,22 @@ pub struct Discovery {
     task: AbortOnDropHandle<()>,
 }
 
+/// Opens a socket on each link that there is.
+fn join(sockets: &mut Sockets, group_port: u16) -> Result<Changes, DiscoveryError> {
+    let changes = sockets.sync(interfaces::links().map_err(DiscoveryError::Interfaces)?);
+    match changes.port_taken {
+        Some(source) => Err(DiscoveryError::PortTaken { port: group_port, source }),
+        None => Ok(changes),
+    }
+}
+
 /// Why discovery cannot start. It may be switched off, so each says how.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoveryError {
     /// Another program holds the port and does not share it, as every multicast program should.
     #[error(
-        "UDP port {port}, on which nodes find each other, is held by another program alone; end that program, or set \
-         `discovery = false` in config.toml and name the other nodes with --peer"
+        "UDP port {port}, on which nodes find each other, is used by another program that does not share it; stop \
+         that program, or `ollana config set discovery false` and name the other nodes with --peer"
     )]
     PortTaken {
         /// The port.
@@ -133,6 +142,15 @@ struct Task {
 // === impl Discovery ===
 
 impl Discovery {
+    /// Whether it could start: opens its sockets for a moment and sends nothing. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Discovery::spawn`].
+    pub fn check(group_port: u16) -> Result<(), DiscoveryError> {
+        let (sender, _received) = mpsc::channel(RECEIVED);
+        join(&mut Sockets::new(group_port, sender), group_port).map(drop)
+    }
+
     /// Starts to announce and to listen on every link that there is, and on those that come later. What is heard goes
     /// to `sightings`; while nobody takes it, it waits and then is dropped, to be heard again later. Having no network
     /// at all is not an error. Must be called within a Tokio runtime.
@@ -143,10 +161,7 @@ impl Discovery {
         let DiscoverySettings { id, instance, name, quic_port, group_port } = settings;
         let (sender, received) = mpsc::channel(RECEIVED);
         let mut sockets = Sockets::new(group_port, sender);
-        let changes = sockets.sync(interfaces::links().map_err(DiscoveryError::Interfaces)?);
-        if let Some(source) = changes.port_taken {
-            return Err(DiscoveryError::PortTaken { port: group_port, source });
-        }
+        let changes = join(&mut sockets, group_port)?;
         let interfaces = sockets.interfaces().into_iter().collect::<Vec<_>>().join(", ");
         info!(port = group_port, "looking for other nodes by multicast on {interfaces}");
         let mut watch = interval_at(Instant::now() + WATCH, WATCH);

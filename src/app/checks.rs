@@ -4,12 +4,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::lending::Lending;
 use super::{AppError, guest, ports, roles};
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, StateDir};
+use crate::discovery::{Discovery, GROUP_PORT};
 use crate::identity::{Identity, KEY_FILE};
 use crate::pairing::Invitation;
 use crate::trust::{Book, TRUST_FILE};
@@ -111,7 +112,7 @@ fn access(dir: &Path) -> Option<Check> {
 /// # Errors
 /// If it cannot be read, or others could have read it.
 pub(super) fn invitation(config: &Config) -> Result<Option<Invitation>, AppError> {
-    let read = |path: &std::path::PathBuf| guest::read(path, config.credentials.as_deref());
+    let read = |path: &PathBuf| guest::read(path, config.credentials.as_deref());
     Ok(config.invitation_file.as_ref().map(read).transpose()?)
 }
 
@@ -170,15 +171,19 @@ pub async fn free_ports(config: &Config) -> Vec<Check> {
     let wanted = config.mesh.addr;
     checks.push(match roles::bind_mesh(&config.mesh).map(|socket| socket.local_addr()) {
         Ok(Ok(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
-            "peers",
+            "ports",
             wanted,
             "UDP",
             "peers will connect to another port, for which no firewall rule fits".to_owned(),
             "stop that program, or choose a port: ollana config set mesh 11445",
         ),
-        Ok(_) => Check::new("peers", CheckResult::Fine(format!("UDP {wanted} is free"))),
-        Err(error) => Check::new("peers", CheckResult::Fatal(error.into())),
+        Ok(_) => Check::new("ports", CheckResult::Fine(format!("UDP {wanted} is free"))),
+        Err(error) => Check::new("ports", CheckResult::Fatal(error.into())),
     });
+    if config.discovery {
+        let shared = Discovery::check(GROUP_PORT).map(|()| format!("UDP {GROUP_PORT} can be used for discovery"));
+        checks.push(Check::of("discovery", shared));
+    }
     if let Status::At { addr, explicit } = config.status {
         checks.push(match web::bind(addr, explicit) {
             Ok(Some(_)) => Check::new("status", CheckResult::Fine(format!("TCP {addr} is free"))),

@@ -1,6 +1,6 @@
 //! Which part this node plays: who holds port 11434, where peers come in, and whether there is an Ollama to lend.
 //!
-//! Port 11434 is Ollama's before it is ours (DESIGN.md §1). A node takes it only at its start and only if nothing holds
+//! Port 11434 is Ollama's before it is ours. A node takes it only at its start and only if nothing holds
 //! it; where an Ollama is set to start with the machine, the node waits for it first.
 
 use std::io::{self, ErrorKind};

@@ -88,7 +88,8 @@ fn explain(account: &Account, now: u64) -> String {
     for (n, attempt) in account.tries.iter().enumerate() {
         let again = if n > 0 { "again, " } else { "" };
         let slot = if attempt.slot { ", slot reserved" } else { "" };
-        let outcome = attempt.outcome.as_deref().unwrap_or("running");
+        let unknown = if account.end_ms.is_some() { "no answer" } else { "running" };
+        let outcome = attempt.outcome.as_deref().unwrap_or(unknown);
         lines.push((attempt.after_ms, format!("{again}sent to {}{slot}: {}\n", attempt.peer, shown(outcome))));
     }
     if let Some(at) = account.head_ms {

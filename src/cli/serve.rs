@@ -175,7 +175,8 @@ async fn live(config: Config, ready: impl FnOnce(&str) -> io::Result<()>) -> Res
     };
     let node = app.ready();
     let line = ready_line(&node, page);
-    info!(id = %node.id, version = %node.version, "{line}");
+    let config = node.config.as_deref().filter(|path| path.exists()).map(|path| path.display().to_string());
+    info!(id = %node.id.short(), version = %node.version, config, "{line}");
     let sharing = app.sharing();
     info!("{sharing}");
     let mut lines = vec![line, sharing];

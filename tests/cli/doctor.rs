@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::home::{Home, as_nobody, is_root};
 
+type Damage = Box<dyn Fn(&Home)>;
+
 /// The finding of a check, and the exit code.
 fn finding(home: &Home, check: &str) -> (Option<i32>, Value) {
     let ran = home.run(&["doctor", "--json"]);
@@ -36,7 +38,7 @@ fn doctor_reports_each_file_that_serve_refuses() {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         }
     };
-    let damages: [(&str, Box<dyn Fn(&Home)>); 7] = [
+    let damages: [(&str, Damage); 7] = [
         ("key", Box::new(write("identity.key", "no key", 0o600))),
         (
             "key",

@@ -46,3 +46,43 @@ async fn a_request_is_explained_and_an_id_that_is_none_is_an_error_that_helps() 
         assert!(error.contains("eight letters and digits") && error.contains("`ollana-request`"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_cancelled_or_fails_is_not_shown_as_completed() {
+    let ollama = FakeOllama::start(&["m"]).await;
+    ollama.set(|settings| settings.pace = std::time::Duration::from_millis(50));
+    let mut home = Home::new();
+    home.set("OLLANA_OLLAMA", &ollama.url().to_string());
+    let node = home.foreground(&["serve"]);
+    let listen = home.json(&["status", "--json"])["listen"].as_str().unwrap().to_owned();
+    let send = |body: &str| {
+        let mut application = TcpStream::connect(&listen).unwrap();
+        let head = format!(
+            "POST /api/generate HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\nContent-Length: {}",
+            body.len()
+        );
+        application.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+        application
+    };
+    // An answer that would take some minutes, whose reader leaves at its beginning.
+    let mut application = send(r#"{"model":"m","prompt":"why","options":{"num_predict":5000}}"#);
+    application.read_exact(&mut [0; 12]).unwrap();
+    drop(application);
+    let start = std::time::Instant::now();
+    while !home.ok(&["explain"]).contains("200, cancelled") {
+        assert!(start.elapsed() < std::time::Duration::from_secs(30), "{}", home.ok(&["explain"]));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = home.json(&["explain", "--json"])[0]["id"].as_str().unwrap().to_owned();
+    let told = home.ok(&["explain", &id]);
+    assert!(told.contains("cancelled: the application closed the connection") && !told.contains("completed"), "{told}");
+
+    let mut answer = String::new();
+    send(r#"{"model":"absent\u001b[2J","prompt":"canary"}"#).read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    home.ok(&["stop"]);
+    let (_, log) = node.end();
+    let line = log.lines().find(|line| line.contains("POST /api/generate was refused with 404"));
+    let line = line.unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("absent") && !line.contains("canary") && !line.contains('\u{1b}'), "{line}");
+}

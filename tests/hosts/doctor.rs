@@ -61,3 +61,23 @@ pub fn a_udp_port_that_was_replaced_is_told() {
     let (_, found) = home.ollana(&host, &["doctor"]);
     assert!(found.contains("restart the node to have UDP 11435 again"), "{found}");
 }
+
+pub fn a_port_that_serve_cannot_do_without_is_told_in_its_words() {
+    let (net, lan) = Net::new();
+    let host = net.host("host", &lan);
+    let home = Home::new("host");
+    for (addr, mesh) in [("0.0.0.0:11436", None), ("[::]:12345", Some("[::]:12345"))] {
+        let holder = host.inside(|| UdpSocket::bind(addr).unwrap());
+        if let Some(mesh) = mesh {
+            home.configure(&format!("mesh = \"{mesh}\"\n"));
+        }
+        let (code, refused) = home.fails(&host, &[]);
+        let refused = refused.trim().strip_prefix("ollana: ").unwrap().to_owned();
+        assert_eq!(code, Some(1), "{refused}");
+        let (code, found) = home.ollana(&host, &["doctor"]);
+        assert_eq!(code, Some(1), "{found}");
+        let line = found.lines().find(|line| line.starts_with("BAD")).unwrap_or_else(|| panic!("{found}"));
+        assert!(line.ends_with(&refused), "{line}\n{refused}");
+        drop(holder);
+    }
+}
