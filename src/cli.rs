@@ -8,6 +8,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod explain;
+mod forget;
 mod id;
 mod invite;
 mod log;
@@ -81,6 +82,8 @@ enum Command {
     Vouch(vouch::Args),
     /// Refuse a peer's key from now on, running answers included
     Revoke(revoke::Args),
+    /// Forget a peer that is gone, or free a name for another key
+    Forget(forget::Args),
     /// Show and change the configuration file
     Config(config::Args),
     /// Look for what could be wrong, and say what to do
@@ -113,6 +116,7 @@ impl Cli {
             Command::Invite(args) => invite::run(args, &place),
             Command::Vouch(args) => vouch::run(&args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),
+            Command::Forget(args) => forget::run(args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),
         }

@@ -4,9 +4,11 @@
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 
+mod clock;
 mod config;
 mod daemon;
 mod explain;
+mod forget;
 mod home;
 mod invite;
 mod owner;

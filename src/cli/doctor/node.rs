@@ -9,6 +9,7 @@ use crate::exchange::ServerKind;
 use crate::id::Use;
 use crate::ollama::{Found, probe};
 use crate::peers::{PeerState, PeerView};
+use crate::trust::Window;
 
 /// Asks the node, if one runs.
 pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<Option<StatusView>, Failure> {
@@ -30,7 +31,8 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     findings.push(ollama_of(&status));
     findings.extend(peers_of(&status, &peers));
     for conflict in &status.conflicts {
-        findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
+        let (found, advice) = conflict.split_once(" → ").unwrap_or((conflict, "`ollana peers` shows both"));
+        findings.push(Finding::problem("conflict", found, advice));
     }
     findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status)?);
@@ -92,12 +94,30 @@ fn peers_of(status: &StatusView, peers: &[PeerView]) -> Vec<Finding> {
     } else {
         findings.push(Finding::ok("peers", format!("{} connected, {} known", status.peers, status.peers_known)));
     }
-    for peer in peers.iter().filter(|peer| peer.use_ == Use::Pending && peer.state == PeerState::Connected) {
-        findings.push(Finding::hint(
-            "peers",
-            format!("{} waits to be trusted and is not used until then", peer.name),
-            format!("ollana trust {}", peer.name),
-        ));
+    let reason = status.first_use.reason();
+    if let (Some(reason), Window::ClockBehind { .. }) = (&reason, status.first_use) {
+        findings.push(Finding::hint("clock", reason, "`date`; new providers wait for `ollana trust` meanwhile"));
+    }
+    for peer in peers {
+        let shown = peer.problem.as_ref().map(|problem| format!("{}: {problem}", peer.name));
+        let (connected, refused) = (peer.state == PeerState::Connected, peer.state == PeerState::Refused);
+        match shown {
+            // A finding of its own.
+            Some(shown) if status.conflicts.contains(&shown) => {}
+            Some(shown) if connected || refused => {
+                let (found, advice) = shown.split_once(" → ").unwrap_or((&shown, "`ollana peers` shows its state"));
+                findings.push(Finding::hint("peers", found, advice));
+            }
+            _ if connected && peer.use_ == Use::Pending => {
+                let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                findings.push(Finding::hint(
+                    "peers",
+                    format!("{} waits to be trusted and is not used until then{why}", peer.name),
+                    format!("ollana trust {}", peer.name),
+                ));
+            }
+            _ => {}
+        }
     }
     findings
 }
