@@ -134,7 +134,7 @@ struct Actor {
     tasks: JoinSet<()>,
     dials: JoinSet<(SocketAddr, Result<Opening, Failed>)>,
     events: mpsc::Sender<Event>,
-    /// Who a person has forgotten.
+    /// Peers that a person has forgotten.
     forgotten: mpsc::Receiver<Id>,
     entries: watch::Sender<Entries>,
     clone_at: watch::Sender<Option<SocketAddr>>,

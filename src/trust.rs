@@ -224,8 +224,8 @@ impl Snapshot {
     }
 }
 
-/// Who else is known by this name, a revoked key included: else its owner could come back under the name with a new key. Of
-/// several the one that counts most.
+/// The other key that is known by this name, a revoked one included: else its owner could come back under the name with a new
+/// key. Of several the one that counts most.
 fn holder_of<'a>(pins: impl Iterator<Item = &'a Pin>, name: &NodeName, but: &Id) -> Option<&'a Pin> {
     let holds = |pin: &&Pin| pin.id != *but && pin.name.is(name.as_str());
     pins.filter(holds).min_by_key(|pin| (pin.trust == Trust::Revoked, Reverse(pin.last_met), pin.id))

@@ -150,7 +150,7 @@ async fn forget(handles: &Handles, wanted: ForgetRequest) -> Result<Response<Bod
     let gone = match wanted {
         ForgetRequest::Name(name) => handles.book.forget_name(name_of(&name)?).await,
         ForgetRequest::Peer(peer) => {
-            // Of several with one name who is connected is not meant.
+            // Of several peers with one name the connected one is not meant.
             let known = everyone(handles);
             let away: Vec<Candidate> = known.iter().filter(|peer| !peer.connected).cloned().collect();
             let peer = match resolve(&peer, &away) {

@@ -140,7 +140,7 @@ pub fn resolve(text: &str, candidates: &[Candidate]) -> Result<Candidate, Unreso
         (Some(peer), true) => Ok(peer.clone()),
         (Some(last), false) => {
             fitting.push(last);
-            if let Some(peer) = bearer(text, &fitting) {
+            if let Some(peer) = connected_by_name(text, &fitting) {
                 return Ok(peer.clone());
             }
             let candidates = fitting.into_iter().cloned().collect();
@@ -158,10 +158,10 @@ pub fn resolve(text: &str, candidates: &[Candidate]) -> Result<Candidate, Unreso
     }
 }
 
-/// Of several keys with one name the one that is in use by it: a machine that was set up anew has left its old key behind.
+/// Of several keys with one name the one that is connected: a machine that was set up anew has left its old key behind.
 /// Only where a person, or first use, has decided on all of them: a stranger must not be taken for who is known, nor come
 /// between.
-fn bearer<'a>(text: &str, fitting: &[&'a Candidate]) -> Option<&'a Candidate> {
+fn connected_by_name<'a>(text: &str, fitting: &[&'a Candidate]) -> Option<&'a Candidate> {
     let by_name = |peer: &Candidate| peer.plain_name().is(text) && !peer.id.matches_prefix(text);
     if !fitting.iter().all(|peer| by_name(peer) && peer.trust != Trust::None) {
         return None;

@@ -109,7 +109,7 @@ impl fmt::Display for PeerState {
 pub(super) struct Entry {
     pub(super) peer: Peer,
     pub(super) label: NodeName,
-    /// Who else that is connected has its name, where that is a conflict.
+    /// The other connected node that has its name, where that is a conflict.
     pub(super) namesake: Option<Namesake>,
     pub(super) live: Option<Live>,
     /// Whether it is being dialled.

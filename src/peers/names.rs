@@ -1,6 +1,6 @@
 //! What each node is shown as, and which of them have one name.
 //!
-//! A name is a label that anyone may take. Who is known by it keeps it as it is, also while it is away: else a stranger could
+//! A name is a label that anyone may take. The key that is known by it keeps it as it is, also while it is away: else a stranger could
 //! take it by saying it. The others have the beginning of their ID behind it. A conflict is between nodes that are connected
 //! now, and ends with the connection of either.
 
@@ -11,7 +11,7 @@ use crate::trust::{Snapshot, Trust};
 
 use super::machine::Peer;
 
-/// Who of those that are connected has which name.
+/// The names of the connected nodes.
 pub(super) struct Names<'a> {
     /// This node's own.
     own: &'a NodeName,
@@ -19,7 +19,7 @@ pub(super) struct Names<'a> {
     trust: &'a Snapshot,
 }
 
-/// Who else that is connected has a node's name.
+/// Another connected node with the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Namesake {
     /// This node.
@@ -39,7 +39,7 @@ impl<'a> Names<'a> {
         Self { own, live, trust }
     }
 
-    /// The name to show for a peer, and who else that is connected has it, where that is a conflict.
+    /// The name to show for a peer, and the other connected node that has it, where that is a conflict.
     pub(super) fn label(&self, id: &Id, peer: &Peer) -> (NodeName, Option<Namesake>) {
         let name = &peer.name;
         let rivals = || self.live.get(&folded(name)).into_iter().flatten().filter(|rival| *rival != id);

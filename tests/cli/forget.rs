@@ -179,7 +179,7 @@ fn a_new_key_under_a_revoked_name_waits_until_the_name_is_freed() {
 }
 
 #[test]
-fn a_machine_set_up_anew_is_blocked_until_it_is_trusted_and_then_bears_its_name() {
+fn a_machine_set_up_anew_is_blocked_until_it_is_trusted() {
     let [gpu, laptop] = [Home::new(), Home::new()];
     gpu.ok(&["serve", "-d", "--name", "gpu1"]);
     let address = gpu.json(&["status", "--json"])["mesh"].as_str().unwrap().to_owned();
@@ -239,7 +239,7 @@ fn of_two_live_machines_of_one_name_one_is_to_be_renamed() {
     for said in [&doctor, &peers, &warnings(&log, &second).join("")] {
         assert!(said.contains("rename one") && !said.contains("revoke"), "{said}");
     }
-    // Both names in a list are typed by their IDs; renamed, there is no conflict, and nobody has to be trusted.
+    // Renamed, there is no conflict, and nobody has to be trusted.
     two.ok(&["stop"]);
     until("end of the conflict", || match &gpu.json(&["status", "--json"])["conflicts"] {
         none if *none == json!([]) => Ok(()),
