@@ -7,6 +7,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod explain;
+mod forget;
 mod id;
 mod invite;
 mod log;
@@ -82,6 +83,8 @@ enum Command {
     Vouch(vouch::Args),
     /// Revoke a peer's key and cancel its running requests
     Revoke(revoke::Args),
+    /// Forget a peer that is gone, or free a name for another key
+    Forget(forget::Args),
     /// Show and change the configuration file
     Config(config::Args),
     /// Check this machine and the running node for problems
@@ -151,6 +154,7 @@ impl Cli {
             Command::Invite(args) => invite::run(args, &place),
             Command::Vouch(args) => vouch::run(&args, &place),
             Command::Revoke(args) => revoke::run(&args, &place),
+            Command::Forget(args) => forget::run(args, &place),
             Command::Config(args) => config::run(args, &place),
             Command::Doctor(args) => doctor::run(args.json, &place),
             Command::Version => output::print(&format!("ollana {}\n", env!("CARGO_PKG_VERSION"))),

@@ -13,6 +13,7 @@
 //! | `POST /keep`, [`KeepRequest`] | [`Keeping`]: a model's name stands for what that node has, from now on |
 //! | `POST /trust`, [`TrustRequest`] | [`Changed`] |
 //! | `POST /revoke`, [`PeerRequest`] | [`Changed`] |
+//! | `POST /forget`, [`ForgetRequest`] | [`Forgotten`](crate::trust::Forgotten): a peer that is gone is forgotten, or a name is freed |
 //! | `POST /invite`, [`InviteRequest`] | [`InviteView`] |
 //! | `GET /invitations` | [`InvitedView`]s |
 //! | `POST /uninvite`, [`InvitationRequest`] | the [`InvitedView`] that is no more |
@@ -39,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +56,7 @@ use crate::exchange::{Account, Load, Numbers, ServerKind, Unusable};
 use crate::id::{Id, NodeName, Scope};
 use crate::pairing::Desk;
 use crate::peers::{PeerState, PeerView};
-use crate::trust::{Book, List, Said, TrustPolicy, Voucher};
+use crate::trust::{Book, Invited, List, Policy, Said, Snapshot, TrustPolicy, Voucher, Window};
 
 /// The name of the socket in the state directory.
 pub const SOCKET: &str = "ollana.sock";
@@ -103,10 +105,20 @@ pub trait Mesh: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// What stands against each other in the mesh and needs a person, a sentence each: two nodes with one name, a cloned
-    /// key, a known name with another key.
+    /// Conflicts of names or keys between nodes that are connected now, a sentence each: two nodes with one name, a cloned
+    /// key. Behind an arrow stands what ends it.
     fn conflicts(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Whether providers that are new are used as they are met.
+    fn first_use(&self) -> Window {
+        Window::default()
+    }
+
+    /// These peers are shown no longer, unless they are connected.
+    fn forget<'a>(&'a self, _ids: Vec<Id>) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 
@@ -222,6 +234,9 @@ pub struct StatusView {
     /// See [`Mesh::unusable`].
     #[serde(default)]
     pub unusable: Vec<Unusable>,
+    /// See [`Mesh::first_use`].
+    #[serde(default)]
+    pub first_use: Window,
 }
 
 impl StatusView {
@@ -239,6 +254,7 @@ impl StatusView {
             pid: std::process::id(),
             conflicts: mesh.conflicts(),
             unusable: mesh.unusable(),
+            first_use: mesh.first_use(),
         }
     }
 }
@@ -257,6 +273,16 @@ pub struct IdView {
 pub struct PeerRequest {
     /// What was typed.
     pub peer: String,
+}
+
+/// What `ollana forget` asks for: one of the two.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForgetRequest {
+    /// Which peer, as in [`PeerRequest`].
+    Peer(String),
+    /// The name that others may have.
+    Name(String),
 }
 
 /// What `ollana trust` asks for.
@@ -329,7 +355,9 @@ pub struct InviteView {
 /// An invitation as its maker may see it. There is no secret in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InvitedView {
-    /// Which one.
+    /// Which one of those that are kept.
+    pub place: u32,
+    /// Which one of all: whoever holds the invitation knows it.
     pub number: String,
     /// What whoever redeems it may do here.
     pub scope: Scope,
@@ -342,12 +370,25 @@ pub struct InvitedView {
     pub until: u64,
     /// Who has.
     pub redeemed: Vec<Id>,
+    /// What those are called, in the same order.
+    #[serde(default)]
+    pub names: Vec<NodeName>,
+}
+
+impl InvitedView {
+    /// An invitation, with the names of who came as the book has them.
+    pub fn of(invited: &Invited, book: &Snapshot) -> Self {
+        let name = |id: &Id| book.pin(id).map_or_else(|| NodeName::lossy(&id.short()), |pin| pin.name.clone());
+        let Invited { place, number, scope, use_, uses, until, redeemed, .. } = invited.clone();
+        let names = redeemed.iter().map(name).collect();
+        Self { place, number, scope, use_, uses, until, redeemed, names }
+    }
 }
 
 /// Names an invitation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct InvitationRequest {
-    /// Its number, or the beginning of it.
+    /// Its place in the list, its number, or the beginning of that.
     pub number: String,
 }
 
@@ -431,14 +472,19 @@ pub fn no_vouch(peer: &Candidate) -> String {
     format!("this node does not vouch for {}; `ollana vouch --list` shows for whom it does", peer.name)
 }
 
-/// What to say when a key is revoked: its owner may make a new one, which first use would let in again (DESIGN §4).
-pub fn revoke_advice(policy: &TrustPolicy) -> Option<String> {
-    let open = policy.inbound == crate::trust::Policy::FirstUse;
-    open.then(|| {
-        "the owner of this key can come back with a new one, since this node accepts keys that it meets for the first \
-         time; to prevent that: ollana config set trust.inbound paired, and restart the node"
-            .to_owned()
-    })
+/// What to say when a key is revoked: its owner may make a new one, which first use would let in under another name.
+pub fn revoke_advice(policy: &TrustPolicy, peer: &Candidate) -> String {
+    let name = peer.plain_name();
+    let waits = format!(
+        "a new key with the name {name} waits for `ollana trust`, unless you free the name: ollana forget --name {name}"
+    );
+    match policy.inbound {
+        Policy::Paired => waits,
+        Policy::FirstUse => format!(
+            "{waits}. The owner of this key can come back with a new one under another name, since this node accepts keys \
+             that it meets for the first time; to prevent that: ollana config set trust.inbound paired, and restart the node"
+        ),
+    }
 }
 
 /// Seconds as people say them: `42s`, `5m 10s`, `3h 12m`, `9d 4h`.

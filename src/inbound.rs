@@ -29,7 +29,7 @@ use crate::route::classify;
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::incoming::Opening;
 use crate::transport::{CloseCode, Connection, Incoming, Transport};
-use crate::trust::{Book, Direction, Met, Presence, Snapshot, Standing, Trust};
+use crate::trust::{Book, Direction, Encounter, Met, Snapshot, Standing, Trust, until_name_is_free};
 use crate::wire::control::{Hello, Message, Refused};
 use census::{Asking, Census, Place};
 use denial::Reader;
@@ -166,7 +166,7 @@ impl Inbound {
             () = place.is_lost() => return connection.close(CloseCode::Busy, "too many connections"),
             welcomed = tokio::time::timeout(HELLO_TIMEOUT, self.welcome(&connection)) => welcomed,
         };
-        let (control, name, _presence) = match welcomed {
+        let (control, caller, met) = match welcomed {
             Ok(Ok(Some(welcome))) => welcome,
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
@@ -175,6 +175,7 @@ impl Inbound {
             }
             Err(_) => return connection.close(CloseCode::Protocol, "no hello in time"),
         };
+        let name = caller.hello.name.clone();
         tracing::debug!(peer = %name, %id, %address, "a peer came in");
         let dealer = match connection.export(Session::LABEL) {
             Ok(secret) => {
@@ -203,6 +204,7 @@ impl Inbound {
                 connection.close(CloseCode::Busy, "too many connections");
             }
             () = keep_limits(&connection, book.watch()) => {}
+            () = self.keep_met(&caller, met) => {}
             error = reports => {
                 tracing::debug!(peer = %name, %error, "cannot report to a peer");
                 connection.close(CloseCode::Protocol, "the control stream broke");
@@ -218,7 +220,7 @@ impl Inbound {
     async fn welcome(
         &self,
         connection: &Connection,
-    ) -> Result<Option<(Control, NodeName, Option<Presence>)>, ControlError> {
+    ) -> Result<Option<(Control, Caller, Option<Encounter>)>, ControlError> {
         let (id, address) = (connection.id(), connection.address());
         let InboundSettings { me, hello: ours, callers, .. } = &*self.settings;
         let mut control = connection.accept_control().await?;
@@ -240,13 +242,23 @@ impl Inbound {
             let _ = connection.closed().await;
             return Ok(None);
         }
-        let presence = self.meet(&caller).await;
+        let met = self.meet(&caller).await;
         control.send(&Message::Hello(ours.clone())).await?;
-        let _ = callers.send(caller).await;
-        Ok(Some((control, theirs.name, presence)))
+        let _ = callers.send(caller.clone()).await;
+        Ok(Some((control, caller, met)))
     }
 
-    async fn meet(&self, caller: &Caller) -> Option<Presence> {
+    /// Keeps a peer present, and meets it again once its name no longer keeps it out. Never resolves.
+    async fn keep_met(&self, caller: &Caller, mut met: Option<Encounter>) {
+        let mut trust = self.settings.book.watch();
+        while met.as_ref().is_some_and(Encounter::waits_for_name) {
+            until_name_is_free(&mut trust, &caller.id, &caller.hello.name).await;
+            met = self.meet(caller).await;
+        }
+        std::future::pending().await
+    }
+
+    async fn meet(&self, caller: &Caller) -> Option<Encounter> {
         let (name, address) = (&caller.hello.name, caller.address);
         let met = Met {
             id: caller.id,
@@ -255,7 +267,7 @@ impl Inbound {
             direction: Direction::Inbound,
         };
         match self.settings.book.meet(met).await {
-            Ok(encounter) => Some(encounter.presence),
+            Ok(encounter) => Some(encounter),
             Err(error) => {
                 if self.loud() {
                     tracing::error!(peer = %name, %error, "cannot pin it, so it may do nothing here");

@@ -16,11 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::discovery::{Claim, LookUps, PeerAddress, Sighting, SightingKind};
 use crate::exchange::{Health, Load, Report};
-use crate::id::{Id, Instance, NodeName, Scope};
+use crate::id::{Id, Instance, Scope};
 use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
-use crate::trust::{Book, Pin, Snapshot, Trust};
+use crate::trust::{Book, Snapshot, Trust};
 use crate::wire::control::Hello;
 
 mod allowance;
@@ -28,6 +28,7 @@ pub mod backoff;
 pub mod directory;
 mod link;
 mod machine;
+mod names;
 mod unusable;
 
 pub use directory::{Directory, PeerState, PeerView, Reported};
@@ -37,6 +38,7 @@ use backoff::Budget;
 use directory::{Entries, Entry, Live};
 use link::{Access, Event, Follow, Opening};
 use machine::{Action, Dropped, Failed, LinkId, Lost, Machine, Opened, Unanswering};
+use names::Names;
 
 /// Events of links that wait for the actor. It does no I/O of its own, so a few are enough.
 const EVENTS: usize = 64;
@@ -97,6 +99,7 @@ impl Peers {
         let (entries, entries_seen) = watch::channel(Entries::default());
         let (clone_at, clone_seen) = watch::channel(None);
         let (unanswering, unanswering_seen) = watch::channel(Arc::default());
+        let (forget, forgotten) = mpsc::channel(EVENTS);
         let directory = Directory {
             me: Arc::new((settings.hello.name.clone(), settings.me)),
             entries: entries_seen,
@@ -104,6 +107,7 @@ impl Peers {
             look_ups: settings.look_ups.clone(),
             inviter: settings.inviter.clone().map(Arc::new),
             trust: settings.book.watch(),
+            forget,
         };
         let (events, events_seen) = mpsc::channel(EVENTS);
         let actor = Actor {
@@ -115,6 +119,7 @@ impl Peers {
             tasks: JoinSet::new(),
             dials: JoinSet::new(),
             events,
+            forgotten,
             entries,
             unanswering,
             clone_at,
@@ -147,6 +152,8 @@ struct Actor {
     tasks: JoinSet<()>,
     dials: JoinSet<(SocketAddr, Result<Opening, Failed>)>,
     events: mpsc::Sender<Event>,
+    /// Peers that a person has forgotten.
+    forgotten: mpsc::Receiver<Id>,
     entries: watch::Sender<Entries>,
     unanswering: watch::Sender<Arc<Unanswering>>,
     clone_at: watch::Sender<Option<SocketAddr>>,
@@ -209,6 +216,7 @@ impl Actor {
                     Err(error) => tracing::error!(%error, "a dial's task ended; this is a bug"),
                 },
                 Some(event) = events.recv() => self.heard_of(event),
+                Some(id) = self.forgotten.recv() => self.machine.handle_forgotten(id),
                 Some(_) = self.tasks.join_next() => {}
                 Ok(()) = trust.changed() => {
                     self.pardon();
@@ -298,6 +306,7 @@ impl Actor {
             access: None,
             access_told: 0,
             met: None,
+            blocked: false,
             presence: None,
         };
         let events = self.events.clone();
@@ -436,9 +445,9 @@ impl Actor {
     /// Shows the rest of the program how things are now.
     fn publish(&self) {
         let trust = self.settings.book.snapshot();
-        let names = self.names();
+        let names = Names::of(self.machine.peers(), &self.settings.hello.name, &trust);
         let entries: BTreeMap<Id, Entry> =
-            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &names, &trust))).collect();
+            self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &names))).collect();
         for (id, entry) in &entries {
             let Some(link) = entry.peer.link.and_then(|link| self.links.get(&link)) else { continue };
             let face = Face { label: entry.label.clone(), use_: trust.standing(id).as_provider().use_ };
@@ -466,7 +475,7 @@ impl Actor {
         });
     }
 
-    fn entry(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>, trust: &Snapshot) -> Entry {
+    fn entry(&self, id: Id, peer: &machine::Peer, names: &Names<'_>) -> Entry {
         let live = peer.link.and_then(|link| self.links.get(&link)).map(|link| Live {
             connection: link.connection.clone(),
             remote: Arc::clone(&link.remote),
@@ -474,39 +483,9 @@ impl Actor {
             load: link.load.clone(),
             health: link.health.clone(),
         });
-        let label = self.label(id, peer, names, trust);
-        Entry { peer: peer.clone(), label, live, dialled: self.machine.is_dialled(&id) }
+        let (label, namesake) = names.label(&id, peer);
+        Entry { peer: peer.clone(), label, namesake, live, dialled: self.machine.is_dialled(&id) }
     }
-
-    /// The name to show: with a piece of the ID if another live node, or this one, bears the same. Who holds the name in
-    /// the trust book keeps it as it is, also while it is away: else a stranger could take it from it by saying it.
-    fn label(&self, id: Id, peer: &machine::Peer, names: &HashMap<String, usize>, trust: &Snapshot) -> NodeName {
-        let holds = |pin: &Pin| pin.trust != Trust::Revoked && pin.name.is(peer.name.as_str());
-        let rival_holds = trust.pins().any(|pin| pin.id != id && holds(pin));
-        let live = names.get(&folded(&peer.name)).copied().unwrap_or(0);
-        let rival_lives = live > usize::from(peer.link.is_some());
-        let contested = rival_holds || (rival_lives && !trust.pin(&id).is_some_and(holds));
-        if contested || self.settings.hello.name.is(peer.name.as_str()) {
-            peer.name.with_suffix(&id.short())
-        } else {
-            peer.name.clone()
-        }
-    }
-
-    /// How many live nodes bear each name, this one among them.
-    fn names(&self) -> HashMap<String, usize> {
-        let live = self.machine.peers().filter(|(_, peer)| peer.link.is_some()).map(|(_, peer)| &peer.name);
-        let mut names = HashMap::new();
-        for name in live.chain([&self.settings.hello.name]) {
-            *names.entry(folded(name)).or_insert(0) += 1;
-        }
-        names
-    }
-}
-
-/// A name as names are compared.
-fn folded(name: &NodeName) -> String {
-    name.as_str().to_ascii_lowercase()
 }
 
 fn revoked(trust: &Snapshot) -> BTreeSet<Id> {

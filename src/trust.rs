@@ -14,6 +14,7 @@
 mod book;
 mod error;
 mod file;
+mod forget;
 mod invitations;
 mod ledger;
 mod list;
@@ -21,21 +22,26 @@ mod origins;
 mod policy;
 mod told;
 mod vouching;
+mod window;
 mod writer;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::id::{Id, NodeName, Scope, Use};
 pub use book::Book;
 pub use error::TrustError;
+pub use forget::Forgotten;
 pub use invitations::Invited;
 pub use list::{Decision, Imported, List, ListError, Listed};
 pub use policy::{ParsePolicyError, Policy, TrustPolicy};
 pub use vouching::{MAX_VOUCH_SPAN, MAX_VOUCHES, Said, Statement, VOUCH_SPAN, Vouch, Voucher};
+pub use window::Window;
 
 /// The book's file name in the state directory.
 pub const TRUST_FILE: &str = "trust.toml";
@@ -147,9 +153,10 @@ pub enum News {
     FirstMet,
     /// It waits for a person to type `ollana trust`.
     Waiting,
-    /// It claims a name that another key holds. That gives it nothing.
+    /// It claims a name that is known with another key, one that was revoked included. That gives it nothing: a person
+    /// decides.
     NameTaken {
-        /// The key that holds the name.
+        /// The key that has the name.
         by: Id,
     },
     /// A known key bears a new name.
@@ -169,8 +176,19 @@ pub struct Snapshot {
     vouched_by: BTreeMap<Id, Vec<Id>>,
     /// Whom this node vouches for.
     vouches: Vec<Said>,
+    /// What is recorded of the first-use window.
+    opening: window::Opening,
     /// When something in it has had its time, in seconds since 1970.
     expires: Option<u64>,
+}
+
+// === impl Encounter ===
+
+impl Encounter {
+    /// Whether nothing is decided on the key, since another is known by its name: see [`until_name_is_free`].
+    pub fn waits_for_name(&self) -> bool {
+        self.standing.trust == Trust::None && matches!(self.news, Some(News::NameTaken { .. }))
+    }
 }
 
 // === impl Snapshot ===
@@ -189,6 +207,45 @@ impl Snapshot {
     /// All pins, tombstones included, in the order of their IDs.
     pub fn pins(&self) -> impl Iterator<Item = &Pin> {
         self.pins.values()
+    }
+
+    /// Why first use decides nothing on the key `id` whose node is called `name`: another key is known by that name. Nothing
+    /// if the key itself is in the book.
+    pub fn name_conflict(&self, id: &Id, name: &NodeName) -> Option<NameConflict> {
+        if self.pins.contains_key(id) {
+            return None;
+        }
+        let holder = holder_of(self.pins.values(), name, id)?;
+        Some(NameConflict { with: holder.id, revoked: holder.trust == Trust::Revoked })
+    }
+
+    /// The first-use window as it is at `now`, in seconds since 1970.
+    pub fn window(&self, now: u64) -> Window {
+        self.opening.at(now)
+    }
+}
+
+/// The other key that is known by this name, a revoked one included: else its owner could come back under the name with a new
+/// key. Of several the one that counts most.
+fn holder_of<'a>(pins: impl Iterator<Item = &'a Pin>, name: &NodeName, but: &Id) -> Option<&'a Pin> {
+    let holds = |pin: &&Pin| pin.id != *but && pin.name.is(name.as_str());
+    pins.filter(holds).min_by_key(|pin| (pin.trust == Trust::Revoked, Reverse(pin.last_met), pin.id))
+}
+
+/// A key that is not in the book, with the name of one that is: a person decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameConflict {
+    /// The key that is known by the name.
+    pub with: Id,
+    /// Whether that key was revoked.
+    pub revoked: bool,
+}
+
+/// Resolves once no other key is known by this name, or the key itself is in the book.
+pub async fn until_name_is_free(trust: &mut watch::Receiver<Arc<Snapshot>>, id: &Id, name: &NodeName) {
+    if trust.wait_for(|trust| trust.name_conflict(id, name).is_none()).await.is_err() {
+        // The book is gone: the node stops.
+        std::future::pending().await
     }
 }
 

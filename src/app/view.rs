@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
+use futures_util::future::BoxFuture;
 use http::Uri;
 use tokio::sync::watch;
 
@@ -13,10 +14,11 @@ use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
 use crate::exchange::{Account, Load, Numbers, Report, Unusable};
-use crate::id::Use;
+use crate::id::{Id, Use};
 use crate::ollama::State;
-use crate::peers::{Directory, PeerState, PeerView, Reported};
+use crate::peers::{Directory, PeerView, Reported};
 use crate::route::ModelName;
+use crate::trust::Window;
 
 pub(super) struct View {
     pub(super) info: Info,
@@ -131,13 +133,19 @@ impl Mesh for View {
     fn conflicts(&self) -> Vec<String> {
         let clone = self.clone_seen.borrow().map(|address| {
             format!(
-                "a copy of this node runs at {address} with the same key, so neither shares its Ollama: on one of them \
+                "a copy of this node runs at {address} with the same key, so neither shares its Ollama → on one of them \
                  stop ollana, delete identity.key from its state directory and start it again"
             )
         });
-        let connected = |peer: &PeerView| peer.state == PeerState::Connected || peer.state == PeerState::Refused;
-        // A peer that refuses this node is no conflict: see `Mesh::unusable`.
-        let peers = self.directory.views().into_iter().filter(connected).filter(|peer| peer.denial.is_none());
-        clone.into_iter().chain(peers.filter_map(|peer| Some(format!("{}: {}", peer.name, peer.problem?)))).collect()
+        clone.into_iter().chain(self.directory.conflicts()).collect()
+    }
+
+    fn first_use(&self) -> Window {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.directory.window(now.as_secs())
+    }
+
+    fn forget<'a>(&'a self, ids: Vec<Id>) -> BoxFuture<'a, ()> {
+        Box::pin(self.directory.forget(ids))
     }
 }

@@ -8,6 +8,7 @@ use super::output::{Table, print, print_json};
 use super::trust::ScopeArg;
 use super::{Failure, Place, block_on};
 use crate::control::{InvitationRequest, InviteRequest, InviteView, InvitedView, span};
+use crate::id::NodeName;
 
 /// Nodes that one invitation may let in: a large fleet. Each use is kept by its ID.
 const MAX_USES: u32 = 1000;
@@ -24,7 +25,8 @@ Examples:
   ollana invite --uses 50 --until 7d     for a fleet
   ollana serve --invitation-file invitation
                                          on the node that is invited
-  ollana invite --list                   which are open, and who came";
+  ollana invite --list                   which are open, and who came
+  ollana invite --revoke 1               take the first of them back";
 
 /// Flags of `invite`.
 #[derive(Debug, clap::Args)]
@@ -50,11 +52,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST[:PORT]")]
     address: Vec<String>,
 
-    /// Show the invitations that are open
+    /// Show which invitations are open, used up or expired, and who came
     #[arg(long, conflicts_with_all = ["uses", "until", "scope", "use_", "address", "revoke"])]
     list: bool,
 
-    /// Take an invitation back; who has used it stays trusted
+    /// Take an invitation back, by its number in the list or the beginning of its ID; who has used it stays trusted
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["uses", "until", "scope", "use_", "address"])]
     revoke: Option<String>,
 
@@ -75,7 +77,12 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
         }
         if let Some(number) = args.revoke {
             let invited: InvitedView = client.post("/uninvite", &InvitationRequest { number }).await?;
-            return print(&format!("{} is taken back; {} have used it\n", invited.number, invited.redeemed.len()));
+            return print(&format!(
+                "invitation {} ({}) is taken back; {} have used it\n",
+                invited.place,
+                invited.number,
+                invited.redeemed.len()
+            ));
         }
         let request = InviteRequest {
             uses: args.uses,
@@ -105,15 +112,25 @@ fn render(invitations: &[InvitedView], now: u64) -> String {
     if invitations.is_empty() {
         return "no invitation is open; `ollana invite` makes one\n".to_owned();
     }
-    let mut table = Table::new(&["NUMBER", ">USED", ">OF", "LEFT", "SCOPE", "USE"]);
+    let mut table = Table::new(&["NUMBER", "STATE", ">USED", ">OF", "LEFT", "SCOPE", "USE", "USED BY", "ID"]);
     for invited in invitations {
+        let used_up = invited.redeemed.len() >= usize::try_from(invited.uses).unwrap_or(usize::MAX);
+        let state = match (invited.until <= now, used_up) {
+            (true, _) => "expired",
+            (false, true) => "used up",
+            (false, false) => "open",
+        };
+        let names: Vec<&str> = invited.names.iter().map(NodeName::as_str).collect();
         table.row([
-            invited.number.clone(),
+            invited.place.to_string(),
+            state.to_owned(),
             invited.redeemed.len().to_string(),
             invited.uses.to_string(),
-            if invited.until <= now { "expired".to_owned() } else { span(invited.until - now) },
+            if invited.until <= now { String::new() } else { span(invited.until - now) },
             invited.scope.to_string(),
             if invited.use_ { "yes" } else { "no" }.to_owned(),
+            names.join(", "),
+            invited.number.chars().take(8).collect(),
         ]);
     }
     table.render()

@@ -6,6 +6,7 @@ use super::serve::udp;
 use super::{Failure, Place, block_on};
 use crate::control::{OllamaView, StatusView, span};
 use crate::exchange::ServerKind;
+use crate::trust::Window;
 
 /// Shows the status of the node.
 pub(super) fn run(json: bool, place: &Place) -> Result<(), Failure> {
@@ -63,6 +64,9 @@ fn render(status: &StatusView) -> String {
     for what in beside(status.direct, status.most_loaded) {
         row("", what);
     }
+    if let Some(window) = first_use(status.first_use) {
+        row("first use", window);
+    }
     row("status page", info.status_page.map_or("off".to_owned(), |at| format!("http://{at}")));
     row("state", info.state_dir.display().to_string());
     let mut text = table.render();
@@ -73,4 +77,15 @@ fn render(status: &StatusView) -> String {
         text += &format!("! {}\n", shown(&node.sentence()));
     }
     text
+}
+
+/// Whether new providers are used as they are met, once one was.
+fn first_use(window: Window) -> Option<String> {
+    match window {
+        Window::NotBegun => None,
+        Window::Open { left_s } => Some(format!("new providers are used as they are met, for {} more", span(left_s))),
+        Window::Closed { .. } | Window::ClockBehind { .. } => {
+            window.reason().map(|reason| format!("{reason}. New providers wait for `ollana trust`"))
+        }
+    }
 }

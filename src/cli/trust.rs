@@ -16,8 +16,8 @@ use crate::control::{
     Candidate, Changed, Client, ClientError, PeerRequest, StateDir, StateError, TrustRequest, Unresolved, candidates,
     resolve, revoke_advice, trust_text,
 };
-use crate::id::{Id, Scope, Use};
-use crate::trust::Book;
+use crate::id::{Id, ParseIdError, Scope, Use};
+use crate::trust::{Book, TrustPolicy};
 
 /// How long whoever has the state directory may take to answer or to go: a node that starts or ends, and some commands at
 /// once, take a fraction of that.
@@ -93,10 +93,13 @@ pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
         return list::run(command, place);
     }
     let named = args.peer.unwrap_or_default();
-    if args.yes && named.parse::<Id>().is_err() {
-        return Err(Failure::usage(
-            "--yes wants the whole ID of the peer, as `ollana peers --json` or `ollana id` on that machine shows it",
-        ));
+    if let Some(error) = named.parse::<Id>().err().filter(|_| args.yes) {
+        return Err(Failure::usage(match error {
+            ParseIdError::Check(_) | ParseIdError::Alphabet => Unresolved::Slip(error).to_string(),
+            ParseIdError::Length(_) => format!(
+                "--yes wants the whole ID of the peer, as `ollana peers --json` or `ollana id` on that machine shows it: {error}"
+            ),
+        }));
     }
     if !args.yes && !io::stdin().is_terminal() {
         return Err(Failure::usage("there is no terminal to ask on; add --yes and give the peer's whole ID"));
@@ -154,7 +157,7 @@ struct Word {
 pub(super) enum Access {
     Node(Client),
     // The directory is held until the change is written, so that no node starts meanwhile.
-    File { book: Book, advice: Option<String>, _held: StateDir },
+    File { book: Book, policy: TrustPolicy, _held: StateDir },
 }
 
 /// Finds the node, or takes its files. Who has those and does not answer is about to start, to end, or a command like this
@@ -175,9 +178,8 @@ pub(super) async fn open(place: &Place) -> Result<Access, Failure> {
         }
     };
     let policy = place.load(Layer::default())?.trust;
-    let advice = revoke_advice(&policy);
     let book = Book::open(&held.trust(), policy).map_err(|error| Failure::new(error.to_string()))?;
-    Ok(Access::File { book, advice, _held: held })
+    Ok(Access::File { book, policy, _held: held })
 }
 
 impl Access {
@@ -194,7 +196,7 @@ impl Access {
                 let known = candidates(&[], book.snapshot().pins());
                 match resolve(text, &known) {
                     Err(Unresolved::UnknownId(id)) => Ok(Candidate::stranger(id)),
-                    Err(Unresolved::Unknown(_)) => Err(Failure::new(format!(
+                    Err(Unresolved::Unknown { nearest: None, .. }) => Err(Failure::new(format!(
                         "no peer {text:?} is in the trust book, and no node runs that could have seen it; give its whole \
                          ID, or start the node with `ollana serve -d`"
                     ))),
@@ -224,9 +226,10 @@ impl Access {
     pub(super) async fn revoke(&self, peer: Candidate) -> Result<Changed, Failure> {
         match self {
             Self::Node(client) => Ok(client.post("/revoke", &PeerRequest { peer: peer.id.to_string() }).await?),
-            Self::File { book, advice, .. } => {
+            Self::File { book, policy, .. } => {
+                let advice = Some(revoke_advice(policy, &peer));
                 book.revoke(peer.id).await.map_err(|error| Failure::new(error.to_string()))?;
-                Ok(Changed { peer: standing(book, peer), advice: advice.clone() })
+                Ok(Changed { peer: standing(book, peer), advice })
             }
         }
     }

@@ -11,22 +11,22 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Candidate, Changed, ErrorView, Handles, IdView, ImportRequest, InvitationRequest, InviteRequest, InviteView,
-    InvitedView, KeepRequest, Keeping, PeerRequest, StatusView, Stopping, TrustRequest, Unresolved, VouchRequest,
-    VouchView, candidates, models, no_vouch, resolve, revoke_advice,
+    Candidate, Changed, ErrorView, ForgetRequest, Handles, IdView, ImportRequest, InvitationRequest, InviteRequest,
+    InviteView, InvitedView, KeepRequest, Keeping, PeerRequest, StatusView, Stopping, TrustRequest, Unresolved,
+    VouchRequest, VouchView, candidates, models, no_vouch, resolve, revoke_advice,
 };
 use crate::digests::Holder;
-use crate::id::Id;
+use crate::id::{Id, NodeName, ParseNameError};
 use crate::pairing::Invitation;
 use crate::pairing::invitation::InvitationError;
 use crate::route::ModelName;
-use crate::trust::{Invited, TrustError, Vouch};
+use crate::trust::{Forgotten, Trust, TrustError, Vouch};
 
 /// A request is a few hundred bytes.
 const MAX_BODY: usize = 64 * 1024;
 /// A list of whom to trust: some 200 bytes for each of tens of thousands.
 const MAX_LIST: usize = 8 * 1024 * 1024;
-const PATHS: [&str; 21] = [
+const PATHS: [&str; 22] = [
     "/status",
     "/peers",
     "/unusable",
@@ -39,6 +39,7 @@ const PATHS: [&str; 21] = [
     "/deny",
     "/trust",
     "/revoke",
+    "/forget",
     "/trusted",
     "/import",
     "/invite",
@@ -49,6 +50,9 @@ const PATHS: [&str; 21] = [
     "/unvouch",
     "/stop",
 ];
+
+/// Characters of an invitation's ID that are typed at least: fewer look like the number of another.
+const MIN_NUMBER: usize = 4;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -87,6 +91,7 @@ async fn granted(handles: &Handles, request: Request<Incoming>) -> Result<Respon
         (&Method::POST, "/unvouch") => unvouch(handles, read(body).await?).await,
         (&Method::GET, "/trusted") => json(&handles.book.export()),
         (&Method::POST, "/import") => import(handles, read_up_to(body, MAX_LIST).await?).await,
+        (&Method::POST, "/forget") => forget(handles, read(body).await?).await,
         (&Method::POST, "/revoke") => revoke(handles, read(body).await?).await,
         (&Method::POST, "/stop") => {
             handles.stop.cancel();
@@ -140,7 +145,48 @@ async fn revoke(handles: &Handles, wanted: PeerRequest) -> Result<Response<Body>
     let peer = find_or_stranger(handles, &wanted.peer)?;
     handles.book.revoke(peer.id).await?;
     handles.digests.forget(&peer.id);
-    json(&Changed { peer: refreshed(handles, peer), advice: revoke_advice(&handles.policy) })
+    let advice = Some(revoke_advice(&handles.policy, &peer));
+    json(&Changed { peer: refreshed(handles, peer), advice })
+}
+
+async fn forget(handles: &Handles, wanted: ForgetRequest) -> Result<Response<Body>, Failure> {
+    let gone = match wanted {
+        ForgetRequest::Name(name) => handles.book.forget_name(name_of(&name)?).await,
+        ForgetRequest::Peer(peer) => {
+            // Of several peers with one name the connected one is not meant.
+            let known = everyone(handles);
+            let away: Vec<Candidate> = known.iter().filter(|peer| !peer.connected).cloned().collect();
+            let peer = match resolve(&peer, &away) {
+                found @ (Ok(_) | Err(Unresolved::Ambiguous { .. })) => found?,
+                Err(_) => resolve(&peer, &known)?,
+            };
+            if handles.book.snapshot().pin(&peer.id).is_some_and(|pin| pin.trust != Trust::Vouched) {
+                handles.book.forget(peer.id).await
+            } else if peer.connected {
+                Err(TrustError::StillConnected { id: peer.id, name: peer.name })
+            } else {
+                // Seen in this run, and in no book.
+                handles.mesh.forget(vec![peer.id]).await;
+                Ok(Forgotten { forgotten: vec![peer.pin()], ..Forgotten::default() })
+            }
+        }
+    };
+    let gone = match gone {
+        Ok(gone) => gone,
+        Err(error @ TrustError::NotKnown(_)) => return Err(Failure::new(StatusCode::NOT_FOUND, error.to_string())),
+        Err(error @ (TrustError::StaysRevoked { .. } | TrustError::StillConnected { .. })) => {
+            return Err(Failure::new(StatusCode::CONFLICT, error.to_string()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    gone.forgotten.iter().for_each(|pin| handles.digests.forget(&pin.id));
+    handles.mesh.forget(gone.forgotten.iter().map(|pin| pin.id).collect()).await;
+    json(&gone)
+}
+
+/// A name as it is typed.
+fn name_of(text: &str) -> Result<NodeName, Failure> {
+    text.parse().map_err(|error: ParseNameError| Failure::new(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 /// Tells what happens while a person waits for the other side. The body holds the wish: hyper drops it when the command
@@ -177,8 +223,11 @@ fn find(handles: &Handles, text: &str) -> Result<Candidate, Failure> {
     if text.parse() == Ok(handles.mesh.info().id) {
         return Err(Failure::new(StatusCode::BAD_REQUEST, "that is the ID of this node itself".to_owned()));
     }
-    let known = candidates(&handles.mesh.peers(), handles.book.snapshot().pins());
-    Ok(resolve(text, &known)?)
+    Ok(resolve(text, &everyone(handles))?)
+}
+
+fn everyone(handles: &Handles) -> Vec<Candidate> {
+    candidates(&handles.mesh.peers(), handles.book.snapshot().pins())
 }
 
 async fn invite(handles: &Handles, wanted: InviteRequest) -> Result<Response<Body>, Failure> {
@@ -195,22 +244,20 @@ async fn invite(handles: &Handles, wanted: InviteRequest) -> Result<Response<Bod
 }
 
 async fn invitations(handles: &Handles) -> Result<Vec<InvitedView>, Failure> {
-    let view = |Invited { number, scope, use_, uses, until, redeemed, .. }| InvitedView {
-        number,
-        scope,
-        use_,
-        uses,
-        until,
-        redeemed,
-    };
-    Ok(handles.book.invitations().await?.into_iter().map(view).collect())
+    let (invitations, book) = (handles.book.invitations().await?, handles.book.snapshot());
+    Ok(invitations.iter().map(|invited| InvitedView::of(invited, &book)).collect())
 }
 
 async fn uninvite(handles: &Handles, wanted: InvitationRequest) -> Result<Response<Body>, Failure> {
     let mut fitting: Vec<InvitedView> = invitations(handles).await?;
-    fitting.retain(|invited| invited.number.starts_with(&wanted.number));
+    match fitting.iter().find(|invited| wanted.number == invited.place.to_string()) {
+        Some(listed) => fitting = vec![listed.clone()],
+        None => fitting.retain(|invited| {
+            wanted.number.len() >= MIN_NUMBER && invited.number.starts_with(&wanted.number.to_ascii_lowercase())
+        }),
+    }
     match (fitting.pop(), fitting.is_empty()) {
-        (Some(invited), true) if !wanted.number.is_empty() => {
+        (Some(invited), true) => {
             handles.book.uninvite(invited.number.clone()).await?;
             json(&invited)
         }
@@ -218,9 +265,10 @@ async fn uninvite(handles: &Handles, wanted: InvitationRequest) -> Result<Respon
             StatusCode::NOT_FOUND,
             format!("no invitation {:?} is open; `ollana invite --list` shows those that are", wanted.number),
         )),
-        _ => {
-            Err(Failure::new(StatusCode::CONFLICT, "that fits several invitations; give more of the number".to_owned()))
-        }
+        _ => Err(Failure::new(
+            StatusCode::CONFLICT,
+            "that fits several invitations; give one of the numbers that `ollana invite --list` shows".to_owned(),
+        )),
     }
 }
 
@@ -303,7 +351,7 @@ impl From<Unresolved> for Failure {
                 Self { view: ErrorView { error: text, candidates }, ..Self::new(StatusCode::CONFLICT, String::new()) }
             }
             Unresolved::UnknownId(id) => Self { unknown: Some(id), ..Self::new(StatusCode::NOT_FOUND, text) },
-            Unresolved::Unknown(_) => Self::new(StatusCode::NOT_FOUND, text),
+            Unresolved::Unknown { .. } => Self::new(StatusCode::NOT_FOUND, text),
             Unresolved::Slip(_) | Unresolved::ShortPrefix(_) => Self::new(StatusCode::BAD_REQUEST, text),
         }
     }

@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Id, MIN_PREFIX, NodeName, ParseIdError, Scope, Use, means};
-use crate::peers::PeerView;
+use crate::id::{Id, MAX_NAME, MIN_PREFIX, NodeName, ParseIdError, Scope, Use, means};
+use crate::peers::{PeerState, PeerView};
 use crate::trust::{Pin, Snapshot, Trust, Voucher};
 
 /// A peer that a text may mean.
@@ -21,6 +21,9 @@ pub struct Candidate {
     pub id: Id,
     /// Where it was last seen.
     pub address: Option<String>,
+    /// Whether it is connected.
+    #[serde(default)]
+    pub connected: bool,
     /// How its key came to be known.
     pub trust: Trust,
     /// Whether prompts are sent there.
@@ -43,6 +46,7 @@ impl Candidate {
             name: NodeName::lossy("unknown"),
             id,
             address: None,
+            connected: false,
             trust: Trust::None,
             use_: Use::No,
             scope: Scope::None,
@@ -56,6 +60,21 @@ impl Candidate {
         let standing = book.standing(&self.id);
         (self.trust, self.use_, self.scope) = (standing.trust, standing.use_, standing.scope);
         (self.voucher, self.vouched_by) = (book.is_voucher(&self.id), book.vouchers_of(&self.id));
+    }
+
+    /// As the book would have it.
+    pub(super) fn pin(&self) -> Pin {
+        Pin {
+            id: self.id,
+            name: self.plain_name(),
+            address: self.address.clone(),
+            trust: self.trust,
+            use_: self.use_,
+            scope: self.scope,
+            voucher: self.voucher,
+            first_met: 0,
+            last_met: 0,
+        }
     }
 
     /// The name that its node gives itself, which several may bear.
@@ -72,6 +91,7 @@ pub fn candidates<'a>(views: &[PeerView], pins: impl Iterator<Item = &'a Pin>) -
                 name: pin.name.clone(),
                 id: pin.id,
                 address: pin.address.clone(),
+                connected: false,
                 trust: pin.trust,
                 use_: pin.use_,
                 scope: pin.scope,
@@ -90,6 +110,7 @@ pub fn candidates<'a>(views: &[PeerView], pins: impl Iterator<Item = &'a Pin>) -
                 .address
                 .map(|address| address.to_string())
                 .or_else(|| known.get(&view.id).and_then(|pin| pin.address.clone())),
+            connected: view.state == PeerState::Connected,
             trust: view.trust,
             use_: view.use_,
             scope: view.scope,
@@ -119,18 +140,59 @@ pub fn resolve(text: &str, candidates: &[Candidate]) -> Result<Candidate, Unreso
         (Some(peer), true) => Ok(peer.clone()),
         (Some(last), false) => {
             fitting.push(last);
+            if let Some(peer) = connected_by_name(text, &fitting) {
+                return Ok(peer.clone());
+            }
             let candidates = fitting.into_iter().cloned().collect();
             Err(Unresolved::Ambiguous { text: text.to_owned(), candidates })
         }
+        (None, _) if candidates.iter().any(|peer| starts_with(peer.id, text)) => {
+            Err(Unresolved::ShortPrefix(text.to_owned()))
+        }
         (None, _) => {
-            let short = candidates.iter().any(|peer| starts_with(peer.id, text));
-            Err(if short { Unresolved::ShortPrefix(text.to_owned()) } else { Unresolved::Unknown(text.to_owned()) })
+            let nearest = candidates.iter().map(|peer| (distance(text, peer.name.as_str()), &peer.name)).min();
+            // One character in three may be wrong, one at least.
+            let nearest = nearest.filter(|(distance, name)| *distance <= (name.as_str().len() / 3).max(1));
+            Err(Unresolved::Unknown { text: text.to_owned(), nearest: nearest.map(|(_, name)| name.clone()) })
         }
     }
 }
 
+/// Of several keys with one name the one that is connected: a machine that was set up anew has left its old key behind.
+/// Only where a person, or first use, has decided on all of them: a stranger must not be taken for who is known, nor come
+/// between.
+fn connected_by_name<'a>(text: &str, fitting: &[&'a Candidate]) -> Option<&'a Candidate> {
+    let by_name = |peer: &Candidate| peer.plain_name().is(text) && !peer.id.matches_prefix(text);
+    if !fitting.iter().all(|peer| by_name(peer) && peer.trust != Trust::None) {
+        return None;
+    }
+    let mut connected = fitting.iter().filter(|peer| peer.connected && peer.trust != Trust::Revoked);
+    let only = connected.next()?;
+    connected.next().is_none().then_some(*only)
+}
+
+/// Levenshtein's distance without case, in characters.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().map(|c| c.to_ascii_lowercase()).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().take(MAX_NAME).enumerate() {
+        let (mut corner, mut left) = (i, i + 1);
+        for (y, cell) in b.iter().zip(row.iter_mut().skip(1)) {
+            let best = (corner + usize::from(x.to_ascii_lowercase() != *y)).min(left + 1).min(*cell + 1);
+            (corner, left) = (*cell, best);
+            *cell = best;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
 fn fits(text: &str, peer: &Candidate) -> bool {
-    means(text, &peer.name, &peer.id) || peer.address.as_deref().is_some_and(|at| is_at(text, at))
+    // A revoked key that is shown with its ID has lost its name to another, or it was freed.
+    let lost = peer.trust == Trust::Revoked && !peer.name.is(text) && peer.plain_name().is(text);
+    (means(text, &peer.name, &peer.id) && !lost) || peer.address.as_deref().is_some_and(|at| is_at(text, at))
 }
 
 /// Whether `text` is the address, or its host without the port.
@@ -158,9 +220,15 @@ fn starts_with(id: Id, text: &str) -> bool {
 pub enum Unresolved {
     /// Nobody known fits.
     #[error(
-        "no peer {0:?} is known; `ollana peers` lists those that are, and one that was never met needs its whole ID"
+        "no peer {text:?} is known{}; `ollana peers` lists those that are, and one that was never met needs its whole ID",
+        nearest.as_ref().map(|name| format!(", did you mean {name}?")).unwrap_or_default()
     )]
-    Unknown(String),
+    Unknown {
+        /// What was typed.
+        text: String,
+        /// A known name that looks like it.
+        nearest: Option<NodeName>,
+    },
     /// An ID that nobody known has.
     #[error("no peer with the ID {0} is known; `ollana peers` lists those that are")]
     UnknownId(Id),
@@ -185,7 +253,9 @@ fn list(candidates: &[Candidate]) -> String {
         .iter()
         .map(|peer| {
             let at = peer.address.as_deref().map(|address| format!(" at {address}")).unwrap_or_default();
-            format!("{} ({}{at})", peer.name, peer.id)
+            let trust = if peer.trust == Trust::None { "not trusted".to_owned() } else { peer.trust.to_string() };
+            let here = if peer.connected { ", connected" } else { "" };
+            format!("{} ({}{at}, {trust}{here})", peer.name, peer.id)
         })
         .collect();
     shown.join(" or ")
@@ -200,6 +270,7 @@ mod tests {
             name: NodeName::lossy(name),
             id: Id::of_spki(key.as_bytes()),
             address: address.map(str::to_owned),
+            connected: false,
             trust: Trust::FirstUse,
             use_: Use::Yes,
             scope: Scope::Infer,
@@ -252,6 +323,40 @@ mod tests {
     }
 
     #[test]
+    fn a_name_means_the_key_that_is_connected_unless_a_stranger_has_it_too() {
+        let (mut old, mut new) = (peer("1", "anna", None), peer("2", "anna", None));
+        (old.trust, new.trust, new.connected) = (Trust::Trusted, Trust::Trusted, true);
+        let ambiguous = |all: &[Candidate]| matches!(resolve("anna", all), Err(Unresolved::Ambiguous { .. }));
+        for trust in [Trust::Trusted, Trust::FirstUse, Trust::Revoked] {
+            old.trust = trust;
+            assert_eq!(resolve("Anna", &[old.clone(), new.clone()]).unwrap().id, new.id);
+        }
+        // Freed, or lost to the other: it is no longer called so.
+        let freed = Candidate { trust: Trust::Revoked, name: old.name.with_suffix(&old.id.short()), ..old.clone() };
+        assert_eq!(
+            resolve("anna", &[freed.clone(), Candidate { connected: false, ..new.clone() }]).unwrap().id,
+            new.id
+        );
+        assert_eq!(resolve(freed.name.as_str(), &[freed.clone(), new.clone()]).unwrap().id, old.id);
+        let stranger = peer("3", "anna", None);
+        assert!(ambiguous(&[old.clone(), new.clone(), Candidate { trust: Trust::None, ..stranger }]));
+        old.trust = Trust::Trusted;
+        assert!(ambiguous(&[Candidate { connected: true, ..old.clone() }, new.clone()]), "both are connected");
+        assert!(ambiguous(&[old.clone(), Candidate { connected: false, ..new.clone() }]), "neither is");
+        assert!(ambiguous(&[old, Candidate { trust: Trust::None, ..new }]), "it waits for a person");
+    }
+
+    #[test]
+    fn a_mistyped_name_is_an_error_with_the_nearest() {
+        let known = known();
+        for (typed, meant) in [("atic", "attic"), ("gpu11", "gpu1"), ("AWAX", "away")] {
+            let error = resolve(typed, &known).unwrap_err().to_string();
+            assert!(error.contains(&format!("did you mean {meant}?")), "{error}");
+        }
+        assert!(!resolve("workstation", &known).unwrap_err().to_string().contains("did you mean"));
+    }
+
+    #[test]
     fn a_peer_cannot_catch_anothers_id_by_its_name() {
         let mut known = known();
         let target = known[0].id;
@@ -267,10 +372,10 @@ mod tests {
     fn what_fits_nobody_says_why() {
         let known = known();
         let id = known[0].id.to_string();
-        assert!(matches!(resolve("nobody", &known), Err(Unresolved::Unknown(_))));
-        assert!(matches!(resolve("192.168.1.5:1", &known), Err(Unresolved::Unknown(_))));
+        assert!(matches!(resolve("nobody", &known), Err(Unresolved::Unknown { nearest: None, .. })));
+        assert!(matches!(resolve("192.168.1.5:1", &known), Err(Unresolved::Unknown { .. })));
         assert!(matches!(resolve(&id[..5], &known), Err(Unresolved::ShortPrefix(_))));
-        assert!(matches!(resolve("", &known), Err(Unresolved::Unknown(_))));
+        assert!(matches!(resolve("", &known), Err(Unresolved::Unknown { .. })));
         let last = if id.ends_with('A') { "B" } else { "A" };
         let slip = format!("{}{last}", &id[..id.len() - 1]);
         assert!(matches!(resolve(&slip, &known), Err(Unresolved::Slip(_))));
@@ -285,7 +390,7 @@ mod tests {
             name: NodeName::lossy("new"),
             id,
             address: Some("10.0.0.1:5".parse().unwrap()),
-            state: crate::peers::PeerState::Connected,
+            state: PeerState::Connected,
             trust: Trust::Trusted,
             use_: Use::Yes,
             scope: Scope::Manage,

@@ -79,6 +79,8 @@ impl Invitation {
     /// [`InvitationError::Key`], never in practice.
     pub fn kept(&self, scope: Scope, use_: bool, uses: u32, until: u64) -> Result<Invited, InvitationError> {
         Ok(Invited {
+            // The book gives it one.
+            place: 0,
             number: HEXLOWER.encode(&self.number().0),
             key: HEXLOWER.encode(self.pair()?.public_key().as_ref()),
             scope,

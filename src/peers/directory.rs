@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use futures_core::Stream;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tower::discover::Change;
 
 use crate::discovery::{LookUps, PeerAddress};
 use crate::exchange::{Denial, Endpoint, Health, Load, Numbers, Report, ServerKind};
 use crate::id::{Id, NodeName, Scope, Use};
 use crate::transport::{Connection, Remote};
-use crate::trust::{Snapshot, Standing, Trust, Voucher};
+use crate::trust::{NameConflict, Snapshot, Standing, Trust, Voucher, Window};
 
 use super::machine::{Peer, Unanswering};
+use super::names::Namesake;
 
 /// One peer as `ollana peers --json` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -115,6 +116,8 @@ impl fmt::Display for PeerState {
 pub(super) struct Entry {
     pub(super) peer: Peer,
     pub(super) label: NodeName,
+    /// The other connected node that has its name, where that is a conflict.
+    pub(super) namesake: Option<Namesake>,
     pub(super) live: Option<Live>,
     /// Whether it is being dialled.
     pub(super) dialled: bool,
@@ -157,6 +160,7 @@ pub struct Directory {
     pub(super) look_ups: watch::Receiver<LookUps>,
     pub(super) inviter: Option<Arc<(Id, Vec<PeerAddress>)>>,
     pub(super) trust: watch::Receiver<Arc<Snapshot>>,
+    pub(super) forget: mpsc::Sender<Id>,
 }
 
 impl Directory {
@@ -166,7 +170,11 @@ impl Directory {
         let entries = self.entries.borrow().clone();
         let mut views: Vec<PeerView> = entries.iter().map(|(id, entry)| entry.view(*id, &trust)).collect();
         views.extend(trust.pins().filter(|pin| !entries.contains_key(&pin.id)).map(|pin| PeerView {
-            name: pin.name.clone(),
+            // One that is known and connected has the name.
+            name: match entries.values().any(|entry| entry.label.is(pin.name.as_str())) {
+                true => pin.name.with_suffix(&pin.id.short()),
+                false => pin.name.clone(),
+            },
             id: pin.id,
             address: pin.address.as_deref().and_then(|address| address.parse().ok()),
             state: if pin.trust == Trust::Revoked { PeerState::Refused } else { PeerState::Unreachable },
@@ -227,6 +235,26 @@ impl Directory {
         reported.filter(|reported| reported.report.provider).collect()
     }
 
+    /// What is in conflict between nodes that are connected now, a sentence each: what, and behind an arrow what ends it.
+    pub fn conflicts(&self) -> Vec<String> {
+        let (trust, entries) = (self.trust.borrow().clone(), self.entries.borrow().clone());
+        let conflict = |(id, entry): (&Id, &Entry)| Some(format!("{}: {}", entry.label, entry.conflict(&trust, *id)?));
+        entries.iter().filter(|(_, entry)| entry.is_connected()).filter_map(conflict).collect()
+    }
+
+    /// The first-use window as it is at `now`, in seconds since 1970.
+    pub fn window(&self, now: u64) -> Window {
+        self.trust.borrow().window(now)
+    }
+
+    /// A person has forgotten these peers: they are shown no longer, unless they are connected.
+    pub async fn forget(&self, ids: impl IntoIterator<Item = Id>) {
+        for id in ids {
+            // An error means that the node stops.
+            let _ = self.forget.send(id).await;
+        }
+    }
+
     /// How many peers are connected.
     pub fn connected(&self) -> usize {
         self.entries.borrow().values().filter(|entry| entry.is_connected()).count()
@@ -264,7 +292,8 @@ fn live(entries: &Entries) -> BTreeMap<Id, Arc<Remote>> {
 impl Entry {
     /// Whether readers of the directory see the same in both.
     pub(super) fn shows_the_same(&self, other: &Self) -> bool {
-        (&self.peer, &self.label, self.dialled) == (&other.peer, &other.label, other.dialled)
+        (&self.peer, &self.label, self.namesake, self.dialled)
+            == (&other.peer, &other.label, other.namesake, other.dialled)
     }
 
     /// What the book says of it, as far as it lends.
@@ -328,29 +357,53 @@ impl Entry {
     }
 
     fn problem(&self, id: Id, trust: &Snapshot) -> Option<String> {
+        let name = &self.peer.name;
+        if trust.standing(&id).is_revoked() {
+            // As somebody here wants it.
+            return None;
+        }
+        if let Some(conflict) = self.conflict(trust, id) {
+            return Some(conflict);
+        }
+        match trust.name_conflict(&id, name) {
+            Some(NameConflict { with, revoked: true }) => {
+                return Some(format!(
+                    "{name} is the name of a revoked key, {with}. This peer, with a new key, is blocked → to let it in: ollana \
+                     trust {id}; to let any new key have the name: ollana forget --name {name}"
+                ));
+            }
+            Some(NameConflict { with, revoked: false }) => {
+                return Some(format!(
+                    "name conflict: {name} is known with a different key, {with}. This peer is blocked → if that machine was set \
+                     up anew: ollana trust {id}"
+                ));
+            }
+            None => {}
+        }
+        // Of the other side's words none may look like advice of ours.
+        self.peer.problem.as_ref().map(|problem| problem.replace('→', "-"))
+    }
+
+    /// A conflict with another node that is connected now, and what ends it.
+    fn conflict(&self, trust: &Snapshot, id: Id) -> Option<String> {
         if self.peer.cloned.is_some() {
             return Some(
-                "two live nodes use this key (a copied disk?): on one of them stop ollana, delete identity.key from its \
-                 state directory and start it again"
+                "two live nodes use this key (a copied disk?) → on one of them stop ollana, delete identity.key from its state \
+                 directory and start it again"
                     .to_owned(),
             );
         }
-        if trust.standing(&id).trust == Trust::None
-            && let Some(pin) =
-                trust.pins().find(|pin| pin.id != id && pin.trust != Trust::Revoked && pin.name == self.peer.name)
-        {
-            return Some(format!(
-                "it bears the name of a known node, {}, but has another key: it is not used and may do nothing here. If it is \
-                 the same machine with a new key: ollana trust {id}, and ollana revoke {} for the old one",
-                pin.name, pin.id
-            ));
-        }
-        if self.label != self.peer.name {
-            return Some(format!(
-                "another live node is called {} too: give one of them another --name",
-                self.peer.name
-            ));
-        }
-        self.peer.problem.clone()
+        let name = &self.peer.name;
+        let rename = "rename one of them: `ollana config set name NAME` there, and restart it";
+        Some(match self.namesake? {
+            Namesake::ThisNode => format!("this node is named {name} too → {rename}"),
+            Namesake::Peer(other) if trust.name_conflict(&id, name).is_some_and(|conflict| conflict.with == other) => {
+                format!(
+                    "name conflict: {name} is known with a different key, {other}, and that node is connected too. This peer is \
+                     blocked → if both machines are yours, {rename}"
+                )
+            }
+            Namesake::Peer(other) => format!("another connected node, {other}, is named {name} too → {rename}"),
+        })
     }
 }

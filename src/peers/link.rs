@@ -13,7 +13,7 @@ use crate::pairing::{Dealer, Session};
 use crate::transport::connection::{Control, ControlError};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, ConnectError, Connection, Pulse, Transport, Unreached};
-use crate::trust::{Book, Direction, Met, Presence, Snapshot};
+use crate::trust::{Book, Direction, Met, Presence, Snapshot, until_name_is_free};
 use crate::wire::control::{Hello, Message, Refused};
 
 use super::allowance::Allowance;
@@ -193,6 +193,8 @@ pub struct Follow {
     pub access_told: u32,
     /// When the trust book was told of it as a provider.
     pub met: Option<Instant>,
+    /// Whether its name keeps it from being used.
+    pub blocked: bool,
     /// Keeps the pin from being given up for another's as long as the connection lasts.
     pub presence: Option<Presence>,
 }
@@ -241,9 +243,14 @@ impl Follow {
     async fn read(&mut self, control: &mut Control, mut dealer: Dealer) -> Closed {
         let mut silent_at = tokio::time::Instant::now() + SILENCE;
         let mut allowance = Allowance::default();
+        let (mut trust, id, name) = (self.book.watch(), self.connection.id(), self.hello.name.clone());
         loop {
             let received = tokio::select! {
                 received = tokio::time::timeout_at(silent_at, control.receive()) => received,
+                () = until_name_is_free(&mut trust, &id, &name), if self.blocked => {
+                    self.meet().await;
+                    continue;
+                }
                 message = dealer.next() => {
                     // What cannot be sent cannot be received either.
                     let _ = control.send(&message).await;
@@ -301,21 +308,7 @@ impl Follow {
         let unpinned = || self.book.snapshot().pin(&self.connection.id()).is_none();
         let again = |met: Instant| met.elapsed() >= MEET_AGAIN && unpinned();
         if report.provider && self.met.is_none_or(again) {
-            self.met = Some(Instant::now());
-            let met = Met {
-                id: self.connection.id(),
-                name: self.hello.name.clone(),
-                address: Some(self.connection.address().to_string()),
-                direction: Direction::Outbound { provider: true },
-            };
-            match self.book.meet(met).await {
-                Ok(encounter) => {
-                    self.presence = Some(encounter.presence);
-                    // Before the report is there: whoever reads that it provides finds at once whether it is used.
-                    self.face.send_modify(|face| face.use_ = encounter.standing.use_);
-                }
-                Err(error) => tracing::error!(peer = %self.hello.name, %error, "cannot pin it, so it is not used"),
-            }
+            self.meet().await;
         }
         let access = Access::of(&report).filter(|access| self.access.replace(*access) != Some(*access));
         let report = Arc::new(report);
@@ -329,6 +322,26 @@ impl Follow {
         if let Some(access) = access.filter(|_| self.access_told < MOST_TOLD) {
             self.access_told += 1;
             let _ = self.events.send(Event::Access(self.link, access)).await;
+        }
+    }
+
+    async fn meet(&mut self) {
+        self.met = Some(Instant::now());
+        let met = Met {
+            id: self.connection.id(),
+            name: self.hello.name.clone(),
+            address: Some(self.connection.address().to_string()),
+            direction: Direction::Outbound { provider: true },
+        };
+        self.blocked = false;
+        match self.book.meet(met).await {
+            Ok(encounter) => {
+                self.blocked = encounter.waits_for_name();
+                self.presence = Some(encounter.presence);
+                // Before the report is there: whoever reads that it provides finds at once whether it is used.
+                self.face.send_modify(|face| face.use_ = encounter.standing.use_);
+            }
+            Err(error) => tracing::error!(peer = %self.hello.name, %error, "cannot pin it, so it is not used"),
         }
     }
 

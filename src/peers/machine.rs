@@ -326,6 +326,13 @@ impl Machine {
         self.retry(now, address, Duration::ZERO);
     }
 
+    /// A person has forgotten a peer. One that is connected is met already, and stays.
+    pub fn handle_forgotten(&mut self, id: Id) {
+        if self.peers.get(&id).is_some_and(|peer| peer.link.is_none() && peer.rival.is_none()) {
+            self.peers.remove(&id);
+        }
+    }
+
     /// Time has passed. `last_heard` says when a connection last spoke.
     pub fn handle_timeout(&mut self, now: Instant, last_heard: impl Fn(LinkId) -> Option<Instant>) {
         let mut copies = Vec::new();

@@ -162,6 +162,15 @@ impl Book {
                 }
             }
             self.expire().await;
+            if self.snapshot().opening.runs() {
+                // Fails only while the runtime ends.
+                let _ = self
+                    .write(|writer| {
+                        writer.keep_time();
+                        Ok(())
+                    })
+                    .await;
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

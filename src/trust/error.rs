@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{MAX_VOUCHES, Trust, invitations};
-use crate::id::Id;
+use crate::id::{Id, NodeName};
 use crate::private_file::FileError;
 
 /// Why the book does not open, or does not take a change.
@@ -64,6 +64,31 @@ pub enum TrustError {
         "this node vouches for {MAX_VOUCHES} peers, and no more are believed; `ollana vouch <peer> --withdraw` makes room"
     )]
     TooManyVouches,
+    /// There is nothing to forget.
+    #[error("no peer {0:?} is in the trust book; `ollana peers` lists those that are")]
+    NotKnown(String),
+    /// A revocation is not forgotten.
+    #[error(
+        "{name} ({id}) is revoked, and that is not forgotten; `ollana forget --name {name}` lets another key have its name, \
+         and `ollana trust {id}` would let it in again"
+    )]
+    StaysRevoked {
+        /// The key.
+        id: Id,
+        /// Its name.
+        name: NodeName,
+    },
+    /// It would be met again at once.
+    #[error(
+        "{name} ({id}) is connected and would be met again at once; stop ollana there first, or refuse its key with `ollana \
+         revoke {id}`"
+    )]
+    StillConnected {
+        /// The key.
+        id: Id,
+        /// Its name.
+        name: NodeName,
+    },
     /// The runtime ends.
     #[error("ollana is shutting down")]
     Interrupted,

@@ -29,6 +29,8 @@ struct BookFile {
     version: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first_provider_met: Option<u64>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    first_use_spent: u64,
     #[serde(default, rename = "peer", skip_serializing_if = "Vec::is_empty")]
     peers: Vec<Pin>,
     #[serde(default, rename = "invitation", skip_serializing_if = "Vec::is_empty")]
@@ -60,6 +62,7 @@ pub(super) fn parse(path: &Path, content: &[u8]) -> Result<Ledger, TrustError> {
     let file: BookFile = toml::from_str(text).map_err(in_toml)?;
     let mut ledger = Ledger {
         first_provider_met: file.first_provider_met,
+        first_use_spent: file.first_use_spent,
         invitations: file.invitations,
         vouches: file.vouches,
         statements: file.statements,
@@ -95,6 +98,7 @@ pub(super) fn write(path: &Path, ledger: &Ledger) -> Result<String, TrustError> 
     let file = BookFile {
         version: VERSION,
         first_provider_met: ledger.first_provider_met,
+        first_use_spent: ledger.first_use_spent,
         peers: ledger.pins.values().cloned().collect(),
         invitations: ledger.invitations.clone(),
         vouches: ledger.vouches.clone(),
@@ -107,4 +111,9 @@ pub(super) fn write(path: &Path, ledger: &Ledger) -> Result<String, TrustError> 
         reason: error.to_string(),
     })?;
     Ok(format!("{HEADER}{body}"))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(seconds: &u64) -> bool {
+    *seconds == 0
 }

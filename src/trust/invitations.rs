@@ -14,6 +14,9 @@ pub(super) const MAX_OPEN: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Invited {
+    /// Which one of those that are kept, counted from 1: what people type.
+    #[serde(default)]
+    pub place: u32,
     /// Which one; whoever holds the invitation knows it.
     pub number: String,
     /// The public key of the pair that its secret makes, in hexadecimal: good for checking a proof, not for giving one.
@@ -41,7 +44,9 @@ impl Ledger {
         if self.invitations.len() >= MAX_OPEN {
             return Err(TrustError::TooManyInvitations);
         }
-        self.invitations.push(invited);
+        // Not that of another, nor of one that went while later ones are kept: what somebody reads in a list stays true.
+        let place = self.invitations.iter().map(|kept| kept.place).max().unwrap_or(0).saturating_add(1);
+        self.invitations.push(Invited { place, ..invited });
         Ok(())
     }
 
@@ -106,6 +111,7 @@ mod tests {
     fn with(uses: u32) -> Ledger {
         let mut ledger = Ledger::default();
         let invited = Invited {
+            place: 0,
             number: "a".to_owned(),
             key: String::new(),
             scope: Scope::Infer,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::vouching::vouched;
+use super::window::{Opening, Window};
 use super::{Direction, Invited, Met, News, Pin, Policy, Snapshot, Standing, Statement, Trust, TrustPolicy, Vouch};
 use crate::id::{Id, NodeName, Scope, Use};
 
@@ -18,6 +19,8 @@ pub(super) struct Ledger {
     pub(super) pins: BTreeMap<Id, Pin>,
     /// When the first provider was pinned and the first-use window opened, in seconds since 1970.
     pub(super) first_provider_met: Option<u64>,
+    /// Seconds that the node has run since, as far as they were recorded: see [`Opening`].
+    pub(super) first_use_spent: u64,
     /// What was given out and may be redeemed.
     pub(super) invitations: Vec<Invited>,
     /// Whom this node vouches for.
@@ -80,7 +83,7 @@ impl Ledger {
 
     /// What comes of a meeting where nobody vouches.
     fn meet_by_itself(&mut self, met: &Met, rules: &Rules<'_>) -> Outcome {
-        let holder = self.holder_of(&met.name, &met.id);
+        let holder = super::holder_of(self.pins.values(), &met.name, &met.id).map(|pin| pin.id);
         match self.pins.get(&met.id) {
             // A tombstone beats first use, and nothing that a refused peer does is worth a write.
             Some(pin) if pin.trust == Trust::Revoked => {
@@ -145,7 +148,7 @@ impl Ledger {
             Pin { trust, use_, scope, ..pin.clone() }
         };
         let pins = self.pins.iter().map(|(id, pin)| (*id, in_effect(pin))).collect();
-        let mut snapshot = Snapshot { pins, ..Snapshot::default() };
+        let mut snapshot = Snapshot { pins, opening: self.opening(policy), ..Snapshot::default() };
         self.lay_over(&mut snapshot, now);
         snapshot
     }
@@ -236,10 +239,7 @@ impl Ledger {
 
     /// Whether first use lets a provider that is new have our prompts.
     fn first_use_of_provider(&self, rules: &Rules<'_>) -> Use {
-        // In both directions: a clock that was far ahead when the window opened must not keep it open for years.
-        let open = self
-            .first_provider_met
-            .is_none_or(|opened| rules.now.abs_diff(opened) < rules.policy.first_use_window.as_secs());
+        let open = matches!(self.opening(rules.policy).at(rules.now), Window::NotBegun | Window::Open { .. });
         if rules.policy.outbound == Policy::FirstUse && open { Use::Yes } else { Use::Pending }
     }
 
@@ -254,10 +254,10 @@ impl Ledger {
         first
     }
 
-    /// Who else holds this name. Tombstones hold none: their names are free again.
-    fn holder_of(&self, name: &NodeName, but: &Id) -> Option<Id> {
-        let holds = |pin: &&Pin| pin.trust != Trust::Revoked && pin.id != *but && pin.name.is(name.as_str());
-        self.pins.values().find(holds).map(|pin| pin.id)
+    /// What is recorded of the first-use window.
+    pub(super) fn opening(&self, policy: &TrustPolicy) -> Opening {
+        let (opened, spent) = (self.first_provider_met, self.first_use_spent);
+        Opening { opened, spent, span: policy.first_use_window.as_secs() }
     }
 
     /// Gives up the idlest pin that first use made, if the book is full of them. A provider that we use is only given

@@ -9,8 +9,10 @@ use tokio::sync::watch;
 
 use super::ledger::{Change, Ledger, Outcome, Rules};
 use super::origins::Origins;
+use super::window::{Clocks, Watch};
 use super::{
-    Encounter, MAX_FIRST_USE, Met, News, Presence, Snapshot, Standing, Trust, TrustError, TrustPolicy, file, told,
+    Direction, Encounter, MAX_FIRST_USE, Met, News, Policy, Presence, Snapshot, Standing, Trust, TrustError,
+    TrustPolicy, file, told,
 };
 use crate::id::Id;
 use crate::private_file::{self, FileError};
@@ -35,7 +37,7 @@ const LOUD_EVERY: Duration = Duration::from_secs(60);
 /// Ledger, file and watch, kept in step.
 pub(super) struct Writer {
     path: PathBuf,
-    policy: TrustPolicy,
+    pub(super) policy: TrustPolicy,
     pub(super) ledger: Ledger,
     /// What the file held when it was last read or written by this writer.
     on_disk: Option<Vec<u8>>,
@@ -46,6 +48,11 @@ pub(super) struct Writer {
     pins_left: Bucket,
     origins: Origins,
     loud_left: Bucket,
+    /// What was last said of whom, so that it is said once. As many as there may be pins of first use.
+    told: HashMap<Id, News>,
+    /// What time it is; a test puts other clocks here.
+    pub(super) clocks: Box<dyn FnMut() -> Clocks + Send>,
+    pub(super) time: Watch,
     pub(super) present: HashMap<Id, Weak<()>>,
     /// When the file was last written, or a write that only looks was last tried.
     written: Option<Instant>,
@@ -73,6 +80,9 @@ impl Writer {
             pins_left: Bucket::new(PIN_BURST, PIN_EVERY),
             origins: Origins::default(),
             loud_left: Bucket::new(LOUD_BURST, LOUD_EVERY),
+            told: HashMap::new(),
+            clocks: Box::new(Clocks::read),
+            time: Watch::new(Clocks::read()),
             present: HashMap::new(),
             written: None,
             snapshots,
@@ -82,6 +92,7 @@ impl Writer {
 
     pub(super) fn meet(&mut self, met: &Met) -> Result<Encounter, TrustError> {
         let clock = Instant::now();
+        self.keep_time();
         let (mut next, mut outcome) = self.judge(met, clock);
         // Only what is going to be written needs to know what stands there: most meetings change nothing.
         if outcome.change == Change::Matters && self.refresh()? {
@@ -90,7 +101,11 @@ impl Writer {
         match outcome.change {
             Change::None => {}
             Change::Cosmetic => self.adopt_cosmetic(next, clock),
-            Change::Matters => self.adopt(next)?,
+            Change::Matters => {
+                let opened = self.ledger.first_provider_met.is_none() && next.first_provider_met.is_some();
+                self.adopt(next)?;
+                self.time.opened_here |= opened;
+            }
         }
         if outcome.pinned {
             self.pins_left.take(clock);
@@ -104,10 +119,10 @@ impl Writer {
     fn judge(&mut self, met: &Met, clock: Instant) -> (Ledger, Outcome) {
         let rules = Rules {
             policy: &self.policy,
-            now: unix_now(),
+            now: (self.clocks)().system,
             may_pin: self.pins_left.holds(clock) && self.origins.may_pin(met.address.as_deref(), clock),
             max_first_use: MAX_FIRST_USE,
-            present: &|id| self.present.get(id).is_some_and(|presence| presence.strong_count() > 0),
+            present: &|id| self.is_present(id),
         };
         let mut next = self.ledger.clone();
         let outcome = next.meet(met, &rules);
@@ -158,13 +173,16 @@ impl Writer {
             next.revoke(*id, unix_now());
         }
         self.on_disk = Some(content);
+        if next.first_provider_met != self.ledger.first_provider_met {
+            self.time.opened_here = false;
+        }
         tracing::info!("{} was changed by someone else, and is in force as it is now", self.path.display());
         self.publish(next);
         Ok(true)
     }
 
     /// Writes `next`, then lets it count.
-    fn adopt(&mut self, next: Ledger) -> Result<(), TrustError> {
+    pub(super) fn adopt(&mut self, next: Ledger) -> Result<(), TrustError> {
         let content = file::write(&self.path, &next)?.into_bytes();
         (self.replace)(&self.path, &content)?;
         self.on_disk = Some(content);
@@ -210,6 +228,11 @@ impl Writer {
         self.loud_left.take(Instant::now())
     }
 
+    /// Whether it is connected, whoever opened the connection.
+    pub(super) fn is_present(&self, id: &Id) -> bool {
+        self.present.get(id).is_some_and(|presence| presence.strong_count() > 0)
+    }
+
     fn presence(&mut self, id: Id) -> Presence {
         if let Some(presence) = self.present.get(&id).and_then(Weak::upgrade) {
             return Presence(presence);
@@ -227,33 +250,66 @@ impl Writer {
         let Met { id, name, .. } = met;
         let Standing { use_, scope, .. } = &standing;
         let Some(news) = news else { return };
+        if self.told.len() >= MAX_FIRST_USE {
+            self.told.clear();
+        }
+        let again = self.told.insert(*id, news.clone()).as_ref() == Some(news);
         if *news == News::FirstMet {
-            tracing::info!(%id, "met {name} for the first time: it {}, and {}", told::may(*scope), told::used(*use_));
-        } else if !self.loud_left.take(clock) {
-            tracing::debug!(%id, %name, ?news, "more of the same");
-        } else {
-            match news {
-                News::FirstMet => {}
-                News::Waiting => {
-                    let warning = format!("{name} waits to be trusted: ollana trust {name}");
-                    told::warn_unless_settled(self.snapshots.subscribe(), met, warning);
-                }
-                News::NameTaken { by } => {
-                    let gets = match standing.trust {
-                        Trust::Vouched => "It is used all the same, since somebody vouches for its key",
-                        _ => "The new key gets nothing",
-                    };
-                    tracing::error!(
-                        %id, %by,
-                        "{name} is the name of a peer with another key. Either that machine was set up anew (then: ollana \
-                         revoke the old key and trust the new one), or someone pretends to be it. {gets}"
-                    );
-                }
-                News::Renamed { from } => tracing::info!(%id, "{from} is now called {name}"),
-                News::Crowded => {
-                    tracing::warn!(%id, "{name} is not pinned, too many keys are new: will try again later")
-                }
+            return tracing::info!(%id, "met {name} for the first time: it {}, and {}", told::may(*scope), told::used(*use_));
+        }
+        if again || !self.loud_left.take(clock) {
+            return tracing::debug!(%id, %name, ?news, "more of the same");
+        }
+        match news {
+            News::FirstMet => {}
+            News::Waiting => {
+                let why = self.why_it_waits(met).map(|why| format!(", since {why}")).unwrap_or_default();
+                let warning = format!("{name} waits to be trusted{why}. Compare its ID, then: ollana trust {name}");
+                told::warn_unless_settled(self.snapshots.subscribe(), met, warning);
             }
+            News::NameTaken { by } => tracing::warn!(%id, known = %by, "{}", self.name_taken(met, standing, by)),
+            News::Renamed { from } => tracing::info!(%id, "{from} is now called {name}"),
+            News::Crowded => tracing::warn!(%id, "{name} is not pinned, too many keys are new: will try again later"),
+        }
+    }
+
+    /// Why first use did not decide.
+    fn why_it_waits(&mut self, met: &Met) -> Option<String> {
+        let now = (self.clocks)().system;
+        match met.direction {
+            Direction::Inbound => (self.policy.inbound == Policy::Paired).then(|| "trust.inbound is paired".to_owned()),
+            Direction::Outbound { .. } if self.policy.outbound == Policy::Paired => {
+                Some("trust.outbound is paired".to_owned())
+            }
+            Direction::Outbound { .. } => self.ledger.opening(&self.policy).at(now).reason(),
+        }
+    }
+
+    /// What a person can do about a name that is known with another key.
+    fn name_taken(&self, Met { id, name, .. }: &Met, standing: Standing, by: &Id) -> String {
+        let revoked = self.ledger.pins.get(by).is_some_and(|pin| pin.trust == Trust::Revoked);
+        match standing.trust {
+            Trust::Vouched => {
+                format!(
+                    "{name} is known with a different key. It is used all the same, since somebody vouches for its key"
+                )
+            }
+            Trust::FirstUse | Trust::Trusted => {
+                let known = self.ledger.pins.get(id).map_or(name, |pin| &pin.name);
+                format!("{known} calls itself {name} now, which is known with a different key: it stays {known} here")
+            }
+            _ if revoked => format!(
+                "{name} is the name of a revoked key. This peer, with a new key, is blocked. To let it in: ollana trust {id}. \
+                 To let any new key have the name: ollana forget --name {name}"
+            ),
+            _ if self.is_present(by) => format!(
+                "{name} is known with a different key, and that node is connected too. This peer is blocked. If both are \
+                 yours, rename one of them: ollana config set name NAME there, and restart it"
+            ),
+            _ => format!(
+                "{name} is known with a different key. This peer is blocked. If that machine was set up anew: ollana trust \
+                 {id}"
+            ),
         }
     }
 }

@@ -39,7 +39,7 @@ fn write_metrics(text: &mut String, mesh: &dyn Mesh) -> fmt::Result {
     line(text, "ollana_uptime_seconds", &[], status.info.uptime_s)?;
     head(text, "ollana_ollama_healthy", "Whether the local Ollama answers.")?;
     line(text, "ollana_ollama_healthy", &[], u8::from(status.ollama.healthy))?;
-    head(text, "ollana_conflicts", "Unresolved name or key conflicts.")?;
+    head(text, "ollana_conflicts", "Unresolved name or key conflicts between connected nodes.")?;
     line(text, "ollana_conflicts", &[], status.conflicts.len())?;
     head(text, "ollana_peers", "Peers known, by state.")?;
     for state in [PeerState::Connected, PeerState::Connecting, PeerState::Unreachable, PeerState::Refused] {

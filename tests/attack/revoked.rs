@@ -120,3 +120,24 @@ async fn a_scope_that_is_lowered_from_manage_ends_what_changes_models_and_nothin
     }
     assert_eq!(session.ask("POST", "/api/pull", &[], br#"{"model":"n"}"#).await.unwrap().status, 403);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_revoked_gets_nothing_under_its_name_with_a_new_key() {
+    let ollama = FakeOllama::start(&["m"]).await;
+    let provider = lender(&ollama).await;
+    let (shown, id) = key();
+    let _session = Evil::showing(Some(shown)).meet(provider.mesh, "guest").await.unwrap();
+    provider.revoke(id).await;
+    let generate = br#"{"model":"m","prompt":"x"}"#;
+    for name in ["guest", "GUEST"] {
+        for _ in 0..3 {
+            let again = Evil::new().meet(provider.mesh, name).await.unwrap();
+            let said = again.ask("POST", "/api/generate", &[], generate).await.unwrap();
+            assert_eq!(said.status, 403, "{}", said.text());
+        }
+    }
+    assert_eq!(ollama.counts().of("/api/generate"), 0);
+    // It is no defence against another name.
+    let renamed = Evil::new().meet(provider.mesh, "guest2").await.unwrap();
+    assert_eq!(renamed.ask("POST", "/api/generate", &[], generate).await.unwrap().status, 200);
+}

@@ -34,6 +34,9 @@ fn an_invitation_is_printed_listed_used_from_standard_input_and_taken_back() {
     let number = listed[0]["number"].as_str().unwrap().to_owned();
     let shown = gpu.ok(&["invite", "--list"]);
     assert!(shown.contains("6d 23h") || shown.contains("7d 0h"), "{shown}");
+    let row: Vec<&str> = shown.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[1], row[2], row[3]), ("1", "open", "1", "2"), "{shown}");
+    assert!(row.contains(&"guest"), "{shown}");
     assert!(gpu.ok(&["invite", "--revoke", &number[..8]]).contains("1 have used it"));
     assert!(gpu.fails(1, &["invite", "--revoke", &number]).contains("--list"));
     assert_eq!(trust(&gpu)["trust"], "trusted", "who used it stays");
@@ -100,5 +103,32 @@ fn an_invitation_that_systemd_passes_as_a_credential_is_read() {
         std::thread::sleep(Duration::from_millis(20));
     }
     guest.ok(&["stop"]);
+}
+
+#[test]
+fn an_invitation_is_taken_back_by_the_number_that_the_list_shows() {
+    let gpu = Home::new();
+    gpu.ok(&["serve", "-d"]);
+    for _ in 0..3 {
+        gpu.ok(&["invite"]);
+    }
+    gpu.ok(&["invite", "--until", "1s"]);
+    let numbers = || -> Vec<String> {
+        let listed = gpu.ok(&["invite", "--list"]);
+        listed.lines().skip(1).map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
+    };
+    assert_eq!(numbers(), ["1", "2", "3", "4"]);
+    let second = gpu.json(&["invite", "--list", "--json"])[1]["number"].as_str().unwrap().to_owned();
+    assert!(gpu.ok(&["invite", "--revoke", "2"]).contains(&second));
+    // The others keep theirs: a number read in an old list takes back no other.
+    assert_eq!(numbers(), ["1", "3", "4"]);
+    for gone in ["2", "0", "5", ""] {
+        assert!(gpu.fails(1, &["invite", "--revoke", gone]).contains("--list"), "{gone:?}");
+    }
+    let third = gpu.json(&["invite", "--list", "--json"])[1]["number"].as_str().unwrap().to_uppercase();
+    gpu.ok(&["invite", "--revoke", &third[..8]]);
+    std::thread::sleep(Duration::from_secs(2));
+    let listed = gpu.ok(&["invite", "--list"]);
+    assert!(listed.lines().any(|line| line.starts_with("4 ") && line.contains("expired")), "{listed}");
     gpu.ok(&["stop"]);
 }

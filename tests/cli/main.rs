@@ -4,10 +4,12 @@
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 
+mod clock;
 mod config;
 mod daemon;
 mod doctor;
 mod explain;
+mod forget;
 mod home;
 mod invite;
 mod owner;

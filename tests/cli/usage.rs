@@ -6,7 +6,8 @@ use crate::home::Home;
 fn help_names_every_command_and_every_flag_of_serve() {
     let home = Home::new();
     let help = home.ok(&["--help"]);
-    let commands = ["serve", "stop", "status", "peers", "models", "id", "trust", "vouch", "revoke", "config", "doctor"];
+    let commands =
+        ["serve", "stop", "status", "peers", "models", "id", "trust", "vouch", "revoke", "forget", "config", "doctor"];
     for command in commands {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");
         assert!(home.ok(&[command, "--help"]).contains("Usage:"), "{command}");
@@ -175,4 +176,27 @@ fn the_choice_of_weights_wants_a_model_and_a_node() {
         home.fails(2, &["models", "--keep", wrong]);
     }
     home.fails(1, &["models", "--keep", "qwen3@gpu1"]);
+}
+
+#[test]
+fn a_slip_in_an_id_is_shown_where_it_is() {
+    let home = Home::new();
+    let id = ollana::id::Id::of_spki(b"key").to_string();
+    let slip_at = |at: usize| {
+        let other = if id.as_bytes()[at] == b'A' { "B" } else { "A" };
+        format!("{}{other}{}", &id[..at], &id[at + 1..])
+    };
+    for (typed, said) in [
+        (slip_at(0), "characters 1 to 14"),
+        (slip_at(20), "characters 15 to 28"),
+        (id[1..].to_owned(), "this has 55"),
+        ("gpu1".to_owned(), "the whole ID"),
+    ] {
+        let line = home.fails(2, &["trust", &typed, "--yes"]);
+        assert!(line.contains(said), "{typed}: {line}");
+    }
+    for command in ["revoke", "vouch", "forget"] {
+        let line = home.fails(1, &[command, &slip_at(20)]);
+        assert!(line.contains("characters 15 to 28"), "{line}");
+    }
 }

@@ -37,10 +37,11 @@ pub fn an_impostor_with_a_known_name_gets_nothing_and_is_reported() {
     assert_ne!(reported.name, "gpu", "the name is taken");
     assert_eq!((reported.scope.as_str(), reported.trust.as_str()), ("none", "none"));
     let problem = reported.problem.unwrap();
-    assert!(problem.contains("another key") && problem.contains(&known.id), "{problem}");
-    user.logs(&["ERROR", "another key", &its_id], ROLE);
-    assert!(user.ollana(&["peers"]).unwrap().contains("another key"));
-    assert!(user.ollana(&["status"]).unwrap().contains("another key"));
+    assert!(problem.contains("different key") && problem.contains(&known.id), "{problem}");
+    assert!(problem.contains("rename one of them") && !problem.contains("revoke"), "{problem}");
+    user.logs(&["WARN", "different key", &its_id], ROLE);
+    assert!(user.ollana(&["peers"]).unwrap().contains("different key"));
+    assert!(user.ollana(&["status"]).unwrap().contains("different key"));
 
     // The real one keeps its place and its name.
     let still = user.until_used("gpu", CHANGE);

@@ -57,7 +57,8 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<N
     findings.extend(mesh_port(&status));
     findings.extend(peers::findings(&status, &peers));
     for conflict in &status.conflicts {
-        findings.push(Finding::problem("conflict", conflict, "the peer is blocked until this is resolved"));
+        let (found, advice) = conflict.split_once(" → ").unwrap_or((conflict, "`ollana peers` shows both"));
+        findings.push(Finding::problem("conflict", found, advice));
     }
     findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status).await?);

@@ -198,8 +198,12 @@ fn a_tombstone_beats_first_use_but_not_a_person() {
         let outcome = meet_at(&mut ledger, &met(1, "other", direction), NOW);
         assert_eq!((outcome.standing, outcome.change), (revoked, Change::None));
     }
-    // Its name is free again, as the same machine may come back with a new key.
-    assert_eq!(meet_at(&mut ledger, &met(2, "gpu", Direction::Inbound), NOW).news, Some(News::FirstMet));
+    // Its name is not free: who holds it may come back with a new key.
+    for direction in [Direction::Inbound, PROVIDER, NO_PROVIDER] {
+        let outcome = meet_at(&mut ledger, &met(2, "GPU", direction), NOW);
+        assert_eq!(outcome.standing, standing(Trust::None, Use::Pending, Scope::None));
+        assert_eq!((outcome.news, outcome.change), (Some(News::NameTaken { by: id(1) }), Change::None));
+    }
     assert_eq!(ledger.trust(id(1), name("gpu"), None, Scope::Infer, false, NOW), revoked);
     let outcome = meet_at(&mut ledger, &met(1, "gpu", PROVIDER), NOW);
     assert_eq!(outcome.standing, standing(Trust::Trusted, Use::No, Scope::Infer));
