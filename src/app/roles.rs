@@ -163,7 +163,8 @@ async fn who_holds(addr: SocketAddr) -> String {
             format!("a server of the OpenAI API is there{}", server.map_or_else(String::new, |it| format!(" ({it})")))
         }
         Found::Ollana => "another ollana is there".to_owned(),
-        Found::Grpc | Found::Other | Found::Nothing => "some program is there that is no Ollama".to_owned(),
+        Found::Other(trouble) => trouble.to_string(),
+        Found::Grpc | Found::Nothing => "some program is there that is no Ollama".to_owned(),
     }
 }
 

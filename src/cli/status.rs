@@ -41,6 +41,9 @@ fn render(status: &StatusView) -> String {
     if let Some(problem) = &ollama.problem {
         row("", problem.clone());
     }
+    for flaw in &ollama.flaws {
+        row("", format!("flaw: {}", shown(flaw)));
+    }
     for (model, numbers) in &status.numbers {
         row("", format!("{model}: {numbers}"));
     }

@@ -28,6 +28,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     let models: Vec<ModelView> = client.get("/models").await?;
     findings.push(node(&status));
     findings.push(ollama_of(&status));
+    findings.extend(flaws_of(&status));
     findings.extend(peers_of(&status, &peers));
     for conflict in &status.conflicts {
         findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
@@ -71,6 +72,12 @@ fn ollama_of(status: &StatusView) -> Finding {
             "nothing, if this machine only uses the others; else start Ollama, or name it with --ollama",
         ),
     }
+}
+
+/// What the server here says that is not as it should be.
+fn flaws_of(status: &StatusView) -> impl Iterator<Item = Finding> {
+    let advice = "it is shared all the same, with what is understood; a newer version of that server may do better";
+    status.ollama.flaws.iter().map(move |flaw| Finding::hint("ollama", flaw, advice))
 }
 
 fn openai(server: Option<&str>) -> String {
@@ -173,9 +180,12 @@ pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
             format!("at {url} is a node of the mesh, not an Ollama"),
             "nothing, if this machine only uses the others; else name its Ollama with --ollama",
         ),
-        Found::Grpc | Found::Other => Finding::problem(
+        Found::Other(trouble) => {
+            Finding::problem("ollama", trouble.to_string(), "name the Ollama with --ollama, or use --mode client")
+        }
+        Found::Grpc => Finding::problem(
             "ollama",
-            format!("what answers at {url} is no Ollama and no server of the OpenAI API, or is not ready yet"),
+            format!("what answers at {url} is no Ollama and no server of the OpenAI API"),
             "name the Ollama with --ollama, or use --mode client",
         ),
         Found::Nothing => Finding::hint(
