@@ -364,6 +364,12 @@ impl App {
 
     /// What a person wants to know beyond what `serve` says of the ports.
     fn announce(&self) {
+        if let Some(api) = self.config.ollama.left_out {
+            tracing::info!(
+                "the server to share is asked at {}: {api} was left out of its address, since requests have it already",
+                self.config.ollama.url
+            );
+        }
         match &self.mesh.why_not_lent {
             Some(why) if self.config.mode == Mode::Server => {
                 tracing::warn!(

@@ -62,8 +62,8 @@ pub(super) struct Args {
     #[arg(long)]
     listen_open: bool,
 
-    /// The Ollama to lend [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on loopback, else
-    /// http://127.0.0.1:11434]
+    /// The Ollama to lend [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on this machine,
+    /// else http://127.0.0.1:11434]
     #[arg(long, value_name = "URL")]
     ollama: Option<String>,
 
