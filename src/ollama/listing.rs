@@ -64,8 +64,8 @@ pub(super) async fn tags(client: &Client, state: &mut State) -> Result<(), NoLis
     Ok(())
 }
 
-/// The same of something that may be no Ollama: nothing if what it answers is no list of Ollama's. llama-server has the
-/// path too, with its list for OpenAI's API.
+/// The same of something that may be no Ollama: [`NoList::NoneSuch`] if what it answers is no list of Ollama's. llama-server
+/// has the path too, with its list for OpenAI's API.
 pub(super) async fn tags_of_stranger(client: &Client, state: &mut State) -> Result<(), NoList> {
     let said = asked(client, TAGS).await?;
     let text = String::from_utf8_lossy(&said.body);
