@@ -315,6 +315,12 @@ impl App {
     /// # Errors
     /// If something breaks that the node cannot do without.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+        if let Some(api) = self.config.ollama.left_out {
+            tracing::info!(
+                "requests to the server at {} have {api} in their path already: it was left out of the address",
+                self.config.ollama.url
+            );
+        }
         if let (Some(why), Mode::Server) = (&self.mesh.why_not_lent, self.config.mode) {
             tracing::warn!("this node does nothing: with --mode server it only shares, and nothing is shared: {why}");
         }

@@ -1,8 +1,9 @@
 //! The lists that an application sees of the whole mesh: `/api/tags`, `/api/ps` and `/v1/models` of all providers in one.
 //! Servers that are no Ollamas are in the last one alone.
 //!
-//! With one provider its answer passes through untouched. With several all are asked at once, for a bounded time, and
-//! one that is slow or answers nonsense is left out rather than waited for. A model has one entry, byte for byte what a
+//! With one provider its answer passes through untouched. With several all are asked at once, for a bounded time. One
+//! that is slow or answers nonsense is not waited for: what it has is in its report, and is listed from that with the fields
+//! that are known, since requests for it are sent there. A model has one entry, byte for byte what a
 //! server said: where servers have different weights under its name, one that has those which are used; this machine's
 //! own if it has it, else the one that Ollama would put first (most recently modified, for `ps` the one that stays loaded
 //! longest). The order is Ollama's too. With no provider at all the answer is the mesh's
@@ -11,9 +12,9 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -21,20 +22,27 @@ use futures_util::stream::FuturesUnordered;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::json;
 use tower::Service as _;
 
 use crate::balance::Router;
-use crate::exchange::{self, Body, Endpoint, PEER_HEADER, Refusal};
-use crate::route::{self, Api, Dialect, ModelName};
+use crate::exchange::{self, Body, Endpoint, PEER_HEADER, Refusal, ServerKind};
+use crate::id::Id;
+use crate::route::{self, Api, Dialect, Listing, ModelName};
 
 /// A list is there in milliseconds, and `ollama list` is something a person waits for.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same for one that was late before.
+const LITTLE_PATIENCE: Duration = Duration::from_millis(100);
+/// For how long it is, until it is given more time again.
+const LATE: Duration = Duration::from_secs(30);
 /// Read of one list at most: some 5,000 models.
 const PER_LIST: usize = 2 * 1024 * 1024;
 /// Read of all lists of one request at most, however many peers there are and whatever they send.
 const IN_ALL: usize = 16 * 1024 * 1024;
+
+/// Go's zero time, which Ollama's clients take for one that is not known.
+const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// Which list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +59,16 @@ pub enum List {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     router: Router,
+    late: Arc<Late>,
 }
+
+/// The providers whose list came too late, and when; bounded by how many there are.
+#[derive(Debug, Default)]
+struct Late(Mutex<HashMap<Id, Instant>>);
 
 /// One model in one server's list.
 struct Model {
-    raw: Box<RawValue>,
+    raw: Box<str>,
     /// What Ollama sorts by, in Unix seconds: the largest first.
     at: i64,
     local: bool,
@@ -68,7 +81,7 @@ struct Model {
 impl Catalog {
     /// Asks whom `router` would ask.
     pub fn new(router: Router) -> Self {
-        Self { router }
+        Self { router, late: Arc::default() }
     }
 
     /// The answer to a request for a list.
@@ -91,13 +104,23 @@ impl Catalog {
         };
         let room = Arc::new(AtomicUsize::new(IN_ALL));
         let user_agent = request.headers().get(USER_AGENT).cloned();
-        let mut asked: FuturesUnordered<_> =
-            providers.iter().map(|provider| list.ask(provider, user_agent.clone(), room.clone())).collect();
+        let mut asked: FuturesUnordered<_> = providers
+            .iter()
+            .map(|provider| {
+                let asking = list.ask(provider, user_agent.clone(), room.clone(), &self.late);
+                async move { asking.await.ok_or(provider) }
+            })
+            .collect();
         let mut merged = HashMap::new();
         let mut answers = 0;
         while let Some(models) = asked.next().await {
-            let Some(models) = models else { continue };
-            answers += 1;
+            let models = match models {
+                Ok(models) => {
+                    answers += 1;
+                    models
+                }
+                Err(provider) => list.last_report(provider, &room),
+            };
             for (name, model) in models {
                 match merged.entry(name) {
                     Entry::Vacant(entry) => {
@@ -112,7 +135,7 @@ impl Catalog {
                 }
             }
         }
-        if answers == 0 {
+        if answers == 0 && merged.is_empty() {
             return route::render(
                 list.api(),
                 &Refusal {
@@ -159,22 +182,24 @@ impl List {
         endpoint: &Arc<dyn Endpoint>,
         user_agent: Option<HeaderValue>,
         room: Arc<AtomicUsize>,
+        late: &Late,
     ) -> Option<Vec<(ModelName, Model)>> {
-        let peer = endpoint.label();
-        match tokio::time::timeout(PATIENCE, self.read(endpoint, user_agent, &room)).await {
+        let (id, peer) = (endpoint.id(), endpoint.label());
+        match tokio::time::timeout(late.patience(id), self.read(endpoint, user_agent, &room)).await {
             Ok(Ok(bytes)) => match self.parse(&bytes, endpoint) {
-                Ok(models) => Some(models),
-                Err(error) => {
-                    tracing::debug!(%peer, ?self, %error, "left out: its list cannot be read");
+                Some(models) => Some(models),
+                None => {
+                    tracing::debug!(%peer, ?self, "its list cannot be read");
                     None
                 }
             },
             Ok(Err(reason)) => {
-                tracing::debug!(%peer, ?self, %reason, "left out: it gave no list");
+                tracing::debug!(%peer, ?self, %reason, "it gave no list");
                 None
             }
             Err(_) => {
-                tracing::debug!(%peer, ?self, "left out: it is too slow");
+                tracing::debug!(%peer, ?self, "it is too slow");
+                late.note(id);
                 None
             }
         }
@@ -212,48 +237,65 @@ impl List {
         Ok(bytes)
     }
 
-    fn parse(self, bytes: &[u8], endpoint: &Arc<dyn Endpoint>) -> Result<Vec<(ModelName, Model)>, serde_json::Error> {
-        #[derive(Deserialize)]
-        struct Lists {
-            models: Option<Vec<Box<RawValue>>>,
-            data: Option<Vec<Box<RawValue>>>,
-        }
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow)]
-            name: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            id: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            modified_at: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            expires_at: Option<Cow<'a, str>>,
-            created: Option<i64>,
-        }
-        let lists: Lists = serde_json::from_slice(bytes)?;
-        let raw = match self {
-            Self::Tags | Self::Ps => lists.models,
-            Self::V1Models => lists.data,
+    /// The entries that have a name, whatever else is in them: they are passed on as they are.
+    fn parse(self, bytes: &[u8], endpoint: &Arc<dyn Endpoint>) -> Option<Vec<(ModelName, Model)>> {
+        let text = String::from_utf8_lossy(bytes);
+        let listing = Listing::read(&text).ok()?;
+        let (list, keys, time): (_, &[&str], _) = match self {
+            Self::Tags => (listing.models, &["name", "model"], "modified_at"),
+            Self::Ps => (listing.models, &["name", "model"], "expires_at"),
+            Self::V1Models => (listing.data, &["id"], "created"),
         };
         let (local, report) = (endpoint.is_local(), endpoint.report().borrow().clone());
-        let named = |raw: Box<RawValue>| {
-            let fields: Fields<'_> = serde_json::from_str(raw.get()).ok()?;
-            let (name, at) = match self {
-                Self::Tags => (fields.name, fields.modified_at.and_then(|at| unix_seconds(&at))),
-                Self::Ps => (fields.name, fields.expires_at.and_then(|at| unix_seconds(&at))),
-                Self::V1Models => (fields.id, fields.created),
-            };
-            let name = name?;
+        let mut models = Vec::new();
+        for entry in list.unwrap_or_default().entries {
+            // A number is no name to route by; straight it would be listed all the same.
+            let odd = || keys.iter().find(|key| entry.number(key).is_some()).and_then(|key| entry.written(key));
+            let Some(name) = entry.name(keys).or_else(|| odd().map(Cow::Borrowed)) else { continue };
+            let text = entry.text(time).this();
+            let at = text.and_then(|text| unix_seconds(&text)).or_else(|| entry.number(time).map(whole));
             let digest = report.models.get(&*name).map(|info| info.digest.clone()).unwrap_or_default();
-            Some((ModelName::new(&name), Model { raw, at: at.unwrap_or(i64::MIN), local, digest }))
-        };
-        Ok(raw.unwrap_or_default().into_iter().filter_map(named).collect())
+            let model = Model { raw: entry.raw.into(), at: at.unwrap_or(i64::MIN), local, digest };
+            models.push((ModelName::new(&name), model));
+        }
+        Some(models)
+    }
+
+    /// What one that gives no list has by its last report: the fields that are known, and what a client cannot do without.
+    fn last_report(self, endpoint: &Arc<dyn Endpoint>, room: &AtomicUsize) -> Vec<(ModelName, Model)> {
+        let (report, load) = (endpoint.report().borrow().clone(), endpoint.load().borrow().clone());
+        let mut models = Vec::new();
+        let loaded: Vec<&str> = load.loaded().collect();
+        for (name, info) in &report.models {
+            let raw = match self {
+                Self::Tags | Self::Ps if report.api != ServerKind::Ollama => continue,
+                Self::Ps if !loaded.contains(&name.as_str()) => continue,
+                Self::Tags => json!({
+                    "name": name, "model": name, "modified_at": NO_TIME, "size": info.size, "digest": info.digest,
+                    "details": {},
+                }),
+                Self::Ps => json!({
+                    "name": name, "model": name, "size": info.size, "digest": info.digest, "details": {},
+                    "expires_at": NO_TIME, "size_vram": 0,
+                }),
+                Self::V1Models => json!({"id": name, "object": "model", "created": 0, "owned_by": "library"}),
+            };
+            let raw = raw.to_string();
+            let fits = |left: usize| left.checked_sub(raw.len());
+            if room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_err() {
+                break;
+            }
+            let model =
+                Model { raw: raw.into(), at: i64::MIN, local: endpoint.is_local(), digest: info.digest.clone() };
+            models.push((ModelName::new(name), model));
+        }
+        models
     }
 
     fn response(self, models: HashMap<ModelName, Model>, head: bool) -> Response<Body> {
         let mut models: Vec<_> = models.into_iter().collect();
         models.sort_by(|(name, model), (other_name, other)| other.at.cmp(&model.at).then_with(|| name.cmp(other_name)));
-        let entries = models.iter().map(|(_, model)| model.raw.get()).collect::<Vec<_>>().join(",");
+        let entries = models.iter().map(|(_, model)| &*model.raw).collect::<Vec<_>>().join(",");
         // As Ollama writes them: `/v1` ends with a newline, and has no list at all where it is empty.
         let (body, content_type) = match self {
             Self::Tags | Self::Ps => (format!("{{\"models\":[{entries}]}}"), "application/json; charset=utf-8"),
@@ -270,6 +312,22 @@ impl List {
     }
 }
 
+// === impl Late ===
+
+impl Late {
+    fn patience(&self, id: Id) -> Duration {
+        let late = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_late = late.get(&id).is_some_and(|at| at.elapsed() < LATE);
+        if is_late { LITTLE_PATIENCE } else { PATIENCE }
+    }
+
+    fn note(&self, id: Id) {
+        let mut late = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        late.retain(|_, at| at.elapsed() < LATE);
+        late.entry(id).or_insert_with(Instant::now);
+    }
+}
+
 // === impl Model ===
 
 impl Model {
@@ -277,6 +335,13 @@ impl Model {
     fn rank(&self) -> (bool, i64) {
         (self.local, self.at)
     }
+}
+
+/// Seconds of a time that is written as a number.
+#[allow(clippy::cast_possible_truncation)]
+fn whole(seconds: f64) -> i64 {
+    // Casts of floats saturate.
+    seconds as i64
 }
 
 /// The Unix time of what Go writes (RFC 3339, any zone), whole seconds; all that is needed to sort.

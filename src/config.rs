@@ -17,8 +17,9 @@ mod ollama_host;
 mod owner;
 mod value;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::Uri;
@@ -127,6 +128,10 @@ pub struct OllamaTarget {
     pub url: Uri,
     /// Whether it was named to Ollana, and not only to Ollama's client by `OLLAMA_HOST`.
     pub explicit: bool,
+    /// The path of an API that was named with it and is left out, since Ollana adds it by itself.
+    pub left_out: Option<&'static str>,
+    /// Whether it is on this machine, once somebody has asked.
+    here: OnceLock<bool>,
 }
 
 /// Where other nodes find this one.
@@ -222,7 +227,7 @@ impl Config {
             name: NodeName::lossy("test"),
             mode: Mode::Auto,
             listen: Listen { addr: any, explicit: true, open: false },
-            ollama: OllamaTarget { url: Uri::from_static("http://127.0.0.1:1"), explicit: true },
+            ollama: OllamaTarget::new(Uri::from_static("http://127.0.0.1:1"), true),
             mesh: MeshAddr { addr: any, explicit: true },
             discovery: false,
             peers: Vec::new(),
@@ -304,10 +309,10 @@ fn listen(settings: &Settings) -> Result<Listen, ConfigError> {
 
 fn ollama(settings: &Settings, environment: &Environment) -> Result<OllamaTarget, ConfigError> {
     if let Some(url) = settings.parse(Key::Ollama, ollama_host::strict)? {
-        return Ok(OllamaTarget { url, explicit: true });
+        return Ok(OllamaTarget::new(url, true));
     }
     let host = environment.text("OLLAMA_HOST")?.unwrap_or_default();
-    Ok(OllamaTarget { url: ollama_host::lenient(&host), explicit: false })
+    Ok(OllamaTarget::new(ollama_host::lenient(&host), false))
 }
 
 fn trust(settings: &Settings) -> Result<TrustPolicy, ConfigError> {
@@ -331,17 +336,18 @@ fn host_name() -> NodeName {
 // === impl OllamaTarget ===
 
 impl OllamaTarget {
-    /// Whether it may be lent, and so asked at all: on loopback, or named to Ollana. What `OLLAMA_HOST` names may be
-    /// somebody else's server, which is not ours to lend.
+    fn new(url: Uri, explicit: bool) -> Self {
+        let (url, left_out) = ollama_host::without_api(url);
+        Self { url, explicit, left_out, here: OnceLock::new() }
+    }
+
+    /// Whether it may be shared, and so asked at all: on this machine, or named to Ollana. What `OLLAMA_HOST` names may be
+    /// somebody else's server, which is not ours to share. Where a name stands there the first answer may take 2 s.
     pub fn may_be_lent(&self) -> bool {
         let plain = self.url.scheme_str() == Some("http");
-        plain && (self.explicit || self.url.host().is_some_and(is_loopback))
+        let is_here = || self.url.host().is_some_and(ollama_host::is_this_machine);
+        plain && (self.explicit || *self.here.get_or_init(is_here))
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.parse::<IpAddr>().map_or_else(|_| host.eq_ignore_ascii_case("localhost"), |ip| ip.is_loopback())
 }
 
 impl Mode {

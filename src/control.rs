@@ -201,9 +201,16 @@ pub struct OllamaView {
     /// Why it is not lent at this moment though it could be: what its owner set for times like this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_lent: Option<String>,
-    /// What is wrong with it, if something is.
+    /// Why it is not healthy, or why it is never lent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// A word for programs that says which problem it is: `nothing`, `silent`, `not-ready`, `needs-key`, `other-program`,
+    /// `ollana`, `broken` or `address`. Nothing where it is never lent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem_code: Option<String>,
+    /// What is wrong with it though it is healthy, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<String>,
 }
 
 /// `ollana status --json`.

@@ -18,6 +18,7 @@ mod probe;
 mod process;
 mod slots;
 mod speeds;
+mod trouble;
 mod upload;
 mod watching;
 
@@ -29,7 +30,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::exchange::{Body, ExchangeError, ModelInfo, Pace, ServerKind};
+use crate::exchange::{Body, ExchangeError, ModelInfo, Pace, Residence, ServerKind};
 use crate::route::ModelName;
 use client::Client;
 use fresh::Fresh;
@@ -41,6 +42,7 @@ pub use memory::{Memory, Resident};
 pub use probe::{Found, probe};
 pub use slots::Slots;
 pub use speeds::{Run, Work};
+pub use trouble::{Flaws, Trouble};
 pub use watching::Cadence;
 
 /// A handle on the local Ollama. Cheap to clone.
@@ -71,11 +73,17 @@ pub struct State {
     pub models: BTreeMap<String, ModelInfo>,
     /// Those of them that are in memory.
     pub loaded: BTreeSet<String>,
+    /// Whether it does not say which of them are. Then [`State::loaded`] is empty, and means nothing.
+    pub loaded_unknown: bool,
+    /// Those of them that stand in its list for the OpenAI API alone, if it is an Ollama.
+    pub aliases: BTreeSet<String>,
     /// What it lists and would run on the owner's account elsewhere: cloud models by tag or by `remote_host`.
     /// Never lent.
     pub remote: BTreeSet<ModelName>,
-    /// Why it is not healthy, for people.
-    pub problem: Option<String>,
+    /// Why it is not healthy.
+    pub problem: Option<Trouble>,
+    /// What is wrong with it though it is healthy.
+    pub flaws: Flaws,
 }
 
 // === impl Ollama ===
@@ -115,6 +123,9 @@ impl Ollama {
             fits: Fits::default(),
             speeds: speeds.clone(),
             nudge: nudge.clone(),
+            greeting: None,
+            has_aliases: false,
+            told: BTreeSet::new(),
         };
         let task = tokio::spawn(async {
             // None of the others ends.
@@ -170,8 +181,12 @@ impl Ollama {
         }
         let list = async {
             let mut state = State::clone(&self.state.borrow());
-            listing::tags(&self.client, &mut state).await?;
-            if state != **self.state.borrow() {
+            listing::tags(&self.client, &mut state).await.map_err(|none| none.of(&self.client))?;
+            let is_news = {
+                let known = self.state.borrow();
+                (&known.models, &known.remote) != (&state.models, &state.remote)
+            };
+            if is_news {
                 self.refresh();
             }
             Ok(state)
@@ -193,7 +208,7 @@ impl Ollama {
     /// Says that a request is handed over now, which does this `work` with a model by the name it is listed under. The
     /// answer belongs into [`Run::watch`].
     pub fn run(&self, model: &str, work: Work) -> Run {
-        let resident = self.state.borrow().loaded.contains(model);
+        let resident = self.state.borrow().residence(model) != Residence::Disk;
         self.speeds.run(model, work, resident)
     }
 
@@ -260,8 +275,17 @@ impl State {
         found.map(|(name, _)| name.as_str())
     }
 
-    /// Whether it has this model in memory.
-    pub fn is_loaded(&self, model: &ModelName) -> bool {
-        self.listed(model).is_some_and(|name| self.loaded.contains(name))
+    /// Where a model is, by the name it is listed under.
+    pub fn residence(&self, listed: &str) -> Residence {
+        match self.loaded.contains(listed) {
+            _ if self.loaded_unknown => Residence::Unknown,
+            true => Residence::Memory,
+            false => Residence::Disk,
+        }
+    }
+
+    /// Whether it is known that it has this model on disk alone.
+    pub fn is_on_disk(&self, model: &ModelName) -> bool {
+        self.listed(model).is_some_and(|name| self.residence(name) == Residence::Disk)
     }
 }

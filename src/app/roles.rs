@@ -169,7 +169,7 @@ async fn who_holds(addr: SocketAddr) -> String {
         Found::Ollama { version } => format!("Ollama {version}"),
         Found::OpenAi { server } => server.unwrap_or("a server".to_owned()) + " with the OpenAI API",
         Found::Ollana => "another ollana".to_owned(),
-        Found::Grpc | Found::Other | Found::Nothing => match process {
+        Found::Grpc | Found::Other(_) | Found::Nothing => match process {
             Some(process) => return format!("it is used by {process}, which is no Ollama"),
             None => "another program, which is no Ollama".to_owned(),
         },

@@ -71,7 +71,9 @@ impl Mesh for View {
             server: state.server.clone(),
             lent: self.report.borrow().provider,
             not_lent: self.not_now.borrow().as_ref().map(ToString::to_string),
-            problem: self.why_not_lent.clone().or_else(|| state.problem.clone()),
+            problem: self.why_not_lent.clone().or_else(|| state.problem.as_ref().map(ToString::to_string)),
+            problem_code: state.problem.as_ref().map(|problem| problem.code().to_owned()),
+            flaws: state.flaws.iter().map(str::to_owned).collect(),
         }
     }
 

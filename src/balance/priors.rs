@@ -189,7 +189,7 @@ impl Server {
                 .map(|other| match other.load.residence {
                     Residence::Loading => 0.5 * other.assumed.load_time,
                     Residence::Disk if other.is_busy() => other.assumed.load_time,
-                    Residence::Disk | Residence::Memory => 0.0,
+                    Residence::Disk | Residence::Memory | Residence::Unknown => 0.0,
                 })
                 .sum(),
             eviction: eviction(load, &others, assumed, usual, 1.0 / (1.0 + busy_others)),

@@ -174,7 +174,7 @@ pub(super) fn batch(n: f64) -> f64 {
 impl Server {
     /// Whether the model is in memory.
     pub(crate) fn is_warm(&self) -> bool {
-        self.residence == Residence::Memory
+        matches!(self.residence, Residence::Memory | Residence::Unknown)
     }
 
     /// Whether one more request would have a slot at once, as far as is known.
@@ -215,7 +215,7 @@ impl Server {
     fn load(&self) -> f64 {
         let load_time = seconds(self.load_time);
         match self.residence {
-            Residence::Memory => 0.0,
+            Residence::Memory | Residence::Unknown => 0.0,
             Residence::Loading => LOADING * load_time,
             Residence::Disk => {
                 let eviction =

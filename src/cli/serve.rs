@@ -61,7 +61,7 @@ pub(super) struct Args {
     #[arg(long)]
     listen_open: bool,
 
-    /// The Ollama to share [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on loopback, else
+    /// The Ollama to share [env: OLLANA_OLLAMA] [default: OLLAMA_HOST if that is on this machine, else
     /// http://127.0.0.1:11434]
     #[arg(long, value_name = "URL")]
     ollama: Option<String>,

@@ -58,6 +58,9 @@ fn render(status: &StatusView) -> String {
     if let Some(problem) = ollama.problem.as_ref().filter(|_| ollama.healthy) {
         row("", problem.clone());
     }
+    for flaw in &ollama.flaws {
+        row("", format!("flaw: {}", shown(flaw)));
+    }
     for (model, numbers) in &status.numbers {
         row("", format!("{model}: {numbers}"));
     }

@@ -4,7 +4,10 @@
 //! `http`, a missing port 11434, or with a scheme written out that scheme's own; a port out of range is the default; and
 //! an address to listen at on all interfaces is, for a client, the loopback of its family.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use http::Uri;
 
@@ -31,6 +34,64 @@ pub(super) fn strict(text: &str) -> Result<Uri, String> {
     match uri {
         Some(uri) if uri.scheme_str() == Some("http") => Ok(uri),
         _ => Err("not the address of an Ollama, such as http://127.0.0.1:11434".to_owned()),
+    }
+}
+
+/// How long the name of a machine may take to be resolved. A node does not start before it knows.
+const RESOLVES: Duration = Duration::from_secs(2);
+
+/// What clients of either API put behind the address of a server, and Ollana adds by itself.
+const API_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/models", "/v1", "/api"];
+
+/// The address without the path of an API at its end, and that path if there was one.
+pub(super) fn without_api(url: Uri) -> (Uri, Option<&'static str>) {
+    let path = url.path().trim_end_matches('/');
+    let Some(api) = API_PATHS.into_iter().find(|api| path.ends_with(api)) else { return (url, None) };
+    let rest = path.strip_suffix(api).unwrap_or(path);
+    let scheme = url.scheme_str().unwrap_or("http");
+    let authority = url.authority().map_or("", |authority| authority.as_str());
+    match format!("{scheme}://{authority}{rest}/").trim_end_matches('/').parse() {
+        Ok(base) => (base, Some(api)),
+        Err(_) => (url, None),
+    }
+}
+
+/// Whether a host is this machine: an address of any of its interfaces, or a name that stands for nothing else.
+pub(super) fn is_this_machine(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.eq_ignore_ascii_case("localhost") {
+        return true;
+    }
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return is_own(ip, &interfaces());
+    }
+    let own = interfaces();
+    let found = resolve(host);
+    !found.is_empty() && found.iter().all(|addr| is_own(addr.ip(), &own))
+}
+
+fn is_own(ip: IpAddr, own: &[IpAddr]) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || own.contains(&ip)
+}
+
+fn interfaces() -> Vec<IpAddr> {
+    if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip()).collect()
+}
+
+/// What a name stands for; nothing if that is not known in time. The system's resolver cannot be stopped, so it has a thread
+/// of its own.
+fn resolve(host: &str) -> Vec<SocketAddr> {
+    let (found, answer) = mpsc::channel();
+    let host = host.to_owned();
+    let asked = thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+        let addresses = (host, 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+        // Nobody may wait for it any more.
+        let _ = found.send(addresses.unwrap_or_default());
+    });
+    match asked {
+        Ok(_) => answer.recv_timeout(RESOLVES).unwrap_or_default(),
+        Err(_) => Vec::new(),
     }
 }
 
@@ -137,6 +198,37 @@ mod tests {
             ("no host \u{7}", "http://127.0.0.1:11434/"),
         ] {
             assert_eq!(lenient(text).to_string(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_path_of_an_api_is_left_out() {
+        for (url, base, api) in [
+            ("http://127.0.0.1:8000/v1", "http://127.0.0.1:8000/", Some("/v1")),
+            ("http://127.0.0.1:8000/v1/", "http://127.0.0.1:8000/", Some("/v1")),
+            ("http://[::1]:8000/v1/chat/completions", "http://[::1]:8000/", Some("/v1/chat/completions")),
+            ("http://127.0.0.1:11434/api", "http://127.0.0.1:11434/", Some("/api")),
+            ("http://127.0.0.1:12434/engines/v1", "http://127.0.0.1:12434/engines", Some("/v1")),
+            ("http://127.0.0.1:8000/api/v1", "http://127.0.0.1:8000/api", Some("/v1")),
+            ("http://127.0.0.1:12434/engines", "http://127.0.0.1:12434/engines", None),
+            ("http://127.0.0.1:8000/", "http://127.0.0.1:8000/", None),
+            ("http://127.0.0.1:8000/apiv1", "http://127.0.0.1:8000/apiv1", None),
+        ] {
+            let (found, cut) = without_api(url.parse().unwrap());
+            assert_eq!((found.to_string().as_str(), cut), (base, api), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_any_interface_is_this_machine() {
+        for own in ["127.0.0.1", "127.0.0.9", "[::1]", "::ffff:127.0.0.1", "localhost", "LOCALHOST"] {
+            assert!(is_this_machine(own), "{own}");
+        }
+        for ip in interfaces() {
+            assert!(is_this_machine(&ip.to_string()), "{ip}");
+        }
+        for other in ["192.0.2.1", "[2001:db8::1]", "no-such-name.invalid"] {
+            assert!(!is_this_machine(other), "{other}");
         }
     }
 

@@ -48,6 +48,8 @@ pub enum Residence {
     Memory,
     /// On its way into memory.
     Loading,
+    /// Its server does not say: neither is taken for granted.
+    Unknown,
     /// On disk only. Also what a later version may say that this one does not know.
     #[default]
     #[serde(other)]
@@ -148,6 +150,7 @@ impl fmt::Display for Numbers {
         f.write_str(match load.residence {
             Residence::Memory => "loaded",
             Residence::Loading => "loading",
+            Residence::Unknown => "perhaps loaded",
             Residence::Disk => "on disk",
         })?;
         match pace.slots {

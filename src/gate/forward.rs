@@ -97,7 +97,7 @@ async fn send(
 
 /// Whether an answer for this model changes what is known of it.
 fn is_news(model: &ModelName, state: &State) -> bool {
-    state.has(model) && !state.is_loaded(model)
+    state.is_on_disk(model)
 }
 
 /// A listing without the models that would run on the owner's account. Untouched if there are none.

@@ -181,7 +181,7 @@ impl Queue {
     /// A look at the server that `began` then found these models. Lines of others go once nobody is in them.
     pub(super) fn handle_look(&mut self, now: Instant, began: Instant, found: &BTreeMap<&str, Found>) {
         for (model, found) in found {
-            if !self.lines.contains_key(*model) && found.loaded {
+            if !self.lines.contains_key(*model) && found.loaded != Some(false) {
                 self.lines.insert(Model::from(*model), Line::default());
             }
         }

@@ -91,7 +91,7 @@ impl GateSettings {
         let paces = paces.borrow();
         let load_time = |name: &str| Duration::try_from_secs_f32(paces.get(name)?.load?).ok();
         let found = |name: &str| Found {
-            loaded: state.loaded.contains(name),
+            loaded: (!state.loaded_unknown).then(|| state.loaded.contains(name)),
             slots: self.slots(ollama, state, Some(name)),
             load_time: load_time(name).unwrap_or(LOAD_TIME),
         };

@@ -50,7 +50,7 @@ const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
 const GREETING: Duration = Duration::from_secs(5);
 
 /// What the server's pages and errors are made of is small; a listing of 10,000 models is 5 MB.
-pub(super) const MAX_LISTING: usize = 32 * 1024 * 1024;
+pub(super) const MAX_LISTING: usize = 8 * 1024 * 1024;
 
 /// The client. Cheap to clone.
 #[derive(Debug, Clone)]

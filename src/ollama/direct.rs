@@ -46,8 +46,14 @@ pub(super) struct Port {
 /// The port of a server on this machine; nothing of one elsewhere.
 pub(super) fn local_port(target: &Uri) -> Option<u16> {
     let host = target.host()?.trim_start_matches('[').trim_end_matches(']');
-    let local = host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    let local = host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_own);
     local.then(|| target.port_u16().unwrap_or(80))
+}
+
+/// Whether this is an address of this machine.
+fn is_own(ip: IpAddr) -> bool {
+    let of_an_interface = || if_addrs::get_if_addrs().is_ok_and(|found| found.iter().any(|own| own.ip() == ip));
+    ip.is_loopback() || of_an_interface()
 }
 
 /// Looks now and then while the server is there and somebody wants to know.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use http::Uri;
 use tokio::time::timeout;
 
-use super::client::{Client, says_ollana};
+use super::client::Client;
 use super::meet::meet;
+use super::trouble::Trouble;
 use super::watching::connect;
 use crate::exchange::{PEER_HEADER, ServerKind};
 use crate::route::headers::NODE_HEADER;
@@ -31,8 +32,8 @@ pub enum Found {
     Grpc,
     /// A node of the mesh: our own listener, or another's. Never to be taken for an Ollama.
     Ollana,
-    /// Somebody else, or somebody who does not answer, or is not ready to.
-    Other,
+    /// Something else, or something that does not answer, or is not ready to, or asks for a key.
+    Other(Trouble),
     /// Nobody: the connection is refused.
     Nothing,
 }
@@ -46,13 +47,14 @@ pub async fn probe(url: &Uri) -> Found {
         return Found::Nothing;
     }
     match timeout(ANSWER, meet(&Client::new(url), true)).await {
-        Ok(Ok(state)) => match state.kind {
-            ServerKind::Ollama => Found::Ollama { version: state.version },
-            ServerKind::OpenAi => Found::OpenAi { server: state.server },
+        Ok(Ok(met)) => match met.state.kind {
+            ServerKind::Ollama => Found::Ollama { version: met.state.version },
+            ServerKind::OpenAi => Found::OpenAi { server: met.state.server },
             ServerKind::Grpc => Found::Grpc,
         },
-        Ok(Err(error)) if says_ollana(&error) => Found::Ollana,
-        Ok(Err(_)) | Err(_) => Found::Other,
+        Ok(Err(Trouble::Ollana(_))) => Found::Ollana,
+        Ok(Err(trouble)) => Found::Other(trouble),
+        Err(_) => Found::Other(Trouble::Silent(url.clone())),
     }
 }
 

@@ -35,6 +35,8 @@ impl Mesh for Fake {
             lent: false,
             not_lent: Some("lends from <b>18:00".to_owned()),
             problem: None,
+            problem_code: None,
+            flaws: Vec::new(),
         }
     }
 

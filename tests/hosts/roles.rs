@@ -3,6 +3,7 @@
 use crate::app::{App, MODEL, Ollama};
 use crate::netns::Net;
 use crate::node::{Home, Node};
+use crate::shaped::{self, Shaped};
 use crate::{CHANGE, ROLE};
 
 pub fn an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again() {
@@ -123,4 +124,31 @@ pub fn a_port_that_is_taken_is_a_clear_message_and_not_half_a_start() {
     // A start that failed leaves nothing in the way of the next.
     let third = Node::start(&host, &homes[2], &free);
     third.until_peer("first", CHANGE, |peer| peer.state == "connected");
+}
+
+pub fn an_address_of_this_machine_in_ollama_host_is_shared() {
+    let (net, lan) = Net::new();
+    let host = net.host("gpu", &lan);
+    // As a bridge of containers is: no other machine is there.
+    host.ip(&["link", "add", "docker0", "type", "dummy"]);
+    host.ip(&["addr", "add", "172.17.0.1/16", "dev", "docker0"]);
+    host.ip(&["link", "set", "docker0", "up"]);
+    // What the resolver takes for a name, and for an address, without a server of names.
+    let named = format!("{}:11434", u32::from(host.v4(&lan)));
+    let addresses =
+        [format!("{}:11434", host.v4(&lan)), format!("[{}]:11434", host.v6(&lan)), "172.17.0.1:11434".to_owned()];
+    for (n, address) in addresses.iter().chain([&named]).enumerate() {
+        let at = addresses.get(n).unwrap_or(&addresses[0]).parse().unwrap();
+        let _ollama = host.inside(|| Shaped::start_at(at, shaped::ollama("0.33.0")));
+        let home = Home::new("gpu");
+        let node = Node::start_with(&host, &home, &[], &[("OLLAMA_HOST", address)]);
+        node.until_status(CHANGE, |status| status["ollama"]["lent"] == true);
+        // The loopback address is free.
+        assert_eq!(node.status()["listen"], "127.0.0.1:11434", "{address}");
+        assert_eq!(node.status()["ollama"]["url"], format!("http://{address}/"));
+    }
+    let home = Home::new("gpu");
+    let node = Node::start_with(&host, &home, &[], &[("OLLAMA_HOST", "10.83.255.254:11434")]);
+    let status = node.status();
+    assert!(status["ollama"]["problem"].as_str().unwrap().contains("not on this machine"), "{status}");
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ollana::ollama::{Found, Ollama, State, probe};
+use ollana::ollama::{Found, Ollama, State, Trouble, probe};
 use ollana::route::ModelName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -53,7 +53,7 @@ async fn an_ollama_that_starts_stops_and_starts_again_shows_within_three_seconds
         fake.stop().await;
         let (down, after) = until(&mut state, |state| !state.healthy).await;
         assert!(after < Duration::from_secs(1), "a closed port is seen at once, not after {after:?}");
-        assert!(down.problem.as_ref().unwrap().contains("nothing answers"), "{down:?}");
+        assert!(down.problem.as_ref().unwrap().to_string().contains("nothing answers"), "{down:?}");
         assert!(down.models.is_empty());
         fake.start_again().await;
         let (_, after) = until(&mut state, |state| state.healthy).await;
@@ -98,7 +98,7 @@ async fn one_that_hangs_is_withdrawn_and_comes_back() {
     fake.freeze(true);
     let (down, after) = until(&mut state, |state| !state.healthy).await;
     assert!(after < Duration::from_secs(20), "{after:?}");
-    assert!(down.problem.as_ref().unwrap().contains("does not answer"), "{down:?}");
+    assert!(down.problem.as_ref().unwrap().to_string().contains("does not answer"), "{down:?}");
     fake.freeze(false);
     until(&mut state, |state| state.healthy).await;
 }
@@ -127,8 +127,9 @@ async fn a_probe_tells_an_ollama_from_a_node_and_from_others() {
     let alone = "HTTP/1.1 503 Service Unavailable\r\nollana-node: gpu1\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(probe(&answering(alone).await).await, Found::Ollana);
     let other = "HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno";
-    assert_eq!(probe(&answering(other).await).await, Found::Other);
-    assert_eq!(probe(&answering("SSH-2.0-OpenSSH_9.9\r\n").await).await, Found::Other);
+    assert!(matches!(probe(&answering(other).await).await, Found::Other(Trouble::Other { .. })));
+    let ssh = probe(&answering("SSH-2.0-OpenSSH_9.9\r\n").await).await;
+    assert!(matches!(ssh, Found::Other(Trouble::Broken { .. })), "{ssh:?}");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     assert_eq!(probe(&format!("http://{closed}").parse().unwrap()).await, Found::Nothing);
 }
@@ -140,7 +141,7 @@ async fn a_node_is_never_taken_for_an_ollama() {
     let (ollama, _watch) = Ollama::spawn(&node);
     let mut state = ollama.state();
     let (state, _) = until(&mut state, |state| state.problem.is_some()).await;
-    assert!(!state.healthy && state.problem.as_ref().unwrap().contains("an Ollana"), "{state:?}");
+    assert!(!state.healthy && state.problem.as_ref().unwrap().to_string().contains("an Ollana"), "{state:?}");
     let request = http::Request::get("/api/tags").body(ollana::exchange::empty()).unwrap();
     assert!(ollama.send(request).await.unwrap_err().to_string().contains("an Ollana"));
 }
@@ -150,5 +151,5 @@ async fn an_address_that_cannot_be_asked_says_why() {
     let (ollama, _watch) = Ollama::spawn(&"https://ollama.example".parse().unwrap());
     let mut state = ollama.state();
     let (state, _) = until(&mut state, |state| state.problem.is_some()).await;
-    assert!(state.problem.as_ref().unwrap().contains("http://"), "{state:?}");
+    assert!(state.problem.as_ref().unwrap().to_string().contains("http://"), "{state:?}");
 }

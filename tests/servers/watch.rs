@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ollana::exchange::ServerKind;
-use ollana::ollama::{Found, Ollama, State, probe};
+use ollana::ollama::{Found, Ollama, State, Trouble, probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -50,8 +50,8 @@ pub async fn one_that_loads_its_model_is_lent_when_it_has() {
     let (ollama, _watch) = Ollama::spawn(&server.url());
     let mut state = ollama.state();
     let (loading, _) = until(&mut state, |state| state.problem.is_some()).await;
-    assert!(!loading.healthy && loading.problem.as_ref().unwrap().contains("not ready"), "{loading:?}");
-    assert_eq!(probe(&server.url()).await, Found::Other);
+    assert!(!loading.healthy && loading.problem.as_ref().unwrap().to_string().contains("not ready"), "{loading:?}");
+    assert!(matches!(probe(&server.url()).await, Found::Other(Trouble::NotReady(_))));
     server.load(false);
     let (_, after) = until(&mut state, |state| state.healthy).await;
     assert!(after < Duration::from_secs(3), "{after:?}");

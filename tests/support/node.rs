@@ -167,8 +167,19 @@ impl Node {
         node
     }
 
+    /// The same with this in its environment.
+    pub fn start_with(host: &Host, home: &Home, flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut node = Self::spawn_with(host, home, flags, variables);
+        node.is_ready();
+        node
+    }
+
     /// The same, without waiting for anything.
     pub fn spawn(host: &Host, home: &Home, flags: &[&str]) -> Self {
+        Self::spawn_with(host, home, flags, &[])
+    }
+
+    fn spawn_with(host: &Host, home: &Home, flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = home.dir.path();
         let log = dir.join("log");
         let out = File::options().create(true).append(true).open(&log).unwrap();
@@ -183,6 +194,7 @@ impl Node {
         command
             .env("HOME", dir)
             .env("OLLANA_LEND_PARALLEL", home.slots.to_string())
+            .envs(variables.iter().copied())
             .env("RUST_LOG", std::env::var("OLLANA_TEST_LOG").unwrap_or_else(|_| "debug".to_owned()));
         command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out);
         let running = Running::spawn(&mut command);

@@ -55,6 +55,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<N
     findings.push(node(&status));
     findings.push(ollama_of(&status));
     findings.extend(mesh_port(&status));
+    findings.extend(flaws_of(&status));
     findings.extend(peers::findings(&status, &peers));
     for conflict in &status.conflicts {
         let (found, advice) = conflict.split_once(" → ").unwrap_or((conflict, "`ollana peers` shows both"));
@@ -114,6 +115,12 @@ fn ollama_of(status: &StatusView) -> Finding {
     Finding::hint("ollama", format!("no Ollama is shared: {problem}{}", used.unwrap_or_default()), SHARE)
 }
 
+/// What is odd in the answers of the local server.
+fn flaws_of(status: &StatusView) -> impl Iterator<Item = Finding> {
+    let advice = "it is shared all the same, with what is understood; a newer version of that server may do better";
+    status.ollama.flaws.iter().map(move |flaw| Finding::hint("ollama", flaw, advice))
+}
+
 /// The port, if a URL is of this machine.
 fn local_port(url: &str) -> Option<u16> {
     let url: Uri = url.parse().ok()?;
@@ -169,7 +176,7 @@ async fn default_port(status: &StatusView, listen: SocketAddr, export: String) -
             format!("ollana stop && ollana serve -d, to have port {LISTEN_PORT}; or export OLLAMA_HOST={listen}"),
         ),
         Found::Nothing => (format!("nothing listens on port {LISTEN_PORT}; this node listens on {listen}"), export),
-        Found::Grpc | Found::Other => (
+        Found::Grpc | Found::Other(_) => (
             format!(
                 "port {LISTEN_PORT} is used by {}, which is no Ollama; this node listens on {listen}",
                 holder.as_deref().unwrap_or("another program")
@@ -210,9 +217,14 @@ pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
         }
         Found::Grpc if config.ollama.explicit => Finding::ok("ollama", format!("a gRPC server listens on {url}")),
         Found::Ollana => Finding::hint("ollama", format!("{url} is an ollana node, not an Ollama"), SHARE),
-        Found::Grpc | Found::Other => Finding::problem(
+        Found::Other(trouble) => Finding::problem(
             "ollama",
-            format!("the server at {url}{by} is no Ollama and has no OpenAI API, or is not ready yet"),
+            format!("{trouble}{by}"),
+            "name the Ollama with --ollama, or use --mode client",
+        ),
+        Found::Grpc => Finding::problem(
+            "ollama",
+            format!("the server at {url}{by} is no Ollama and has no OpenAI API"),
             "name the Ollama with --ollama, or use --mode client",
         ),
         Found::Nothing => Finding::hint("ollama", format!("not running: nothing listens on {url}"), SHARE),

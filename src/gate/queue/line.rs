@@ -48,6 +48,8 @@ pub(super) struct Line {
 struct Memory {
     /// The last look found it there.
     seen: bool,
+    /// The server does not say whether it is there.
+    unknown: bool,
     /// When it answered last, as far as no look was better informed.
     answered: Option<Instant>,
 }
@@ -123,8 +125,8 @@ impl Line {
 
     /// A look at the server that began then is over.
     pub(super) fn look(&mut self, began: Instant, found: Option<&Found>) {
-        self.memory.look(began, found.is_some_and(|found| found.loaded));
-        if let Some(found) = found.filter(|found| found.loaded) {
+        self.memory.look(began, found.map_or(Some(false), |found| found.loaded));
+        if let Some(found) = found.filter(|found| found.loaded == Some(true)) {
             // Its first answer may be one that says nothing before its end.
             self.loads = self.loads.filter(|since| began < *since + found.load_time);
         }
@@ -147,6 +149,7 @@ impl Line {
             _ if self.loads.is_some() => Residence::Loading,
             true => Residence::Memory,
             false if self.sent > 0 => Residence::Loading,
+            false if self.memory.unknown => Residence::Unknown,
             false => Residence::Disk,
         };
         ModelLoad { residence, running: self.running, queued: requests(self.queued), begun: self.begun }
@@ -208,9 +211,11 @@ impl Memory {
     }
 
     /// A look at the server that began then is over. One that began before the model answered does not know of that.
-    fn look(&mut self, began: Instant, seen: bool) {
-        self.seen = seen;
-        self.answered = self.answered.filter(|answered| !seen && *answered >= began);
+    fn look(&mut self, began: Instant, seen: Option<bool>) {
+        (self.seen, self.unknown) = (seen == Some(true), seen.is_none());
+        if let Some(seen) = seen {
+            self.answered = self.answered.filter(|answered| !seen && *answered >= began);
+        }
     }
 }
 

@@ -61,7 +61,7 @@ fn as_many_run_as_there_are_slots_and_the_rest_comes_in_order() {
     queue.handle_end(now, ids[0]);
     assert_eq!(granted(&mut queue), [], "an end counts once");
     // More slots are learned of.
-    queue.handle_look(now, now, &[("m", Found { loaded: true, slots: 3.into(), load_time: LOAD_TIME })].into());
+    queue.handle_look(now, now, &[("m", Found { loaded: Some(true), slots: 3.into(), load_time: LOAD_TIME })].into());
     assert_eq!(granted(&mut queue), [ids[4]]);
 }
 
@@ -297,12 +297,34 @@ fn places_are_told_when_they_change_and_not_too_often() {
 }
 
 #[test]
+fn a_server_that_does_not_say_is_not_taken_to_have_a_model_on_disk() {
+    let (mut queue, start) = (Queue::new(limits()), Instant::now());
+    let at = |s| start + Duration::from_secs(s);
+    let residence = |queue: &Queue| queue.load("m").unwrap_or_default().residence;
+    let silent = BTreeMap::from([("m", Found { loaded: None, slots: 1.into(), load_time: LOAD_TIME })]);
+    queue.handle_look(at(0), at(0), &silent);
+    assert_eq!(residence(&queue), Residence::Unknown);
+    let id = queue.handle_arrival(at(1), request(peer(1), 1)).unwrap();
+    queue.handle_sent(at(1), id);
+    assert_eq!(residence(&queue), Residence::Loading);
+    queue.handle_answer(at(2), id, true);
+    queue.handle_end(at(3), id);
+    queue.handle_look(at(5), at(5), &silent);
+    assert_eq!(residence(&queue), Residence::Memory, "it has answered, and no look knows better");
+    let nothing = BTreeMap::from([("m", Found { loaded: Some(false), ..silent["m"] })]);
+    queue.handle_look(at(10), at(10), &nothing);
+    assert_eq!(residence(&queue), Residence::Disk);
+    queue.handle_look(at(15), at(15), &silent);
+    assert_eq!(residence(&queue), Residence::Unknown);
+}
+
+#[test]
 fn a_model_is_loading_until_it_answers_and_then_in_memory() {
     let (mut queue, start) = (Queue::new(limits()), Instant::now());
     let at = |s| start + Duration::from_secs(s);
     let residence = |queue: &Queue| queue.load("m").unwrap_or_default().residence;
-    let nothing = BTreeMap::from([("m", Found { loaded: false, slots: 1.into(), load_time: LOAD_TIME })]);
-    let there = BTreeMap::from([("m", Found { loaded: true, slots: 1.into(), load_time: LOAD_TIME })]);
+    let nothing = BTreeMap::from([("m", Found { loaded: Some(false), slots: 1.into(), load_time: LOAD_TIME })]);
+    let there = BTreeMap::from([("m", Found { loaded: Some(true), slots: 1.into(), load_time: LOAD_TIME })]);
     let id = queue.handle_arrival(at(0), request(peer(1), 1)).unwrap();
     assert_eq!(residence(&queue), Residence::Disk, "nothing was sent");
     queue.handle_sent(at(0), id);

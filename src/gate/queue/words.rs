@@ -87,7 +87,8 @@ pub(in crate::gate) enum Why {
 /// What a look at the server found of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::gate) struct Found {
-    pub(in crate::gate) loaded: bool,
+    /// Whether it is in memory, if the server says.
+    pub(in crate::gate) loaded: Option<bool>,
     pub(in crate::gate) slots: Slots,
     /// How long it takes to load, as far as is known.
     pub(in crate::gate) load_time: Duration,

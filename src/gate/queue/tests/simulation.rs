@@ -178,7 +178,7 @@ impl World {
     fn look(&mut self) {
         let found = MODELS.map(|model| {
             let slots = slots(&mut self.rng);
-            (model, Found { loaded: self.rng.random_bool(0.5), slots, load_time: LOAD_TIME })
+            (model, Found { loaded: Some(self.rng.random_bool(0.5)), slots, load_time: LOAD_TIME })
         });
         self.slots = found.iter().map(|(model, found)| (Model::from(*model), found.slots)).collect();
         self.queue.handle_look(self.now, self.now, &found.into());
