@@ -5,6 +5,7 @@
 //! A [`Ticket`] is a place in an endpoint's queue for an exchange that comes later; [`Load`] says how long that may take.
 
 mod account;
+pub mod limits;
 mod load;
 pub(crate) mod stopwatch;
 mod ticket;
