@@ -5,8 +5,10 @@
 //! one that is slow or answers nonsense is left out rather than waited for. A model has one entry, byte for byte what a
 //! server said: where servers have different weights under its name, one that has those which are used; this machine's
 //! own if it has it, else the one that Ollama would put first (most recently modified, for `ps` the one that stays loaded
-//! longest). The order is Ollama's too. With no provider at all the answer is the mesh's
+//! longest). The order is Ollama's too. The version of the whole is the lowest. With no provider at all the answer is the mesh's
 //! 503 with the reason and not an empty list, which would read as "there are no models" (DESIGN §3).
+
+mod version;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -35,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PER_LIST: usize = 2 * 1024 * 1024;
 /// Read of all lists of one request at most, however many peers there are and whatever they send.
 const IN_ALL: usize = 16 * 1024 * 1024;
+
+/// As Ollama's own routes say it.
+const OLLAMAS_JSON: &str = "application/json; charset=utf-8";
 
 /// Which list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +74,27 @@ impl Catalog {
     /// Asks whom `router` would ask.
     pub fn new(router: Router) -> Self {
         Self { router }
+    }
+
+    /// The answer to a request for the version: the lowest of all that are in use, so that it is the same whoever has the
+    /// least to do. With one provider, or where none says any, its answer passes through.
+    pub async fn version(&self, request: Request<Body>) -> Response<Body> {
+        let chosen = request.headers().contains_key(PEER_HEADER);
+        let providers = if chosen { Ok(Vec::new()) } else { self.router.providers(Dialect::Ollama).await };
+        let reports: Vec<_> = match providers {
+            Ok(providers) if providers.len() > 1 => {
+                providers.iter().map(|provider| (provider.is_trusted(), provider.report().borrow().clone())).collect()
+            }
+            Ok(_) => Vec::new(),
+            Err(refusal) => return route::render(Api::Ollama, &refusal),
+        };
+        match version::lowest(reports.iter().map(|(trusted, report)| (*trusted, &*report.version))) {
+            Some(version) => json(serde_json::json!({ "version": version }).to_string(), OLLAMAS_JSON),
+            None => {
+                let Ok(response) = self.router.clone().call(request).await;
+                response
+            }
+        }
     }
 
     /// The answer to a request for a list.
@@ -256,18 +282,24 @@ impl List {
         let entries = models.iter().map(|(_, model)| model.raw.get()).collect::<Vec<_>>().join(",");
         // As Ollama writes them: `/v1` ends with a newline, and has no list at all where it is empty.
         let (body, content_type) = match self {
-            Self::Tags | Self::Ps => (format!("{{\"models\":[{entries}]}}"), "application/json; charset=utf-8"),
+            Self::Tags | Self::Ps => (format!("{{\"models\":[{entries}]}}"), OLLAMAS_JSON),
             Self::V1Models if entries.is_empty() => {
                 ("{\"object\":\"list\",\"data\":null}\n".to_owned(), "application/json")
             }
             Self::V1Models => (format!("{{\"object\":\"list\",\"data\":[{entries}]}}\n"), "application/json"),
         };
-        let length = HeaderValue::from(body.len());
-        let mut response = Response::new(if head { exchange::empty() } else { exchange::full(Bytes::from(body)) });
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        response.headers_mut().insert(CONTENT_LENGTH, length);
-        response
+        let response = json(body, content_type);
+        if head { response.map(|_| exchange::empty()) } else { response }
     }
+}
+
+/// An answer with this body, and its length also where the body is left out.
+fn json(body: String, content_type: &'static str) -> Response<Body> {
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(exchange::full(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response
 }
 
 // === impl Model ===

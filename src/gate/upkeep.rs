@@ -78,6 +78,7 @@ pub(super) async fn keep_reporting(
                 provider: state.healthy,
                 scope: Scope::None,
                 draining: *draining.borrow_and_update(),
+                version: state.version.clone(),
                 api: state.kind,
                 models: state.models.iter().map(measured).collect(),
             };

@@ -108,6 +108,7 @@ impl Answerer {
             Kind::Root => {
                 return words::plain(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running");
             }
+            Kind::Version => return self.catalog.version(request).await,
             Kind::Owner(OwnerRoute::Me) => return route::unauthorized(),
             Kind::Owner(OwnerRoute::Status) => return route::cloud_off(),
             Kind::Owner(OwnerRoute::Forbidden) => return route::render(api, &owner_only()),
