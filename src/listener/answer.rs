@@ -41,6 +41,7 @@ impl Answerer {
 
     /// The answer to one request of an application.
     pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Said> {
+        let busy = signals.activity.begin();
         signals.answering.begin();
         let (mut parts, body) = request.into_parts();
         let body = signals.rests.guard(&parts, body);
@@ -67,7 +68,7 @@ impl Answerer {
             *response.version_mut() = Version::HTTP_10;
         }
         response
-            .map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone()), place))
+            .map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone()), (Some(busy), place)))
     }
 
     async fn guarded(&self, parts: Parts, body: Body) -> Response<Body> {
