@@ -135,6 +135,9 @@ pub struct Info {
     pub mode: String,
     /// Where applications find it, if it has a listener.
     pub listen: Option<SocketAddr>,
+    /// All addresses of the listener; that one is the first.
+    #[serde(default)]
+    pub listeners: Vec<SocketAddr>,
     /// Where other nodes find it.
     pub mesh: SocketAddr,
     /// Where the status page is, if there is one.
@@ -143,6 +146,14 @@ pub struct Info {
     pub state_dir: PathBuf,
     /// Seconds since it started.
     pub uptime_s: u64,
+}
+
+impl Info {
+    /// Where applications find it, for people; nothing without a listener.
+    pub fn applications(&self) -> Option<String> {
+        let addresses: Vec<_> = self.listeners.iter().map(|at| format!("http://{at}")).collect();
+        (!addresses.is_empty()).then(|| addresses.join(" and "))
+    }
 }
 
 /// The local Ollama as `status` shows it.

@@ -63,12 +63,12 @@ impl Listener {
         Self { settings, router, catalog }
     }
 
-    /// Serves `tcp` until `shutdown`; then accepts nothing more and resolves once all running answers are finished, or
-    /// broken off when the time for that is over. Dropping the future ends everything at once.
-    pub async fn serve(self, tcp: TcpListener, shutdown: CancellationToken) {
+    /// Serves what comes to any of `tcp` until `shutdown`; then accepts nothing more and resolves once all running answers
+    /// are finished, or broken off when the time for that is over. Dropping the future ends everything at once.
+    pub async fn serve(self, tcp: Vec<TcpListener>, shutdown: CancellationToken) {
         let Self { settings, router, catalog } = self;
-        let address = tcp.local_addr().ok();
-        let guard = Guard::new(&settings.origins, address);
+        let beyond_loopback = |tcp: &TcpListener| tcp.local_addr().is_ok_and(|address| !address.ip().is_loopback());
+        let guard = Guard::new(&settings.origins, tcp.iter().any(beyond_loopback));
         let answerer = Arc::new(Answerer::new(settings.name, settings.open, guard, router, catalog));
         let protocols = Arc::new(Protocols::new(settings.open));
         let mut connections = Connections::new(MAX_CONNECTIONS);
@@ -76,7 +76,7 @@ impl Listener {
         loop {
             let (stream, from) = tokio::select! {
                 () = shutdown.cancelled() => break,
-                accepted = connections.accept(std::slice::from_ref(&tcp)) => accepted,
+                accepted = connections.accept(&tcp) => accepted,
             };
             prepare(&stream, from);
             let seat = match guests.as_ref().map(|guests| guests.seat(from.ip())) {

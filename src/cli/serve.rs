@@ -54,7 +54,8 @@ pub(super) struct Args {
     #[arg(long, hide_possible_values = true, value_parser = PossibleValuesParser::new(["auto", "client", "server"]))]
     mode: Option<String>,
 
-    /// Where applications find it [env: OLLANA_LISTEN] [default: 127.0.0.1:11434, or 11433 if an Ollama holds that]
+    /// Where applications find it [env: OLLANA_LISTEN] [default: port 11434 of 127.0.0.1 and ::1, or 11433 if an Ollama
+    /// holds that]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 
@@ -213,9 +214,9 @@ fn serving(serves: &Info, wanted: &Config) -> String {
         let other = port != 0 && got.port() != port;
         if other { format!(" (port {port} is taken)") } else { String::new() }
     };
-    let listen = match serves.listen {
-        Some(at) => format!("for applications at http://{at}{}", instead(at, wanted.listen.addr.port())),
-        None => "without a listener for applications".to_owned(),
+    let listen = match (serves.listen, serves.applications()) {
+        (Some(at), Some(all)) => format!("for applications at {all}{}", instead(at, wanted.listen.addr.port())),
+        _ => "without a listener for applications".to_owned(),
     };
     let mesh = format!("UDP {}{}", serves.mesh, instead(serves.mesh, wanted.mesh.addr.port()));
     let page = match (wanted.status, serves.status_page) {

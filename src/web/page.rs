@@ -50,7 +50,7 @@ fn write_facts(html: &mut String, status: &StatusView) -> fmt::Result {
     };
     let not_lent = ollama.not_lent.as_ref().filter(|_| ollama.healthy);
     let not_lent = not_lent.map(|why| format!("<br>it {}", Escaped(why))).unwrap_or_default();
-    let listen = status.info.listen.map_or("off".to_owned(), |addr| addr.to_string());
+    let listen = status.info.applications().unwrap_or_else(|| "off".to_owned());
     write!(
         html,
         "<dl><dt>Applications</dt><dd><code>{}</code></dd><dt>Mesh</dt><dd><code>{}</code></dd>\
