@@ -232,6 +232,7 @@ impl App {
             mesh: mesh_addr,
             status_page: page.as_ref().and_then(|page| page.local_addr().ok()),
             state_dir: config.state_dir.clone(),
+            open_files: roles::open_files(),
             uptime_s: 0,
         };
         let mesh = Arc::new(View {

@@ -144,6 +144,9 @@ pub struct Info {
     pub status_page: Option<SocketAddr>,
     /// Where its state is.
     pub state_dir: PathBuf,
+    /// How many files and sockets its process may have open; nothing if there is no bound.
+    #[serde(default)]
+    pub open_files: Option<u64>,
     /// Seconds since it started.
     pub uptime_s: u64,
 }

@@ -183,6 +183,11 @@ fn is_at(url: &Uri, listen: &[SocketAddr]) -> bool {
     listen.iter().any(|listen| listen.port() == port && leads_to(listen))
 }
 
+/// How many files and sockets this process may have open; nothing if there is no bound.
+pub(super) fn open_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // What closed connections of an earlier process leave behind is no reason to be kept out.

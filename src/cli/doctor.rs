@@ -97,6 +97,7 @@ async fn look(place: &Place) -> Result<Vec<Finding>, Failure> {
         ports::look(&config, &mut findings).await;
         node::ollama(&config, &mut findings).await;
     }
+    machine::files(status.as_ref().map(|status| &status.info), &mut findings);
     let state_dir = status.map_or_else(|| config.state_dir.clone(), |status| status.info.state_dir);
     machine::state(&state_dir, &mut findings);
     machine::multicast(&config, &mut findings);

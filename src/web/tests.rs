@@ -20,6 +20,7 @@ impl Mesh for Fake {
             mesh: "[::]:11435".parse().unwrap(),
             status_page: None,
             state_dir: "/s".into(),
+            open_files: None,
             uptime_s: 3_700,
         }
     }
