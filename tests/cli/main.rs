@@ -4,11 +4,14 @@
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 
+mod choice;
 mod config;
 mod daemon;
 mod explain;
 mod home;
 mod invite;
+mod lab;
+mod many;
 mod owner;
 mod pairing;
 mod socket;
