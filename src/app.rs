@@ -69,7 +69,7 @@ pub struct App {
     digests: Digests,
     mesh: Arc<View>,
     gate: Arc<Gate>,
-    listener: Option<(TcpListener, Listener)>,
+    listener: Option<(Vec<TcpListener>, Listener)>,
     transport: Transport,
     inbound: Inbound,
     discovery: Option<Discovery>,
@@ -117,6 +117,7 @@ impl App {
         let identity = Identity::load_or_create(state.path())?;
         let book = Book::open(&state.trust(), config.trust)?;
         let listen = roles::bind_listener(&config).await?;
+        let listeners = listen.iter().map(StdListener::local_addr).collect::<Result<Vec<_>, _>>()?;
         let transport = Transport::new(&identity, roles::bind_mesh(&config.mesh)?)?;
         let mesh_addr = transport.local_addr()?;
         let page = match config.status {
@@ -127,7 +128,8 @@ impl App {
         let me = identity.id();
         let instance = Instance::random();
         let hello = Hello::of(config.name.clone(), instance);
-        let lends = roles::may_lend(&config, listen.as_ref());
+        let why_not_lent = roles::why_not_lent(&config, &listeners);
+        let lends = why_not_lent.is_none();
         let (lending, lent) = Lending::new(&config.lend, lends)?;
         let when_lent = lending.when();
         let (ollama, ollama_task) = match lends {
@@ -197,7 +199,7 @@ impl App {
             report_delay: config.report_delay,
         });
 
-        let listen_addr = listen.as_ref().and_then(|listener| listener.local_addr().ok());
+        let listen_addr = listeners.first().copied();
         let digests = Digests::open(&state.digests()).unwrap_or_else(|error| {
             tracing::error!("the digests of the models in use will be lost when this node stops: {error}");
             Digests::default()
@@ -223,8 +225,8 @@ impl App {
         let directory = peers.directory();
         let router = Router::spawn_among(settings, endpoints, move || directory.unusable());
         let mut balances = None;
-        let listener = match listen {
-            Some(tcp) => {
+        let listener = match listen.is_empty() {
+            false => {
                 balances = Some(router.clone());
                 let settings = ListenerSettings {
                     name: config.name.clone(),
@@ -233,9 +235,10 @@ impl App {
                     drain: config.drain,
                 };
                 let catalog = Catalog::new(router.clone());
-                Some((TcpListener::from_std(tcp)?, Listener::new(settings, router, catalog)))
+                let tcp = listen.into_iter().map(TcpListener::from_std).collect::<Result<Vec<_>, _>>()?;
+                Some((tcp, Listener::new(settings, router, catalog)))
             }
-            None => None,
+            true => None,
         };
         let info = Info {
             name: config.name.clone(),
@@ -243,6 +246,7 @@ impl App {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             mode: config.mode.as_str().to_owned(),
             listen: listen_addr,
+            listeners,
             mesh: mesh_addr,
             status_page: page.as_ref().and_then(|page| page.local_addr().ok()),
             state_dir: config.state_dir.clone(),
@@ -251,6 +255,7 @@ impl App {
                 listen: listen_addr.and_then(|got| replaced(config.listen.addr, got)),
                 mesh: replaced(config.mesh.addr, mesh_addr),
             },
+            open_files: roles::open_files(),
             uptime_s: 0,
         };
         let mesh = Arc::new(View {
@@ -258,7 +263,7 @@ impl App {
             started: Instant::now(),
             ollama: lends.then(|| ollama.state()),
             ollama_url: config.ollama.url.clone(),
-            why_not_lent: roles::why_not_lent(&config, listen_addr),
+            why_not_lent,
             not_now: lent.why_not,
             report: gate.report(),
             load: gate.load(),

@@ -69,6 +69,7 @@ use self::members::{Members, Obstacle};
 use self::prefix::Prefixes;
 use self::replay::Reserve;
 use crate::digests::Digests;
+use crate::exchange::limits;
 use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{self, Dialect, ModelName, Route};
@@ -108,11 +109,9 @@ pub struct RouterSettings {
 /// What the owner of a node prefers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preferences {
-    /// How many requests may wait for a slot at a time. 64, what a busy team's tools keep open: more of them would wait for
-    /// minutes and be given up before.
+    /// How many requests may wait for a slot at a time.
     pub waiting: usize,
-    /// A request that would have to wait longer for a slot is refused at once. Ten minutes, after which hardly anybody is
-    /// there any more.
+    /// A request that would have to wait longer for a slot is refused at once.
     pub max_wait: Duration,
     /// How many times sooner another node must be done than this one's own Ollama to be preferred. 1.2: what is equal runs
     /// here, where nobody on the network sees it.
@@ -152,7 +151,7 @@ struct Known {
 
 impl Default for Preferences {
     fn default() -> Self {
-        Self { waiting: 64, max_wait: Duration::from_secs(600), prefer_local: 1.2, tempo: 1.0 }
+        Self { waiting: limits::WAITING_EACH, max_wait: Duration::MAX, prefer_local: 1.2, tempo: 1.0 }
     }
 }
 

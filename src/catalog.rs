@@ -6,8 +6,10 @@
 //! that are known, since requests for it are sent there. A model has one entry, byte for byte what a
 //! server said: where servers have different weights under its name, one that has those which are used; this machine's
 //! own if it has it, else the one that Ollama would put first (most recently modified, for `ps` the one that stays loaded
-//! longest). The order is Ollama's too. With no provider at all the answer is the mesh's
+//! longest). The order is Ollama's too. The version of the whole is the lowest. With no provider at all the answer is the mesh's
 //! 503 with the reason and not an empty list, which would read as "there are no models" (DESIGN §3).
+
+mod version;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -43,6 +45,8 @@ const IN_ALL: usize = 16 * 1024 * 1024;
 
 /// Go's zero time, which Ollama's clients take for one that is not known.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
+/// As Ollama's own routes say it.
+const OLLAMAS_JSON: &str = "application/json; charset=utf-8";
 
 /// Which list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +86,27 @@ impl Catalog {
     /// Asks whom `router` would ask.
     pub fn new(router: Router) -> Self {
         Self { router, late: Arc::default() }
+    }
+
+    /// The answer to a request for the version: the lowest of all that are in use, so that it is the same whoever has the
+    /// least to do. With one provider, or where none says any, its answer passes through.
+    pub async fn version(&self, request: Request<Body>) -> Response<Body> {
+        let chosen = request.headers().contains_key(PEER_HEADER);
+        let providers = if chosen { Ok(Vec::new()) } else { self.router.providers(Dialect::Ollama).await };
+        let reports: Vec<_> = match providers {
+            Ok(providers) if providers.len() > 1 => {
+                providers.iter().map(|provider| (provider.is_trusted(), provider.report().borrow().clone())).collect()
+            }
+            Ok(_) => Vec::new(),
+            Err(refusal) => return route::render(Api::Ollama, &refusal),
+        };
+        match version::lowest(reports.iter().map(|(trusted, report)| (*trusted, &*report.version))) {
+            Some(version) => json(serde_json::json!({ "version": version }).to_string(), OLLAMAS_JSON),
+            None => {
+                let Ok(response) = self.router.clone().call(request).await;
+                response
+            }
+        }
     }
 
     /// The answer to a request for a list.
@@ -298,17 +323,14 @@ impl List {
         let entries = models.iter().map(|(_, model)| &*model.raw).collect::<Vec<_>>().join(",");
         // As Ollama writes them: `/v1` ends with a newline, and has no list at all where it is empty.
         let (body, content_type) = match self {
-            Self::Tags | Self::Ps => (format!("{{\"models\":[{entries}]}}"), "application/json; charset=utf-8"),
+            Self::Tags | Self::Ps => (format!("{{\"models\":[{entries}]}}"), OLLAMAS_JSON),
             Self::V1Models if entries.is_empty() => {
                 ("{\"object\":\"list\",\"data\":null}\n".to_owned(), "application/json")
             }
             Self::V1Models => (format!("{{\"object\":\"list\",\"data\":[{entries}]}}\n"), "application/json"),
         };
-        let length = HeaderValue::from(body.len());
-        let mut response = Response::new(if head { exchange::empty() } else { exchange::full(Bytes::from(body)) });
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        response.headers_mut().insert(CONTENT_LENGTH, length);
-        response
+        let response = json(body, content_type);
+        if head { response.map(|_| exchange::empty()) } else { response }
     }
 }
 
@@ -326,6 +348,15 @@ impl Late {
         late.retain(|_, at| at.elapsed() < LATE);
         late.entry(id).or_insert_with(Instant::now);
     }
+}
+
+/// An answer with this body, and its length also where the body is left out.
+fn json(body: String, content_type: &'static str) -> Response<Body> {
+    let length = HeaderValue::from(body.len());
+    let mut response = Response::new(exchange::full(Bytes::from(body)));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_LENGTH, length);
+    response
 }
 
 // === impl Model ===

@@ -154,6 +154,9 @@ pub struct Info {
     pub mode: String,
     /// Where applications find it, if it has a listener.
     pub listen: Option<SocketAddr>,
+    /// All addresses of the listener; that one is the first.
+    #[serde(default)]
+    pub listeners: Vec<SocketAddr>,
     /// Where other nodes find it.
     pub mesh: SocketAddr,
     /// Where the status page is, if there is one.
@@ -166,6 +169,9 @@ pub struct Info {
     /// The ports that it did not get and replaced by others, since nobody chose them.
     #[serde(default)]
     pub taken: Taken,
+    /// How many files and sockets its process may have open; nothing if there is no bound.
+    #[serde(default)]
+    pub open_files: Option<u64>,
     /// Seconds since it started.
     pub uptime_s: u64,
 }
@@ -178,6 +184,14 @@ pub struct Taken {
     pub listen: Option<u16>,
     /// The UDP port for other nodes.
     pub mesh: Option<u16>,
+}
+
+impl Info {
+    /// Where applications find it, for people; nothing without a listener.
+    pub fn applications(&self) -> Option<String> {
+        let addresses: Vec<_> = self.listeners.iter().map(|at| format!("http://{at}")).collect();
+        (!addresses.is_empty()).then(|| addresses.join(" and "))
+    }
 }
 
 /// The local Ollama as `status` shows it.

@@ -6,6 +6,7 @@
 
 mod account;
 mod denial;
+pub mod limits;
 mod load;
 pub(crate) mod stopwatch;
 mod ticket;
@@ -74,6 +75,11 @@ pub trait Endpoint: fmt::Debug + Send + Sync + 'static {
     /// Whether prompts may be sent there.
     fn use_(&self) -> Use;
 
+    /// Whether a person has said that it is whom it says it is; of this node's own gate it is known.
+    fn is_trusted(&self) -> bool {
+        self.is_local()
+    }
+
     /// What it says of itself; the latest value is a cheap clone away.
     fn report(&self) -> watch::Receiver<Arc<Report>>;
 
@@ -120,6 +126,8 @@ pub struct Report {
     pub denial: Option<Denial>,
     /// Set while it finishes what runs and takes nothing new.
     pub draining: bool,
+    /// What an Ollama there says its version is; empty if it says none, or the server is another.
+    pub version: String,
     /// What its server speaks. A report without it is of a version that lent nothing but Ollamas.
     pub api: ServerKind,
     /// The models on its disk, by the name Ollama lists them under.

@@ -7,6 +7,7 @@
 mod allow;
 mod answer;
 mod connection;
+pub(crate) mod connections;
 mod guard;
 mod guests;
 mod socket;
@@ -18,11 +19,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::Answerer;
 use self::connection::Protocols;
+use self::connections::Connections;
 use self::guard::Guard;
 use self::guests::Guests;
 use crate::balance::Router;
@@ -32,8 +33,6 @@ use crate::id::NodeName;
 /// Connections served at once; more wait in the kernel's backlog. Enough for every load test a person types, and
 /// a bound on memory: an idle connection costs some 20 KB.
 const MAX_CONNECTIONS: usize = 4096;
-/// After `accept` failed, for want of file descriptors mostly: until some of them are closed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the listener has to know.
 #[derive(Debug, Clone)]
@@ -64,50 +63,36 @@ impl Listener {
         Self { settings, router, catalog }
     }
 
-    /// Serves `tcp` until `shutdown`; then accepts nothing more and resolves once all running answers are finished, or
-    /// broken off when the time for that is over. Dropping the future ends everything at once.
-    pub async fn serve(self, tcp: TcpListener, shutdown: CancellationToken) {
+    /// Serves what comes to any of `tcp` until `shutdown`; then accepts nothing more and resolves once all running answers
+    /// are finished, or broken off when the time for that is over. Dropping the future ends everything at once.
+    pub async fn serve(self, tcp: Vec<TcpListener>, shutdown: CancellationToken) {
         let Self { settings, router, catalog } = self;
-        let address = tcp.local_addr().ok();
-        let guard = Guard::new(&settings.origins, address);
+        let beyond_loopback = |tcp: &TcpListener| tcp.local_addr().is_ok_and(|address| !address.ip().is_loopback());
+        let guard = Guard::new(&settings.origins, tcp.iter().any(beyond_loopback));
         let answerer = Arc::new(Answerer::new(settings.name, settings.open, guard, router, catalog));
         let protocols = Arc::new(Protocols::new(settings.open));
-        let guests = settings.open.then(Guests::new);
-        // Aborts its tasks when it is dropped.
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::new(MAX_CONNECTIONS);
+        let guests = settings.open.then(|| Guests::new(connections.most() / 2));
         loop {
-            tokio::select! {
+            let (stream, from) = tokio::select! {
                 () = shutdown.cancelled() => break,
-                Some(ended) = connections.join_next(), if !connections.is_empty() => log_panic(ended),
-                accepted = tcp.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                    Ok((stream, from)) => {
-                        prepare(&stream, from);
-                        let seat = match guests.as_ref().map(|guests| guests.seat(from.ip())) {
-                            Some(Err(crowded)) => {
-                                tracing::debug!(%from, "{crowded}");
-                                continue;
-                            }
-                            seat => seat.and_then(Result::ok).flatten(),
-                        };
-                        let task = connection::serve(stream, seat, protocols.clone(), answerer.clone(), shutdown.clone());
-                        connections.spawn(task);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "a connection of an application could not be accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-            }
+                accepted = connections.accept(&tcp) => accepted,
+            };
+            prepare(&stream, from);
+            let seat = match guests.as_ref().map(|guests| guests.seat(from.ip())) {
+                Some(Err(crowded)) => {
+                    tracing::debug!(%from, "{crowded}");
+                    continue;
+                }
+                seat => seat.and_then(Result::ok).flatten(),
+            };
+            let (protocols, answerer, shutdown) = (protocols.clone(), answerer.clone(), shutdown.clone());
+            connections.serve(|activity| connection::serve(stream, seat, activity, protocols, answerer, shutdown));
         }
         drop(tcp);
-        let finished = tokio::time::timeout(settings.drain, async {
-            while let Some(ended) = connections.join_next().await {
-                log_panic(ended);
-            }
-        });
-        if finished.await.is_err() {
-            tracing::warn!(connections = connections.len(), "answers that still run are broken off");
-            connections.shutdown().await;
+        if tokio::time::timeout(settings.drain, connections.finish()).await.is_err() {
+            let left = connections.shutdown().await;
+            tracing::warn!(connections = left, "answers that still ran were broken off");
         }
     }
 }
@@ -116,13 +101,5 @@ fn prepare(stream: &TcpStream, from: SocketAddr) {
     // A token is a small packet that must not wait for the next one.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%from, %error, "TCP_NODELAY");
-    }
-}
-
-fn log_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task panicked; this is a bug");
     }
 }

@@ -16,11 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::discovery::{Claim, LookUps, PeerAddress, Sighting, SightingKind};
 use crate::exchange::{Health, Load, Report};
-use crate::id::{Id, Instance, Scope};
+use crate::id::{Id, Instance, NodeName, Scope};
 use crate::pairing::{Dealer, Desk};
 use crate::transport::remote::Face;
 use crate::transport::{CloseCode, Closed, Connection, Pulse, Remote, Transport};
-use crate::trust::{Book, Snapshot, Trust};
+use crate::trust::{Book, Snapshot, Standing, Trust};
 use crate::wire::control::Hello;
 
 mod allowance;
@@ -277,8 +277,8 @@ impl Actor {
         let greeted = hello.name.clone();
         self.next_link += 1;
         let link = LinkId(self.next_link);
-        let use_ = self.settings.book.snapshot().standing(&connection.id()).as_provider().use_;
-        let (face, face_seen) = watch::channel(Face { label: hello.name.clone(), use_ });
+        let standing = self.settings.book.snapshot().standing(&connection.id());
+        let (face, face_seen) = watch::channel(face(hello.name.clone(), standing));
         let (report, report_seen) = watch::channel(Arc::new(Report::default()));
         let (load, load_seen) = watch::channel(Arc::new(Load::default()));
         let (heard, heard_seen) = watch::channel(Instant::now());
@@ -450,7 +450,7 @@ impl Actor {
             self.machine.peers().map(|(id, peer)| (*id, self.entry(*id, peer, &names))).collect();
         for (id, entry) in &entries {
             let Some(link) = entry.peer.link.and_then(|link| self.links.get(&link)) else { continue };
-            let face = Face { label: entry.label.clone(), use_: trust.standing(id).as_provider().use_ };
+            let face = face(entry.label.clone(), trust.standing(id));
             link.face.send_if_modified(|known| {
                 let changed = *known != face;
                 *known = face;
@@ -486,6 +486,12 @@ impl Actor {
         let (label, namesake) = names.label(&id, peer);
         Entry { peer: peer.clone(), label, namesake, live, dialled: self.machine.is_dialled(&id) }
     }
+}
+
+/// How a peer is shown to whoever chooses among providers.
+fn face(label: NodeName, standing: Standing) -> Face {
+    let trusted = matches!(standing.trust, Trust::Trusted | Trust::Vouched);
+    Face { label, use_: standing.as_provider().use_, trusted }
 }
 
 fn revoked(trust: &Snapshot) -> BTreeSet<Id> {

@@ -66,7 +66,9 @@ pub enum Kind {
     BodyModel,
     /// `/v1/models/{model}`: routed by the model in the path (percent-decoded).
     PathModel(String),
-    /// Any provider: `/api/version` and other paths without a body.
+    /// `GET`/`HEAD /api/version`: the lowest of all providers.
+    Version,
+    /// Any provider: paths without a body that are not listed here.
     Any,
     /// Changes models: needs scope `manage`, goes to one chosen node.
     Manage,

@@ -20,14 +20,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::control::{Mesh, StatusView};
+use crate::listener::connections::{Activity, Connections};
 
 /// Connections at once: a browser opens six, a few scripts one each.
 const MAX_CONNECTIONS: usize = 64;
+/// How long a head may take, and a connection be without a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Nothing inline but the style, nothing from elsewhere, in nobody's frame.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -57,34 +59,27 @@ pub fn bind(addr: SocketAddr, explicit: bool) -> Result<Option<StdListener>, Web
 /// # Errors
 /// If the listener cannot be handed to the runtime.
 pub async fn serve(listener: StdListener, mesh: Arc<dyn Mesh>, shutdown: CancellationToken) -> Result<(), WebError> {
-    let listener = TcpListener::from_std(listener).map_err(WebError::Listen)?;
-    let mut connections = JoinSet::new();
+    let listener = [TcpListener::from_std(listener).map_err(WebError::Listen)?];
+    let mut connections = Connections::new(MAX_CONNECTIONS);
     loop {
-        let accepted = tokio::select! {
+        let (stream, _) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+            accepted = connections.accept(&listener) => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                connections.spawn(connection(stream, mesh.clone()));
-            }
-            Err(error) => {
-                // Out of descriptors, as a rule: without a pause this would spin.
-                warn!(%error, "cannot accept on the status page");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+        let mesh = mesh.clone();
+        connections.serve(|activity| connection(stream, activity, mesh));
     }
 }
 
-async fn connection(stream: TcpStream, mesh: Arc<dyn Mesh>) {
+async fn connection(stream: TcpStream, activity: Activity, mesh: Arc<dyn Mesh>) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        // Whoever does not read an answer may have to give way as whoever ends no head.
+        let _busy = activity.begin();
         let response = answer(mesh.as_ref(), request.method(), request.uri().path(), request.headers());
         async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
         debug!(%error, "a connection to the status page broke");
     }

@@ -29,9 +29,9 @@ fn may_know(module: &str) -> Option<Vec<&'static str>> {
         "gate" => leaves_and(&["ollama", "trust"]),
         "ollama" => leaves_and(&[]),
         // What is set is parsed once, into the types of those whom it concerns.
-        "config" => Some(vec!["id", "discovery", "gate", "trust"]),
+        "config" => Some(vec!["id", "discovery", "exchange", "gate", "trust"]),
         "control" => Some(vec!["id", "digests", "exchange", "pairing", "peers", "route", "trust"]),
-        "web" => Some(vec!["id", "exchange", "control", "peers", "trust"]),
+        "web" => Some(vec!["id", "exchange", "control", "listener", "peers", "trust"]),
         "app" | "cli" | "lib" | "main" => None,
         other => panic!("src has a module `{other}` that DESIGN.md §7 has no place for: give it one here and there"),
     }

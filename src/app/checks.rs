@@ -156,8 +156,8 @@ pub async fn free_ports(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     if config.mode != Mode::Server {
         let wanted = config.listen.addr;
-        checks.push(match roles::bind_listener_now(config).await.map(|listener| listener.local_addr()) {
-            Ok(Ok(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
+        checks.push(match roles::bind_listener_now(config).await.map(|listeners| listeners.first().and_then(|first| first.local_addr().ok())) {
+            Ok(Some(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
                 "listen",
                 wanted,
                 "TCP",

@@ -1,22 +1,27 @@
 //! Which part this node plays: who holds port 11434, where peers come in, and whether there is an Ollama to lend.
 //!
-//! Port 11434 is Ollama's before it is ours. A node takes it only at its start and only if nothing holds
-//! it; where an Ollama is set to start with the machine, the node waits for it first.
+//! Port 11434 is Ollama's before it is ours. A node takes it only at its start and only if nothing holds it; where an
+//! Ollama is set to start with the machine, the node waits for it first. `localhost` is 127.0.0.1 to one program and ::1 to
+//! another, and so both are ours or neither is: else some would find the mesh and some the Ollama, under one name.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::ports;
-use crate::config::{Config, MeshAddr, Mode};
+use crate::config::{Config, FALLBACK_LISTEN_PORT, MeshAddr, Mode};
 use crate::ollama::{Found, probe};
 use crate::transport;
 
-/// Where applications find the mesh if an Ollama, or anything else, holds 11434.
-pub const FALLBACK_PORT: u16 = 11433;
+/// Where `localhost` may lead.
+const LOOPBACK: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+/// Connections that the kernel may keep until they are accepted; it gives what it may (`net.core.somaxconn`). Where they
+/// are too many, the next ones wait for a second.
+const BACKLOG: i32 = 4096;
 /// How long to wait for an Ollama that the service manager is set to start.
 const BOOT_WAIT: Duration = Duration::from_secs(10);
 
@@ -56,41 +61,74 @@ pub enum RoleError {
     },
 }
 
-/// Binds the listener for applications, if this node has one.
-pub(super) async fn bind_listener(config: &Config) -> Result<Option<TcpListener>, RoleError> {
+/// An address that cannot be had.
+struct Held {
+    addr: SocketAddr,
+    error: io::Error,
+}
+
+/// Binds the listener for applications, if this node has one: where somebody said, and nowhere else; else at both
+/// addresses of loopback.
+pub(super) async fn bind_listener(config: &Config) -> Result<Vec<TcpListener>, RoleError> {
     if config.mode == Mode::Server {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     if !config.listen.explicit && ollama_starts_at_boot() {
-        wait_for_ollama(config.listen.addr).await;
+        wait_for_ollama(config.listen.addr.port()).await;
     }
-    bind_listener_now(config).await.map(Some)
+    bind_listener_now(config).await
 }
 
 /// The same without waiting for an Ollama that is about to start.
-pub(super) async fn bind_listener_now(config: &Config) -> Result<TcpListener, RoleError> {
+pub(super) async fn bind_listener_now(config: &Config) -> Result<Vec<TcpListener>, RoleError> {
     let addr = config.listen.addr;
-    let error = match bind(addr) {
-        Ok(listener) => return Ok(listener),
-        Err(error) => error,
-    };
-    let reason = match error.kind() {
-        ErrorKind::AddrInUse => who_holds(addr).await,
-        _ => error.to_string(),
-    };
-    if config.listen.explicit || error.kind() != ErrorKind::AddrInUse {
-        return Err(RoleError::Listen { addr, reason });
+    if config.listen.explicit {
+        return match bind(addr) {
+            Ok(listener) => Ok(vec![listener]),
+            Err(error) => Err(RoleError::Listen { addr, reason: who_holds(addr, &error).await.0 }),
+        };
     }
-    let second = SocketAddr::new(addr.ip(), FALLBACK_PORT);
-    match bind(second) {
-        Ok(listener) => {
+    let Held { addr: first, error } = match bind_loopback(addr.port()) {
+        Ok(listeners) => return Ok(listeners),
+        Err(held) => held,
+    };
+    let (reason, is_server) = who_holds(first, &error).await;
+    if error.kind() != ErrorKind::AddrInUse {
+        return Err(RoleError::Listen { addr: first, reason });
+    }
+    match bind_loopback(FALLBACK_LISTEN_PORT) {
+        Ok(listeners) => {
+            let second = SocketAddr::new(addr.ip(), FALLBACK_LISTEN_PORT);
+            let shares_other =
+                config.mode == Mode::Client || config.ollama.explicit || is_at(&config.ollama.url, &[first]);
+            let share = match is_server && !shares_other {
+                true => format!("; to share what is at {first}: --ollama http://{first}"),
+                false => String::new(),
+            };
             tracing::info!(
-                "{addr} is taken: {reason}. The API for applications is at http://{second} instead (OLLAMA_HOST={second})"
+                "{first} is taken: {reason}. The API for applications is at http://{second} instead \
+                 (OLLAMA_HOST={second}){share}"
             );
-            Ok(listener)
+            Ok(listeners)
         }
-        Err(_) => Err(RoleError::BothTaken { first: addr, second, reason }),
+        Err(held) => Err(RoleError::BothTaken { first, second: held.addr, reason }),
     }
+}
+
+/// Binds a port of both addresses of loopback, or of neither. Without IPv6 on the machine there is one.
+fn bind_loopback(port: u16) -> Result<Vec<TcpListener>, Held> {
+    let mut listeners = Vec::new();
+    for ip in LOOPBACK {
+        let addr = SocketAddr::new(ip, port);
+        match bind(addr) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if ip.is_ipv6() && error.kind() != ErrorKind::AddrInUse => {
+                tracing::debug!(%error, "no IPv6 for applications");
+            }
+            Err(error) => return Err(Held { addr, error }),
+        }
+    }
+    Ok(listeners)
 }
 
 /// Binds the UDP socket of the mesh. Without IPv6 on the machine it does with IPv4; where nobody chose the port and it is
@@ -120,13 +158,8 @@ pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
     }
 }
 
-/// Whether there can be an Ollama to lend.
-pub(super) fn may_lend(config: &Config, listener: Option<&TcpListener>) -> bool {
-    why_not_lent(config, listener.and_then(|listener| listener.local_addr().ok())).is_none()
-}
-
-/// Why there cannot, for people.
-pub(super) fn why_not_lent(config: &Config, listen: Option<SocketAddr>) -> Option<String> {
+/// Why there cannot be an Ollama to lend, for people; nothing if there can. `listen` is where applications find this node.
+pub(super) fn why_not_lent(config: &Config, listen: &[SocketAddr]) -> Option<String> {
     if config.mode == Mode::Client {
         return Some("--mode client".to_owned());
     }
@@ -136,7 +169,7 @@ pub(super) fn why_not_lent(config: &Config, listen: Option<SocketAddr>) -> Optio
             config.ollama.url
         ));
     }
-    if listen.is_some_and(|listen| is_at(&config.ollama.url, listen)) {
+    if is_at(&config.ollama.url, listen) {
         return Some(format!(
             "this node itself listens on {}; to share an Ollama of this machine, start Ollama on another port and name it \
              with --ollama, or use --mode server",
@@ -146,47 +179,67 @@ pub(super) fn why_not_lent(config: &Config, listen: Option<SocketAddr>) -> Optio
     None
 }
 
-/// Whether `url` leads to our own listener.
-fn is_at(url: &Uri, listen: SocketAddr) -> bool {
+/// Whether `url` leads to one of these addresses, such as our own listener.
+fn is_at(url: &Uri, listen: &[SocketAddr]) -> bool {
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let same_host = match host.parse::<std::net::IpAddr>() {
+    let port = url.port_u16().unwrap_or(80);
+    let leads_to = |listen: &SocketAddr| match host.parse::<IpAddr>() {
         Ok(ip) => ip == listen.ip() || listen.ip().is_unspecified() || ip.is_unspecified(),
         Err(_) => host.eq_ignore_ascii_case("localhost"),
     };
-    same_host && url.port_u16().unwrap_or(80) == listen.port()
+    listen.iter().any(|listen| listen.port() == port && leads_to(listen))
+}
+
+/// How many files and sockets this process may have open; nothing if there is no bound.
+pub(super) fn open_files() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(addr)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // What closed connections of an earlier process leave behind is no reason to be kept out.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
-async fn who_holds(addr: SocketAddr) -> String {
+/// Why an address cannot be had, for people, and whether a server is there that could be shared.
+async fn who_holds(addr: SocketAddr, error: &io::Error) -> (String, bool) {
+    if error.kind() != ErrorKind::AddrInUse {
+        return (error.to_string(), false);
+    }
     let process = ports::holder("TCP", addr.port());
-    let Ok(url) = format!("http://{addr}").parse::<Uri>() else { return "it is taken".to_owned() };
-    let what = match probe(&url).await {
+    let found = match format!("http://{addr}").parse::<Uri>() {
+        Ok(url) => probe(&url).await,
+        Err(_) => Found::Nothing,
+    };
+    let is_server = matches!(found, Found::Ollama { .. } | Found::OpenAi { .. });
+    let what = match found {
         Found::Ollama { version } => format!("Ollama {version}"),
         Found::OpenAi { server } => server.unwrap_or("a server".to_owned()) + " with the OpenAI API",
         Found::Ollana => "another ollana".to_owned(),
         Found::Grpc | Found::Other(_) | Found::Nothing => match process {
-            Some(process) => return format!("it is used by {process}, which is no Ollama"),
+            Some(process) => return (format!("it is used by {process}, which is no Ollama"), false),
             None => "another program, which is no Ollama".to_owned(),
         },
     };
-    format!("it is used by {what}{}", process.map(|process| format!(", {process}")).unwrap_or_default())
+    (format!("it is used by {what}{}", process.map(|process| format!(", {process}")).unwrap_or_default()), is_server)
 }
 
-async fn wait_for_ollama(addr: SocketAddr) {
+async fn wait_for_ollama(port: u16) {
     tracing::info!("an Ollama is set to start on this machine: waiting up to {} s for it", BOOT_WAIT.as_secs());
+    let is_there = async |ip| tokio::net::TcpStream::connect((ip, port)).await.is_ok();
     let there = async {
-        while tokio::net::TcpStream::connect(addr).await.is_err() {
+        let [v4, v6] = LOOPBACK;
+        while !(is_there(v4).await || is_there(v6).await) {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
     if tokio::time::timeout(BOOT_WAIT, there).await.is_err() {
         tracing::warn!(
-            "no Ollama started on {addr}; this node takes the port, so an Ollama that starts later cannot have it"
+            "no Ollama started on port {port}; this node takes the port, so an Ollama that starts later cannot have it"
         );
     }
 }
@@ -213,13 +266,15 @@ mod tests {
 
     #[test]
     fn our_own_listener_is_never_our_ollama() {
-        let listen = SocketAddr::from(([127, 0, 0, 1], 11434));
-        for own in ["http://127.0.0.1:11434", "http://localhost:11434", "http://0.0.0.0:11434/x"] {
-            assert!(is_at(&own.parse().unwrap(), listen), "{own}");
+        let listen = LOOPBACK.map(|ip| SocketAddr::new(ip, 11434));
+        for own in ["http://127.0.0.1:11434", "http://localhost:11434", "http://0.0.0.0:11434/x", "http://[::1]:11434"]
+        {
+            assert!(is_at(&own.parse().unwrap(), &listen), "{own}");
         }
         for other in ["http://127.0.0.1:11435", "http://10.0.0.1:11434", "http://127.0.0.2:11434"] {
-            assert!(!is_at(&other.parse().unwrap(), listen), "{other}");
+            assert!(!is_at(&other.parse().unwrap(), &listen), "{other}");
         }
+        assert!(!is_at(&"http://[::1]:11434".parse().unwrap(), &listen[..1]), "there is another");
     }
 
     #[test]

@@ -62,7 +62,9 @@ async fn aim_of(kind: &Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body
             Ok((model.map_or(Aim::Any, Aim::of), body))
         }
         Kind::PathModel(model) => Ok((Aim::of(ModelName::new(model)), body)),
-        Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Any | Kind::Owner(_) => Ok((Aim::Any, body)),
+        Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Version | Kind::Any | Kind::Owner(_) => {
+            Ok((Aim::Any, body))
+        }
     }
 }
 

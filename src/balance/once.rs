@@ -125,11 +125,8 @@ impl Once {
     /// Who takes it next. What takes a slot may have to wait for one; for all else whoever has least to do will do.
     async fn find(&self, errand: &Arc<Errand>) -> Result<Found, Lost> {
         if errand.runs {
-            // The room fails in one way only: it is full.
-            return match self.room.clone().oneshot(errand.clone()).await {
-                Ok(found) => found,
-                Err(_) => Err(Lost::Refused(refuse::room_is_full())),
-            };
+            let Ok(found) = self.room.clone().oneshot(errand.clone()).await;
+            return found;
         }
         let mut members = self.known.members.clone();
         let suspense_ends = Instant::now() + SUSPENSE;

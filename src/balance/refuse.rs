@@ -259,12 +259,13 @@ pub(super) fn bad_body(reason: &dyn std::fmt::Display) -> Refusal {
     Refusal { status: StatusCode::BAD_REQUEST, code: "body", message: reason.to_string(), retry_after: None }
 }
 
-/// As many requests of this node wait as may.
-pub(super) fn room_is_full() -> Refusal {
+/// As many requests of this node wait as may. This one would wait for so long.
+pub(super) fn room_is_full(wait: Duration) -> Refusal {
     let message =
         "too many requests wait on this node for a server to be free (`balance.waiting` in its configuration)";
-    let (status, retry_after) = (StatusCode::SERVICE_UNAVAILABLE, Some(LATER));
-    Refusal { status, code: "busy", message: message.to_owned(), retry_after }
+    // When a tenth of them has gone, which have left their places.
+    let retry_after = Some((wait / 10).clamp(SOON, MUCH_LATER));
+    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message: message.to_owned(), retry_after }
 }
 
 /// Whoever could take it has a queue that is too long.

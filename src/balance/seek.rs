@@ -1,7 +1,7 @@
 //! Looking for a server: at once where one is free, else by queueing at one or two and taking the first free slot.
 //!
-//! [`Seek`] is a [`tower::Service`]: how many requests may wait at a time, and that more of them are turned away at once,
-//! is tower's business ([`WaitingRoom`]). Dropping the future withdraws all that it queues for.
+//! The [`WaitingRoom`] is a [`tower::Service`] that bounds how many requests wait at a time, and turns more of them away at
+//! once. Tower's own limits count requests that find a free slot too. Dropping the future withdraws all that it queues for.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -13,11 +13,8 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::Response;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
-use tower::ServiceBuilder;
-use tower::limit::ConcurrencyLimit;
-use tower::load_shed::LoadShed;
 
 use super::attempt::refused;
 use super::errand::Errand;
@@ -35,12 +32,12 @@ use crate::route::ModelName;
 const OVERDUE: f64 = 4.0;
 const ASIDE: f64 = 1.0;
 
-/// Those who wait for a slot on this node, and no more than there is room for.
-pub(super) type WaitingRoom = LoadShed<ConcurrencyLimit<Seek>>;
-
-/// Finds a server for an errand.
+/// Finds servers for requests, no more of which wait on this node at a time than there are places for.
 #[derive(Debug, Clone)]
-pub(super) struct Seek(Arc<Known>);
+pub(super) struct WaitingRoom {
+    known: Arc<Known>,
+    places: Arc<Semaphore>,
+}
 
 /// Who will take it.
 #[derive(Debug)]
@@ -85,7 +82,7 @@ enum Event {
 
 /// A waiting room over what is known of the mesh, for so many at a time.
 pub(super) fn waiting_room(known: Arc<Known>, places: usize) -> WaitingRoom {
-    ServiceBuilder::new().load_shed().concurrency_limit(places).service(Seek(known))
+    WaitingRoom { known, places: Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS))) }
 }
 
 // === impl Found ===
@@ -110,9 +107,9 @@ impl Lost {
     }
 }
 
-// === impl Seek ===
+// === impl WaitingRoom ===
 
-impl tower::Service<Arc<Errand>> for Seek {
+impl tower::Service<Arc<Errand>> for WaitingRoom {
     type Response = Result<Found, Lost>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
@@ -122,18 +119,19 @@ impl tower::Service<Arc<Errand>> for Seek {
     }
 
     fn call(&mut self, errand: Arc<Errand>) -> Self::Future {
-        let known = self.0.clone();
+        let room = self.clone();
         Box::pin(async move {
             match errand.aim.model() {
-                Some(model) => Ok(seek(&known, &errand, model).await),
+                Some(model) => Ok(seek(&room, &errand, model).await),
                 // What is for no model takes no slot, and does not come here.
-                None => Ok(Err(Lost::Refused(refuse::nobody(&known.members.borrow())))),
+                None => Ok(Err(Lost::Refused(refuse::nobody(&room.known.members.borrow())))),
             }
         })
     }
 }
 
-async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found, Lost> {
+async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<Found, Lost> {
+    let known = &*room.known;
     let mut members = known.members.clone();
     let suspense_ends = Instant::now() + SUSPENSE;
     // Whose connection was lost while this waited there may be back by then.
@@ -143,6 +141,8 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
     let (mut full, mut turned_away): (Vec<Arc<Member>>, _) = (Vec::new(), None);
     // How often its turn was over before it was heard of.
     let mut late = 0;
+    // Taken once it has to wait.
+    let mut place: Option<OwnedSemaphorePermit> = None;
     loop {
         let tickets = held.len();
         held.retain(Held::is_well);
@@ -185,11 +185,22 @@ async fn seek(known: &Known, errand: &Errand, model: &ModelName) -> Result<Found
             }
             Decision::Queue => {
                 let wanted: Vec<_> = weighed.queues_at().cloned().collect();
+                // Who finds a free slot does not wait. If it is gone by then, there is one more who waits, and as few of them
+                // as there are slots.
+                if place.is_none() && !weighed.finds_slot() {
+                    place = room.places.clone().try_acquire_owned().ok();
+                    if place.is_none() && held.is_empty() {
+                        let wait = wanted.first().map_or(0.0, |best| weighed.wait(best.id()));
+                        let wait = Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX);
+                        return Err(Lost::Refused(refuse::room_is_full(wait)));
+                    }
+                }
                 held.retain(|held| wanted.iter().any(|member| member.id() == held.member.id()));
                 let copies = u8::try_from(wanted.len()).unwrap_or(u8::MAX);
                 let new = wanted.into_iter().filter(|member| places.iter().all(|held| held.id != member.id()));
                 held.extend(new.map(|member| Held::queue(weighed.wait(member.id()), member, errand, copies)));
             }
+            Decision::Stay if place.is_none() => place = room.places.clone().try_acquire_owned().ok(),
             Decision::Stay => {}
             Decision::Refuse => return Err(Lost::Refused(weighed.refusal())),
         }

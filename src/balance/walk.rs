@@ -97,8 +97,8 @@ mod tests {
     fn an_answer_that_was_to_be_bettered_is_better_than_none() {
         let walk = walk();
         walk.put_aside(answer(StatusCode::INTERNAL_SERVER_ERROR));
-        walk.put_aside(Err(refuse::room_is_full()));
-        let ends = walk.ends(Err(refuse::room_is_full()));
+        walk.put_aside(Err(refuse::room_is_full(std::time::Duration::ZERO)));
+        let ends = walk.ends(Err(refuse::room_is_full(std::time::Duration::ZERO)));
         assert_eq!(ends.unwrap().status(), StatusCode::INTERNAL_SERVER_ERROR);
     }
 
@@ -107,8 +107,8 @@ mod tests {
         let walk = walk();
         walk.put_aside(answer(StatusCode::NOT_FOUND));
         assert_eq!(walk.ends(answer(StatusCode::OK)).unwrap().status(), StatusCode::OK);
-        walk.put_aside(Err(refuse::room_is_full()));
-        assert!(walk.ends(Err(refuse::room_is_full())).is_err());
+        walk.put_aside(Err(refuse::room_is_full(std::time::Duration::ZERO)));
+        assert!(walk.ends(Err(refuse::room_is_full(std::time::Duration::ZERO))).is_err());
         assert!(walk.take_last().is_none());
     }
 }

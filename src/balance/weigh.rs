@@ -170,6 +170,12 @@ impl Weighing<'_> {
         [member(best), second.and_then(member)].into_iter().flatten()
     }
 
+    /// Whether the best of those where it is to queue has a slot free, as far as is known.
+    pub(super) fn finds_slot(&self) -> bool {
+        let Plan::Tickets(best, _) = self.plan else { return false };
+        self.candidates.get(best).is_some_and(|weight| weight.candidate.free)
+    }
+
     /// How long it should take there once it has a slot; nothing where the model has to be loaded first, which takes as long
     /// as it takes.
     pub(super) fn promised(&self, id: Id) -> Option<Duration> {

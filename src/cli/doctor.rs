@@ -121,6 +121,11 @@ async fn look(place: &Place) -> Result<Vec<Finding>, Failure> {
         findings.extend(checks::free_ports(&config).await.into_iter().map(Finding::from));
         node::ollama(&config, &mut findings).await;
     }
+    let info = match &node {
+        Node::Runs(status) => Some(&status.info),
+        Node::Foreign | Node::None => None,
+    };
+    machine::files(info, &mut findings);
     machine::multicast(&config, &mut findings);
     machine::buffers(&mut findings);
     Ok(findings)

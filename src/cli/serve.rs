@@ -53,7 +53,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
 
-    /// HTTP address for applications [env: OLLANA_LISTEN] [default: 127.0.0.1:11434, or 11433 if an Ollama uses that]
+    /// HTTP address for applications [env: OLLANA_LISTEN] [default: port 11434 of 127.0.0.1 and ::1, or 11433 if an Ollama
+    /// uses that]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
 
@@ -218,8 +219,8 @@ fn at_once(signal: &str) -> Result<(), Failure> {
 /// The line that says that the node is ready, with any fallback that was taken: in the background nobody sees the log.
 fn ready_line(info: &Info, wanted: Status) -> String {
     let instead = |taken: Option<u16>| taken.map(|port| format!(" (port {port} is taken)")).unwrap_or_default();
-    let listen = match info.listen {
-        Some(at) => format!("http://{at}{}", instead(info.taken.listen)),
+    let listen = match info.applications() {
+        Some(all) => format!("{all}{}", instead(info.taken.listen)),
         None => "none (mode server)".to_owned(),
     };
     let peers = format!("{}{}", udp(info.mesh), instead(info.taken.mesh));

@@ -52,7 +52,7 @@ fn render(status: &StatusView) -> String {
     row("name", info.name.to_string());
     row("id", info.id.to_string());
     row("version", format!("{}, mode {}, process {}, up {}", info.version, info.mode, status.pid, span(info.uptime_s)));
-    row("applications", info.listen.map_or("no listener".to_owned(), |at| format!("http://{at}")));
+    row("applications", info.applications().unwrap_or_else(|| "no listener".to_owned()));
     row("peers", format!("{} connected, {} known; {}", status.peers, status.peers_known, udp(info.mesh)));
     row("ollama", server(ollama));
     if let Some(problem) = ollama.problem.as_ref().filter(|_| ollama.healthy) {

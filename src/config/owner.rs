@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{ConfigError, Hours, Key, Settings, value};
+use crate::exchange::limits;
 use crate::gate::Weights;
 use crate::id::{Id, ParseIdError};
 
@@ -19,7 +20,7 @@ pub struct Lend {
     /// Slots of each model that only the owner's own requests may use; less than [`parallel`](Self::parallel) where that
     /// is said.
     pub reserve: u32,
-    /// Requests that may wait at this node's gate at once, everyone's together.
+    /// Requests of peers that may wait at this node's gate at once; of those whom no person trusts half as many.
     pub queue: u32,
     /// How much of the queue each peer gets beside others.
     pub weights: Weights,
@@ -43,9 +44,9 @@ pub struct Balance {
 // === impl Lend ===
 
 impl Lend {
-    /// Requests that may wait where nobody says it: at two seconds each some minutes' work for four slots. Longer than that
-    /// nobody waits, and a request that waits costs its place and no memory for its body.
-    pub const QUEUE: u32 = 256;
+    /// Requests that may wait where nobody says it.
+    #[expect(clippy::cast_possible_truncation, reason = "a few thousand")]
+    pub const QUEUE: u32 = limits::WAITING as u32;
     /// More than any Ollama runs at a time: its own default is 1, and each slot takes the memory of a context.
     const MAX_PARALLEL: u32 = 256;
     /// More than any machine holds.
@@ -112,10 +113,12 @@ impl Balance {
     /// a fifth is as likely none; then the request stays at home, where it takes nothing from a neighbour, nothing of it
     /// crosses the network, and the conversation's cache stays where the next question comes from.
     pub const PREFER_LOCAL: f64 = 1.2;
-    /// See [`max_wait`](Self::max_wait). Ollama's own clients and OpenAI's give up after ten minutes.
-    pub const MAX_WAIT: Duration = Duration::from_secs(600);
-    /// See [`waiting`](Self::waiting): what one person's programs ask for at once, and then some.
-    pub const WAITING: u32 = 64;
+    /// See [`max_wait`](Self::max_wait): no bound, as at an Ollama. What is expected is an estimate, and whoever asks for
+    /// much at once knows best how long to wait for it.
+    pub const MAX_WAIT: Duration = Duration::MAX;
+    /// See [`waiting`](Self::waiting).
+    #[expect(clippy::cast_possible_truncation, reason = "a thousand")]
+    pub const WAITING: u32 = limits::WAITING_EACH as u32;
     /// The listener takes so many connections.
     const MAX_WAITING: u32 = 4_096;
 

@@ -312,17 +312,27 @@ impl Queue {
 
     /// Holds those who wait to their number, now that this one is among them.
     fn make_room(&mut self, now: Instant, id: EntryId, flow: Flow, model: &Model) -> Result<(), Why> {
-        let Limits { waiting, waiting_each, .. } = self.limits;
+        let Limits { waiting, waiting_each, waiting_strangers, .. } = self.limits;
         let own = self.waiting.get(&flow).copied().unwrap_or_default();
         let others = || self.waiting.iter().filter(|(flow, _)| **flow != Flow::Owner).map(|(flow, n)| (*n, *flow));
+        let strangers = || others().filter(|(_, of)| of.is_stranger());
+        let in_all = |(all, of_strangers), (n, of): (usize, Flow)| {
+            (all + n, of_strangers + if of.is_stranger() { n } else { 0 })
+        };
+        let (all, of_strangers) = others().fold((0, 0), in_all);
+        let is_stranger = flow.is_stranger();
         let loser = match flow {
             Flow::Owner if own <= waiting => return Ok(()),
             Flow::Owner => id,
             _ if own > waiting_each => id,
-            _ if others().map(|(n, _)| n).sum::<usize>() <= waiting => return Ok(()),
+            _ if all <= waiting && (!is_stranger || of_strangers <= waiting_strangers) => return Ok(()),
             _ => {
-                let strangers = others().filter(|(_, of)| !flow.is_stranger() && of.is_stranger()).max();
-                let most = strangers.or_else(|| others().max().filter(|(n, _)| *n > own));
+                let most = match is_stranger {
+                    // What is too many of them is made up for among them.
+                    true if of_strangers > waiting_strangers => strangers().max().filter(|(n, _)| *n > own),
+                    true => others().max().filter(|(n, _)| *n > own),
+                    false => strangers().max().or_else(|| others().max().filter(|(n, _)| *n > own)),
+                };
                 most.and_then(|(_, most)| self.last_of(most)).unwrap_or(id)
             }
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Weights;
 use super::queue::{Found, Limits};
-use crate::exchange::ServerKind;
+use crate::exchange::{ServerKind, limits};
 use crate::ollama::{Ollama, Slots, State};
 use crate::route::ModelName;
 
@@ -35,7 +35,7 @@ pub struct GateSettings {
     pub max_loaded: Option<u32>,
     /// The shares of peers while several wait; 1 for those who are not named. Between 0.01 and 100.
     pub weights: Weights,
-    /// Requests and tickets of peers that wait, in all.
+    /// Requests and tickets of peers that wait, in all; of strangers half as many.
     pub queue: usize,
     /// The same of each peer.
     pub queue_each: usize,
@@ -56,8 +56,8 @@ impl Default for GateSettings {
             max_loaded: None,
             reserve: 0,
             weights: Weights::default(),
-            queue: 256,
-            queue_each: 64,
+            queue: limits::WAITING,
+            queue_each: limits::WAITING_EACH,
             patience: Duration::from_secs(60),
             tell: Duration::from_millis(200),
         }
@@ -68,7 +68,13 @@ impl Default for GateSettings {
 
 impl GateSettings {
     pub(super) fn limits(&self) -> Limits {
-        Limits { waiting: self.queue, waiting_each: self.queue_each, reserve: self.reserve, tell: self.tell }
+        Limits {
+            waiting: self.queue,
+            waiting_each: self.queue_each,
+            waiting_strangers: limits::strangers_of(self.queue),
+            reserve: self.reserve,
+            tell: self.tell,
+        }
     }
 
     /// The line that a request for this model waits in, and how many run of it at a time.

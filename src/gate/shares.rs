@@ -8,23 +8,18 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Caller;
+use crate::exchange::limits::{REQUESTS_EACH, REQUESTS_OF_STRANGERS};
 use crate::id::Id;
 use crate::route::{Each, Room};
 
 /// What the bodies of peers may take of this node's memory while they are looked at, all together, beside the little that
 /// each has anyhow (`route::find`): sixteen that write 16 MiB of images before their model, or as many that are
-/// decompressed. Of a thousand streams that one peer may open each could want that.
+/// decompressed. Each of the streams that one peer may open could want that.
 const ROOM: usize = 256 << 20;
 /// Of that, what one peer may take: four such bodies at once. Those that name their model early need none.
 const ROOM_A_PEER: usize = 64 << 20;
 /// Of that, what all may take together whom no person trusts.
 const ROOM_FOR_STRANGERS: usize = 128 << 20;
-
-/// Requests of one peer at once, over all its connections: as many as one connection has streams. Each holds a task, some
-/// buffers and a connection to the Ollama.
-const REQUESTS_A_PEER: usize = 1024;
-/// Requests at once of all together whom no person trusts.
-const REQUESTS_OF_STRANGERS: usize = 2048;
 
 /// Who has a share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,7 +59,7 @@ struct Taken {
 /// So much runs for this caller already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Crowded {
-    #[error("{REQUESTS_A_PEER} requests of yours run or wait at this server already; that is the most for one node")]
+    #[error("{REQUESTS_EACH} requests of yours run or wait at this server already; that is the most for one node")]
     Peer,
     #[error(
         "{REQUESTS_OF_STRANGERS} requests of nodes that nobody has trusted run or wait at this server already; \
@@ -105,7 +100,7 @@ impl Shares {
     /// One that is trusted while it is here goes on as a stranger until nothing of it runs, which harms nobody.
     fn share(&self, who: Who, trusted: bool) -> Arc<Share> {
         let room = if trusted { &self.room } else { &self.strangers_room };
-        let requests = || Arc::new(Semaphore::new(REQUESTS_A_PEER));
+        let requests = || Arc::new(Semaphore::new(REQUESTS_EACH));
         self.of.of(who, || Share { room: room.part(ROOM_A_PEER), requests: requests() })
     }
 }
@@ -133,7 +128,7 @@ mod tests {
     #[test]
     fn one_peer_has_so_many_requests_and_gets_its_places_back() {
         let shares = Shares::new();
-        let mut places: Vec<_> = (0..REQUESTS_A_PEER).map(|_| shares.enter(&peer(1, true)).unwrap()).collect();
+        let mut places: Vec<_> = (0..REQUESTS_EACH).map(|_| shares.enter(&peer(1, true)).unwrap()).collect();
         assert_eq!(shares.enter(&peer(1, true)).unwrap_err(), Crowded::Peer);
         assert!(shares.enter(&peer(2, true)).is_ok());
         assert!(shares.enter(&Caller::Owner).is_ok_and(|place| place.room().is_none()));

@@ -79,6 +79,7 @@ pub(super) async fn keep_reporting(
                 scope: Scope::None,
                 denial: None,
                 draining: *draining.borrow_and_update(),
+                version: state.version.clone(),
                 api: state.kind,
                 models: state.models.iter().map(measured).collect(),
             };

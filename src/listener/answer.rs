@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 
-use http::header::{CONTENT_LENGTH, EXPECT, TE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, LOCATION, TE};
 use http::request::Parts;
-use http::uri::PathAndQuery;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use tower::Service as _;
@@ -41,6 +41,7 @@ impl Answerer {
 
     /// The answer to one request of an application.
     pub(super) async fn answer(&self, request: Request<Incoming>, signals: &Signals) -> Response<Said> {
+        let busy = signals.activity.begin();
         signals.answering.begin();
         let (mut parts, body) = request.into_parts();
         let body = signals.rests.guard(&parts, body);
@@ -66,7 +67,8 @@ impl Answerer {
             // Or hyper would promise an application that asked for it to keep the connection.
             *response.version_mut() = Version::HTTP_10;
         }
-        response.map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone()), place))
+        response
+            .map(|body| Said::new(body, &signals.answering, closes.then(|| signals.broke.clone()), (Some(busy), place)))
     }
 
     async fn guarded(&self, parts: Parts, body: Body) -> Response<Body> {
@@ -89,9 +91,19 @@ impl Answerer {
         response
     }
 
+    /// Takes the choice of a node off the path, and gives it back where the answer sends the application elsewhere.
     async fn pass(&self, mut parts: Parts, body: Body) -> Response<Body> {
+        let asked = Asked::of(&parts);
+        let prefix = take_prefix(&mut parts);
+        let mut response = self.route(parts, body).await;
+        if let Some(prefix) = prefix {
+            keep_choice(&mut response, &prefix, &asked);
+        }
+        response
+    }
+
+    async fn route(&self, mut parts: Parts, body: Body) -> Response<Body> {
         let looped = parts.headers.contains_key(HOP_HEADER);
-        take_prefix(&mut parts);
         let Route { kind, api } = route::classify(&parts.method, parts.uri.path());
         if looped {
             return route::render(api, &loops());
@@ -108,6 +120,7 @@ impl Answerer {
             Kind::Root => {
                 return words::plain(StatusCode::OK, "text/plain; charset=utf-8", "Ollama is running");
             }
+            Kind::Version => return self.catalog.version(request).await,
             Kind::Owner(OwnerRoute::Me) => return route::unauthorized(),
             Kind::Owner(OwnerRoute::Status) => return route::cloud_off(),
             Kind::Owner(OwnerRoute::Forbidden) => return route::render(api, &owner_only()),
@@ -128,26 +141,72 @@ impl Answerer {
 }
 
 /// Takes `/@name` off the path, and the scheme and authority off the target: what is left is what Ollama would see. The
-/// name becomes the choice, unless a header chooses already: that is the more particular of the two.
-fn take_prefix(parts: &mut Parts) {
+/// name becomes the choice, unless a header chooses already: that is the more particular of the two. What was taken off
+/// the path is given back, as it was written.
+///
+/// As the base of a program's addresses it may end in a slash, and each path begins with one: of two, one is the base's.
+fn take_prefix(parts: &mut Parts) -> Option<String> {
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let named = target.strip_prefix("/@").or_else(|| target.strip_prefix("/%40"));
-    let (choice, rest) = match named {
+    let (prefix, name, rest) = match named {
         Some(named) => {
             let end = named.find(['/', '?']).unwrap_or(named.len());
             let (name, rest) = named.split_at(end);
-            (Some(name), rest)
+            let prefix = target.get(..target.len() - rest.len()).unwrap_or_default();
+            let rest = if rest.starts_with("//") { rest.get(1..).unwrap_or_default() } else { rest };
+            (Some(prefix.to_owned()), Some(name), rest)
         }
-        None => (None, target),
+        None => (None, None, target),
     };
     let rest = if rest.starts_with('/') || rest == "*" { rest.to_owned() } else { format!("/{rest}") };
-    let choice =
-        choice.filter(|_| !parts.headers.contains_key(PEER_HEADER)).and_then(|c| HeaderValue::from_str(c).ok());
+    let choice = name.filter(|_| !parts.headers.contains_key(PEER_HEADER)).and_then(|name| {
+        let name: Vec<u8> = percent_encoding::percent_decode_str(name).collect();
+        HeaderValue::from_bytes(&name).ok()
+    });
     if let Some(choice) = choice {
         parts.headers.insert(PEER_HEADER, choice);
     }
     // It was a part of a valid target.
     parts.uri = rest.parse::<PathAndQuery>().map_or_else(|_| Uri::from_static("/"), Uri::from);
+    prefix
+}
+
+/// A server behind a node knows nothing of `/@name`: where its answer sends the application to another path, that begins
+/// with the choice again. What leads to another host is left alone, and a relative path leads there by itself.
+fn keep_choice(response: &mut Response<Body>, prefix: &str, asked: &Asked) {
+    if !response.status().is_redirection() {
+        return;
+    }
+    let Some(location) = response.headers().get(LOCATION).and_then(|location| location.to_str().ok()) else { return };
+    let kept = match location.strip_prefix('/') {
+        Some(rest) if rest.starts_with('/') => return,
+        Some(_) => format!("{prefix}{location}"),
+        None => {
+            let Ok(uri) = location.parse::<Uri>() else { return };
+            let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return };
+            if !asked.is(authority) {
+                return;
+            }
+            format!("{scheme}://{authority}{prefix}{}", uri.path_and_query().map_or("/", PathAndQuery::as_str))
+        }
+    };
+    if let Ok(kept) = HeaderValue::from_str(&kept) {
+        response.headers_mut().insert(LOCATION, kept);
+    }
+}
+
+/// As whom the application knows this node.
+struct Asked(Option<Authority>);
+
+impl Asked {
+    fn of(parts: &Parts) -> Self {
+        let host = || parts.headers.get(HOST)?.to_str().ok()?.parse().ok();
+        Self(parts.uri.authority().cloned().or_else(host))
+    }
+
+    fn is(&self, authority: &Authority) -> bool {
+        self.0.as_ref() == Some(authority)
+    }
 }
 
 /// Takes off what concerns this connection, or the browser on it.
@@ -231,7 +290,10 @@ mod tests {
         assert_eq!(taken("/%40gpu1/api/tags"), ("/api/tags".to_owned(), gpu1.clone()));
         assert_eq!(taken("http://h:1/@gpu1"), ("/".to_owned(), gpu1.clone()));
         assert_eq!(taken("/@gpu1/"), ("/".to_owned(), gpu1.clone()));
-        assert_eq!(taken("/@gpu1?q"), ("/?q".to_owned(), gpu1));
+        assert_eq!(taken("/@gpu1?q"), ("/?q".to_owned(), gpu1.clone()));
+        assert_eq!(taken("/@gpu1//api/chat?x=/"), ("/api/chat?x=/".to_owned(), gpu1.clone()));
+        assert_eq!(taken("/@gpu1///api/chat"), ("//api/chat".to_owned(), gpu1.clone()));
+        assert_eq!(taken("/@gpu%31/"), ("/".to_owned(), gpu1));
         assert_eq!(taken("/api/@gpu1/x"), ("/api/@gpu1/x".to_owned(), None));
         assert_eq!(taken("http://h:1//api/tags"), ("//api/tags".to_owned(), None));
         assert_eq!(taken("*"), ("*".to_owned(), None));
@@ -244,6 +306,27 @@ mod tests {
         take_prefix(&mut parts);
         assert_eq!(parts.headers[PEER_HEADER], "gpu2");
         assert_eq!(parts.uri, "/api/tags");
+    }
+
+    #[test]
+    fn a_redirect_keeps_the_choice_on_this_host_only() {
+        let kept = |target: &str, location: &str| {
+            let request = Request::builder().uri(target).header(HOST, "localhost:11434").body(()).unwrap();
+            let (mut parts, ()) = request.into_parts();
+            let asked = Asked::of(&parts);
+            let prefix = take_prefix(&mut parts).unwrap();
+            let answer = Response::builder().status(307).header(LOCATION, location).body(exchange::empty());
+            let mut answer = answer.unwrap();
+            keep_choice(&mut answer, &prefix, &asked);
+            answer.headers()[LOCATION].to_str().unwrap().to_owned()
+        };
+        assert_eq!(kept("/@gpu1///api/chat", "/api/chat?a=b"), "/@gpu1/api/chat?a=b");
+        assert_eq!(kept("/%40gpu1/api/tags/", "/api/tags"), "/%40gpu1/api/tags");
+        assert_eq!(kept("/@gpu1/a", "http://localhost:11434/b?c"), "http://localhost:11434/@gpu1/b?c");
+        assert_eq!(kept("http://[::1]:1/@gpu1/a", "http://[::1]:1/b"), "http://[::1]:1/@gpu1/b");
+        for elsewhere in ["http://localhost:1/b", "//other/b", "b", "?c", ""] {
+            assert_eq!(kept("/@gpu1/a", elsewhere), elsewhere);
+        }
     }
 
     #[test]

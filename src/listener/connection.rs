@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Answerer;
+use super::connections::Activity;
 use super::guests::Seat;
 use super::socket::Socket;
 use super::upload::Rests;
@@ -38,12 +39,13 @@ const IDLE_BEYOND_LOOPBACK: Duration = Duration::from_secs(60);
 pub(super) struct Protocols(auto::Builder<TokioExecutor>);
 
 /// What a connection's requests tell its task.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Signals {
     pub(super) rests: Rests,
     /// An answer broke off whose end only the close can show (HTTP/1.0): the close has to be a reset.
     pub(super) broke: Arc<AtomicBool>,
     pub(super) answering: Answering,
+    pub(super) activity: Activity,
     /// Where the application is on another machine.
     pub(super) seat: Option<Arc<Seat>>,
 }
@@ -78,11 +80,18 @@ impl Protocols {
 pub(super) async fn serve(
     stream: TcpStream,
     seat: Option<Seat>,
+    activity: Activity,
     protocols: Arc<Protocols>,
     answerer: Arc<Answerer>,
     shutdown: CancellationToken,
 ) {
-    let signals = Signals { seat: seat.map(Arc::new), ..Signals::default() };
+    let signals = Signals {
+        rests: Rests::default(),
+        broke: Arc::default(),
+        answering: Answering::default(),
+        activity,
+        seat: seat.map(Arc::new),
+    };
     let socket = Socket::new(stream, signals.answering.clone());
     let service = {
         let signals = signals.clone();

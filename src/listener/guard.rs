@@ -3,7 +3,7 @@
 //! and of gin-contrib/cors 1.7.2 as set up there, which did not change from Ollama 0.24 to 0.33. tower-http's `CorsLayer` cannot say them: it lets a foreign origin
 //! through and leaves it to the browser, where Ollama answers 403 and runs nothing.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
@@ -85,13 +85,14 @@ pub(super) enum Verdict {
 // === impl Guard ===
 
 impl Guard {
-    /// The guard of a listener at `address`, with the parts of `OLLAMA_ORIGINS` beside the defaults.
-    pub(super) fn new(origins: &[String], address: Option<SocketAddr>) -> Self {
+    /// The guard of a listener that others than this machine may reach or not, with the parts of `OLLAMA_ORIGINS` beside the
+    /// defaults.
+    pub(super) fn new(origins: &[String], beyond_loopback: bool) -> Self {
         let all = || origins.iter().map(String::as_str).chain(DEFAULT_ORIGINS);
         Self {
             any_origin: all().any(|origin| origin == "*"),
             origins: all().filter_map(Rule::parse).collect(),
-            any_host: address.is_some_and(|address| !address.ip().is_loopback()),
+            any_host: beyond_loopback,
         }
     }
 
@@ -301,7 +302,8 @@ mod tests {
 
     fn guard(origins: &[&str], address: &str) -> Guard {
         let origins: Vec<String> = origins.iter().map(|origin| (*origin).to_owned()).collect();
-        Guard::new(&origins, Some(address.parse().unwrap()))
+        let address: std::net::SocketAddr = address.parse().unwrap();
+        Guard::new(&origins, !address.ip().is_loopback())
     }
 
     #[test]

@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::exchange::limits;
 use crate::route::{Each, Room};
 
-/// Connections of all other machines together: half of what the listener has (`MAX_CONNECTIONS` there).
-const CONNECTIONS: usize = 2048;
-/// Connections of one address. A browser has six to one server; a machine with several busy applications some dozens.
-const CONNECTIONS_AN_ADDRESS: usize = 128;
+/// Connections of one address: over HTTP/1.1 each request has one.
+const CONNECTIONS_AN_ADDRESS: usize = limits::WAITING_EACH;
 /// Requests at once of one address, over all its connections: HTTP/2 brings 256 on each.
-const REQUESTS_AN_ADDRESS: usize = 256;
+const REQUESTS_AN_ADDRESS: usize = limits::WAITING_EACH;
 /// What bodies of other machines may take of this node's memory while their model is looked for, all together, beside the
 /// little that each has anyhow (`route::find`).
 const ROOM: usize = 128 << 20;
@@ -67,8 +66,9 @@ pub(super) enum Crowded {
 // === impl Guests ===
 
 impl Guests {
-    pub(super) fn new() -> Self {
-        Self { room: Room::new(ROOM), connections: Arc::new(Semaphore::new(CONNECTIONS)), of: Each::default() }
+    /// With so many connections for all other machines together.
+    pub(super) fn new(connections: usize) -> Self {
+        Self { room: Room::new(ROOM), connections: Arc::new(Semaphore::new(connections)), of: Each::default() }
     }
 
     /// A seat for one more connection; none is needed on this machine.
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn one_address_has_so_much_and_gets_it_back() {
-        let guests = Guests::new();
+        let guests = Guests::new(2048);
         let mut seats: Vec<_> =
             (0..CONNECTIONS_AN_ADDRESS).map(|_| Arc::new(guests.seat(address(1)).unwrap().unwrap())).collect();
         assert_eq!(guests.seat(address(1)).unwrap_err(), Crowded::Address);
@@ -142,9 +142,9 @@ mod tests {
 
     #[test]
     fn all_of_them_leave_connections_to_this_machine_which_has_no_bound() {
-        let guests = Guests::new();
+        let guests = Guests::new(2048);
         let seats: Vec<_> = (0..10_000).map_while(|n| guests.seat(address(n)).ok()).collect();
-        assert_eq!(seats.len(), CONNECTIONS);
+        assert_eq!(seats.len(), 2048);
         assert!(guests.seat(IpAddr::from([127, 0, 0, 1])).unwrap().is_none());
         drop(seats);
         assert!(guests.seat(address(1)).is_ok());

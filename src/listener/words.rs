@@ -15,6 +15,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 
+use super::connections::Busy;
 use super::guests::Place;
 use crate::exchange::{self, Body, ExchangeError};
 
@@ -49,9 +50,11 @@ pub(super) struct Said {
     answering: Answering,
     /// Set if it breaks off, where only the close of the connection is its end.
     broke: Option<Arc<AtomicBool>>,
-    /// Who asked, if they have no more places than so many.
-    _place: Option<Place>,
+    /// What its connection has as long as this is on its way: a request, and a place if it has no more of them than so many.
+    _holds: Holds,
 }
+
+type Holds = (Option<Busy>, Option<Place>);
 
 // === impl Answering ===
 
@@ -75,8 +78,8 @@ impl Answering {
 // === impl Said ===
 
 impl Said {
-    pub(super) fn new(body: Body, answering: &Answering, broke: Option<Arc<AtomicBool>>, place: Option<Place>) -> Self {
-        Self { body, answering: answering.clone(), broke, _place: place }
+    pub(super) fn new(body: Body, answering: &Answering, broke: Option<Arc<AtomicBool>>, holds: Holds) -> Self {
+        Self { body, answering: answering.clone(), broke, _holds: holds }
     }
 }
 
@@ -199,7 +202,7 @@ mod tests {
     #[test]
     fn an_answer_that_looks_like_it_is_left_alone() {
         let answering = Answering::default();
-        let said = Said::new(exchange::empty(), &answering, None, None);
+        let said = Said::new(exchange::empty(), &answering, None, (None, None));
         answering.begin();
         assert_eq!(answering.instead_of(&hypers("400 Bad Request")), None);
         drop(said);

@@ -93,6 +93,7 @@ pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
         "/api/tags" if read => Kind::Tags,
         "/api/ps" if get => Kind::Ps,
         "/v1/models" if get => Kind::V1Models,
+        "/api/version" if read => Kind::Version,
         "/api/version" => Kind::Any,
         _ if method == Method::POST && BODY_MODEL.contains(&path) => Kind::BodyModel,
         _ => match path.strip_prefix("/v1/models/") {
@@ -175,8 +176,8 @@ mod tests {
         let table = [
             ("GET", "/", Root),
             ("HEAD", "/", Root),
-            ("GET", "/api/version", Any),
-            ("HEAD", "/api/version", Any),
+            ("GET", "/api/version", Version),
+            ("HEAD", "/api/version", Version),
             ("GET", "/api/status", Owner(OwnerRoute::Status)),
             ("POST", "/api/pull", Manage),
             ("POST", "/api/push", Manage),

@@ -11,13 +11,15 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::canonical;
 use super::incoming::Incoming;
 use super::stream::{Reader, StreamError, Writer};
+use crate::exchange::limits;
 use crate::id::Id;
 use crate::tls::AuthenticatedPeer;
 use crate::wire::control::{Message, MessageError, printable};
 use crate::wire::frame::Event;
 
 /// Exchanges that a peer may have open. Above it a dialler waits, and what it waits for is a queue with a bound of its own.
-const MAX_STREAMS: u32 = 1024;
+#[expect(clippy::cast_possible_truncation, reason = "some thousands at most")]
+const MAX_STREAMS: u32 = limits::REQUESTS_EACH as u32;
 /// What all requests of one peer may have in flight. An Ollama reads what it is sent, so little of it is used, and a peer
 /// that wants us to hold memory gets no more than this.
 const REQUESTS_WINDOW: u32 = 16 * 1024 * 1024;

@@ -27,6 +27,8 @@ pub struct Face {
     pub label: NodeName,
     /// Whether it gets prompts.
     pub use_: Use,
+    /// Whether a person trusts it.
+    pub trusted: bool,
 }
 
 /// The task that sends what is left of a request's body.
@@ -72,6 +74,10 @@ impl Endpoint for Remote {
 
     fn use_(&self) -> Use {
         self.face.borrow().use_
+    }
+
+    fn is_trusted(&self) -> bool {
+        self.face.borrow().trusted
     }
 
     fn report(&self) -> watch::Receiver<Arc<Report>> {

@@ -56,7 +56,7 @@ fn write_facts(html: &mut String, status: &StatusView) -> fmt::Result {
         (None, Some(problem)) => format!("<br>{}", Escaped(problem)),
         (None, None) => String::new(),
     };
-    let listen = status.info.listen.map_or("off".to_owned(), |addr| addr.to_string());
+    let listen = status.info.applications().unwrap_or_else(|| "off".to_owned());
     write!(
         html,
         "<dl><dt>Applications</dt><dd><code>{}</code></dd><dt>Peers</dt><dd><code>{}</code></dd>\

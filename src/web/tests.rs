@@ -16,11 +16,13 @@ impl Mesh for Fake {
             version: "1.2.3".to_owned(),
             mode: "auto".to_owned(),
             listen: Some("127.0.0.1:11434".parse().unwrap()),
+            listeners: vec!["127.0.0.1:11434".parse().unwrap(), "[::1]:11434".parse().unwrap()],
             mesh: "[::]:11435".parse().unwrap(),
             status_page: None,
             config: None,
             taken: crate::control::Taken::default(),
             state_dir: "/s".into(),
+            open_files: None,
             uptime_s: 3_700,
         }
     }

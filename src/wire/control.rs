@@ -186,8 +186,11 @@ impl Message {
     }
 }
 
-/// A report without models whose names nobody could show or type, and with no more of them than there is room for.
+/// A report with a version that fits a line, and without models whose names nobody could show or type, and with no more of them than there is room for.
 fn bounded(mut report: Report) -> Report {
+    if report.version.len() > MAX_VERSION || !report.version.chars().all(is_harmless) {
+        report.version.clear();
+    }
     let mut room = MAX_MODELS;
     report.models.retain(|name, model| {
         let fits = name.len() <= MAX_MODEL_NAME && model.digest.len() <= MAX_DIGEST;

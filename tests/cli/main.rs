@@ -4,6 +4,7 @@
 #[path = "../support/fake_ollama.rs"]
 mod fake_ollama;
 
+mod choice;
 mod clock;
 mod config;
 mod daemon;
@@ -12,6 +13,8 @@ mod explain;
 mod forget;
 mod home;
 mod invite;
+mod lab;
+mod many;
 mod owner;
 mod pairing;
 mod peers;

@@ -153,7 +153,7 @@ async fn exchanges_that_end_before_their_time_leave_nothing_behind_on_their_conn
     let _alone = ALONE.lock().await;
     let pair = pair().await;
     let _serving = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(serve(pair.accepted.clone())));
-    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
+    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes, trusted: false }).1;
     let remote = Remote::new(
         pair.dialled.clone(),
         face,

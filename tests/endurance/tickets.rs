@@ -121,7 +121,7 @@ async fn requests_that_queue_leave_nothing_behind_whatever_becomes_of_them() {
     let gate = Gate::new(ollama, settings, lend.subscribe());
     let pair = pair().await;
     let _serving = AbortOnDropHandle::new(tokio::spawn(serve(pair.accepted.clone(), gate.clone())));
-    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: ollana::id::Use::Yes }).1;
+    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: ollana::id::Use::Yes, trusted: false }).1;
     let (report, load) = (watch::channel(Arc::default()).1, watch::channel(Arc::default()).1);
     let remote = Arc::new(Remote::new(pair.dialled.clone(), face, report, load, Arc::new(Pulse::new())));
 

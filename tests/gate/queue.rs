@@ -291,7 +291,8 @@ async fn what_is_kept_for_the_owner_no_peer_gets() {
 
 #[tokio::test]
 async fn where_no_more_may_wait_it_is_said_at_once_and_in_the_words_of_the_api() {
-    let provider = Provider::start_as(&["m"], endless(), GateSettings { queue: 2, ..parallel(1) }).await;
+    // Of four places strangers have two.
+    let provider = Provider::start_as(&["m"], endless(), GateSettings { queue: 4, ..parallel(1) }).await;
     let _holds = provider.hold(peer(1), "m").await;
     let _waiting = [2, 3].map(|n| place(&provider, &peer(n), "m", 1));
     let whole = json!({"model":"m","messages":[{"role":"user","content":"x"}],"max_tokens":1});

@@ -1,7 +1,11 @@
 //! Who lends, and who holds which port.
 
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
 use crate::app::{App, MODEL, Ollama};
-use crate::netns::Net;
+use crate::netns::{Host, Net};
 use crate::node::{Home, Node};
 use crate::shaped::{self, Shaped};
 use crate::{CHANGE, ROLE};
@@ -151,4 +155,82 @@ pub fn an_address_of_this_machine_in_ollama_host_is_shared() {
     let node = Node::start_with(&host, &home, &[], &[("OLLAMA_HOST", "10.83.255.254:11434")]);
     let status = node.status();
     assert!(status["ollama"]["problem"].as_str().unwrap().contains("not on this machine"), "{status}");
+}
+
+/// Asks for the version at an address, under a name that means this machine: the status, or nothing if nobody is there.
+fn version(host: &Host, ip: IpAddr, port: u16, name: &str) -> Option<u16> {
+    host.inside(|| {
+        let mut stream = TcpStream::connect((ip, port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let request = format!("GET /api/version HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        said.split(' ').nth(1)?.parse().ok()
+    })
+}
+
+const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
+pub fn both_addresses_of_loopback_lead_to_the_mesh() {
+    let (net, lan) = Net::new();
+    let (gpu, laptop) = (net.host("gpu", &lan), net.host("laptop", &lan));
+    let _ollama = Ollama::start(&gpu);
+    let homes = ["gpu", "laptop", "without", "told"].map(Home::new);
+    let _gpu = Node::start(&gpu, &homes[0], &[]);
+    let user = Node::start(&laptop, &homes[1], &[]);
+    user.until_used("gpu", CHANGE);
+    for (ip, names) in [(V4, ["127.0.0.1:11434", "localhost:11434"]), (V6, ["[::1]:11434", "localhost"])] {
+        for name in names {
+            assert_eq!(version(&laptop, ip, 11434, name), Some(200), "{ip} as {name}");
+        }
+        assert_eq!(version(&laptop, ip, 11434, "evil.example"), Some(403), "{ip}");
+    }
+    assert_eq!(user.status()["listeners"], serde_json::json!(["127.0.0.1:11434", "[::1]:11434"]));
+    user.logs(&["http://127.0.0.1:11434 and http://[::1]:11434"], ROLE);
+    drop(user);
+    // An address that somebody chose is the only one.
+    let told = Node::start(&laptop, &homes[3], &["--listen", "127.0.0.1:11434"]);
+    assert_eq!(told.status()["listeners"], serde_json::json!(["127.0.0.1:11434"]));
+    assert_eq!(version(&laptop, V6, 11434, "localhost"), None);
+    drop(told);
+    // Without IPv6 there is one address, and nothing is wrong.
+    laptop.sysctl("net.ipv6.conf.lo.disable_ipv6", "1");
+    let without = Node::start(&laptop, &homes[2], &[]);
+    assert_eq!(without.status()["listeners"], serde_json::json!(["127.0.0.1:11434"]));
+    without.until_used("gpu", CHANGE);
+    assert_eq!(version(&laptop, V4, 11434, "localhost"), Some(200));
+}
+
+pub fn an_ollama_at_either_address_of_loopback_holds_the_port() {
+    let net = Net::empty();
+    for held in [V4, V6] {
+        let host = net.bare_host(if held.is_ipv4() { "four" } else { "six" });
+        let home = Home::new("host");
+        let holder = host.inside(|| TcpListener::bind((held, 11434)).unwrap());
+        let holds = std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = holder.accept() {
+                let _ = stream.read(&mut [0; 1024]);
+                let said = "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 20\r\n\
+                            Connection: close\r\n\r\n{\"version\":\"0.24.0\"}";
+                let _ = stream.write_all(said.as_bytes());
+            }
+        });
+        let node = Node::start(&host, &home, &[]);
+        let at = std::net::SocketAddr::new(held, 11434);
+        assert_eq!(node.status()["listeners"], serde_json::json!(["127.0.0.1:11433", "[::1]:11433"]));
+        let mut words =
+            vec![format!("{at} is taken"), "Ollama 0.24.0".to_owned(), "OLLAMA_HOST=127.0.0.1:11433".to_owned()];
+        if held.is_ipv6() {
+            words.push("--ollama http://[::1]:11434".to_owned());
+        }
+        node.logs(&words.iter().map(String::as_str).collect::<Vec<_>>(), ROLE);
+        for ip in [V4, V6] {
+            let other = version(&host, ip, 11434, "localhost");
+            assert_eq!(other.is_some(), ip == held, "the other address of the port is nobody's");
+            assert!(version(&host, ip, 11433, "localhost").is_some());
+        }
+        drop(holds);
+    }
 }

@@ -75,7 +75,7 @@ impl Node {
             ListenerSettings { name: "me".parse().unwrap(), origins: Vec::new(), open: setup.open, drain: setup.drain };
         let shutdown = CancellationToken::new();
         let listener = Listener::new(settings, router.clone(), Catalog::new(router));
-        let serving = tokio::spawn(listener.serve(tcp, shutdown.clone()));
+        let serving = tokio::spawn(listener.serve(vec![tcp], shutdown.clone()));
         Self { address, shutdown, serving, changes }
     }
 

@@ -41,7 +41,7 @@ impl Peer {
                 }
             }
         });
-        let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes }).1;
+        let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes, trusted: false }).1;
         let report = watch::channel(Arc::default()).1;
         let remote = Remote::new(met.connection.clone(), face, report, load.clone(), Arc::default());
         let (connection, _transport) = (met.connection, stranger.transport);

@@ -124,7 +124,7 @@ impl Met {
 
     /// One exchange as the node's peer.
     pub async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-        let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes }).1;
+        let face = watch::channel(Face { label: NodeName::lossy("node"), use_: Use::Yes, trusted: false }).1;
         let remote = Remote::new(
             self.connection.clone(),
             face,

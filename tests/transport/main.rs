@@ -37,7 +37,7 @@ async fn pair() -> Pair {
     let (dialled, accepted) = tokio::join!(async { user.dial(address).await.unwrap() }, accept);
     accepted.admit(true);
     let pulse = Arc::new(Pulse::new());
-    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes }).1;
+    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: Use::Yes, trusted: false }).1;
     let remote = Remote::new(
         dialled,
         face,

@@ -5,11 +5,16 @@ use std::fs;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
+use rustix::process::{Resource, getrlimit};
 
 use super::{Config, Finding};
+use crate::control::Info;
 
 /// What the transport asks the kernel for.
 const WANTED_BUFFER: u64 = 4 * 1024 * 1024;
+
+/// The listener has 4,096 connections, one more each to an Ollama, and some for all else. macOS gives no more.
+const WANTED_FILES: u64 = 10_240;
 
 /// Whether discovery has an interface to work on.
 pub(super) fn multicast(config: &Config, findings: &mut Vec<Finding>) {
@@ -33,6 +38,29 @@ pub(super) fn multicast(config: &Config, findings: &mut Vec<Finding>) {
         )
     } else {
         Finding::ok("multicast", format!("on {}", names.into_iter().collect::<Vec<_>>().join(", ")))
+    });
+}
+
+/// How many files and sockets the node may have open: `status` says it if one runs, else this command's hard limit, to
+/// which a node raises its own.
+pub(super) fn files(node: Option<&Info>, findings: &mut Vec<Finding>) {
+    let most = match node {
+        Some(node) => node.open_files,
+        None => getrlimit(Resource::Nofile).maximum,
+    };
+    let Some(most) = most else { return findings.push(Finding::ok("files", "no bound on open files and sockets")) };
+    let found = format!("the node may have {most} files and sockets open");
+    findings.push(if most >= WANTED_FILES {
+        Finding::ok("files", found)
+    } else {
+        Finding::hint(
+            "files",
+            format!("{found}: applications get {} connections at once, and more wait", most / 2),
+            format!(
+                "for a service, LimitNOFILE={WANTED_FILES} in the [Service] section of its unit; else a higher hard limit \
+                 (nofile in /etc/security/limits.conf), a new login, and start the node again"
+            ),
+        )
     });
 }
 

@@ -24,11 +24,11 @@ fn name(text: &str) -> NodeName {
 fn who_sets_nothing_lends_to_all_alike_at_all_times() {
     let config = load("").unwrap();
     assert_eq!(config.lend, Lend::default());
-    assert_eq!((config.lend.parallel, config.lend.reserve, config.lend.queue), (None, 0, 256));
+    assert_eq!((config.lend.parallel, config.lend.reserve, config.lend.queue), (None, 0, 4096));
     assert!(config.lend.weights.is_empty() && config.lend.hours.is_none() && config.lend.idle.is_none());
     assert_eq!(config.balance, Balance::default());
-    assert_eq!((config.balance.prefer_local, config.balance.waiting), (1.2, 64));
-    assert_eq!(config.balance.max_wait, Duration::from_secs(600));
+    assert_eq!((config.balance.prefer_local, config.balance.waiting), (1.2, 1024));
+    assert_eq!(config.balance.max_wait, Duration::MAX);
 }
 
 #[test]

@@ -18,7 +18,7 @@ const TELL: Duration = Duration::from_millis(200);
 const LOAD_TIME: Duration = Duration::from_secs(40);
 
 fn limits() -> Limits {
-    Limits { waiting: 256, waiting_each: 64, reserve: 0, tell: TELL }
+    Limits { waiting: 256, waiting_each: 64, waiting_strangers: 256, reserve: 0, tell: TELL }
 }
 
 fn request(flow: Flow, slots: u32) -> Arrival {
@@ -215,6 +215,26 @@ fn waiting_is_bounded_and_who_waits_most_makes_room() {
     assert!(queue.handle_arrival(now, request(Flow::Owner, 1)).is_err());
     queue.handle_end(now, running);
     assert_eq!(granted(&mut queue).len(), 1);
+}
+
+#[test]
+fn strangers_that_wait_leave_half_of_the_places() {
+    let few = Limits { waiting: 8, waiting_each: 4, waiting_strangers: 4, ..limits() };
+    let (mut queue, now) = (Queue::new(few), Instant::now());
+    queue.handle_arrival(now, request(Flow::Owner, 1)).unwrap();
+    let first: Vec<_> = (0..3).map(|_| queue.handle_arrival(now, request(peer(1), 1)).unwrap()).collect();
+    queue.handle_arrival(now, request(peer(2), 1)).unwrap();
+    granted(&mut queue);
+    // The whole queue has room, and strangers have had theirs: who waits most of them makes it.
+    queue.handle_arrival(now, request(peer(3), 1)).unwrap();
+    assert!(matches!(queue.poll_event(), Some(Event::Refused(id, Why::Busy(..))) if id == first[2]));
+    queue.handle_arrival(now, request(peer(4), 1)).unwrap();
+    assert!(matches!(queue.poll_event(), Some(Event::Refused(id, Why::Busy(..))) if id == first[1]));
+    assert!(queue.handle_arrival(now, request(peer(5), 1)).is_err(), "each has one");
+    for _ in 0..4 {
+        queue.handle_arrival(now, request(Flow::Trusted(Id::from_bytes([9; 32])), 1)).unwrap();
+    }
+    assert!(queue.poll_event().is_none(), "nobody had to go for one that is trusted");
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub(in crate::gate) struct Limits {
     pub(in crate::gate) waiting: usize,
     /// The same of one peer.
     pub(in crate::gate) waiting_each: usize,
+    /// The same of all strangers together.
+    pub(in crate::gate) waiting_strangers: usize,
     /// Slots of a model that only the owner gets, of those that there are for certain. One is lent anyhow.
     pub(in crate::gate) reserve: u32,
     /// Shortest time between two words to those who wait in one line about where they stand.

@@ -58,7 +58,13 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let weights = (0..PEERS).step_by(3).map(|n| (flow(n), rng.random_range(0.3..4.0))).collect();
-        let limits = Limits { waiting: 60, waiting_each: 16, reserve: rng.random_range(0..2), tell: TELL };
+        let limits = Limits {
+            waiting: 60,
+            waiting_each: 16,
+            waiting_strangers: 40,
+            reserve: rng.random_range(0..2),
+            tell: TELL,
+        };
         let slots = MODELS.iter().map(|model| (Model::from(*model), slots(&mut rng))).collect();
         let queue = Queue::new(limits.clone());
         let (now, known, words) = (Instant::now(), BTreeMap::new(), Vec::new());
