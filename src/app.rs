@@ -415,7 +415,7 @@ impl App {
             }
             Policy::Paired => "with trusted nodes only",
         };
-        format!("The Ollama at {} is shared{} {whom}", self.config.ollama.url, self.when_lent)
+        format!("The Ollama at {} is shared{}, whenever it runs, {whom}", self.config.ollama.url, self.when_lent)
     }
 }
 

@@ -77,12 +77,26 @@ async fn a_request_that_is_cancelled_or_fails_is_not_shown_as_completed() {
     let told = home.ok(&["explain", &id]);
     assert!(told.contains("cancelled: the application closed the connection") && !told.contains("completed"), "{told}");
 
+    home.ok(&["stop"]);
+    assert_eq!(node.end().0, Some(0));
+}
+
+#[test]
+fn a_request_that_fails_is_one_line_of_the_log_without_its_prompt() {
+    let home = Home::new();
+    let node = home.foreground(&["serve"]);
+    let listen = home.json(&["status", "--json"])["listen"].as_str().unwrap().to_owned();
+    let body = r#"{"model":"absent\u001b[2J","prompt":"canary"}"#;
+    let mut application = TcpStream::connect(&listen).unwrap();
+    let head =
+        format!("POST /api/generate HTTP/1.1\r\nHost: {listen}\r\nConnection: close\r\nContent-Length: {}", body.len());
+    application.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
     let mut answer = String::new();
-    send(r#"{"model":"absent\u001b[2J","prompt":"canary"}"#).read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    application.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     home.ok(&["stop"]);
     let (_, log) = node.end();
-    let line = log.lines().find(|line| line.contains("POST /api/generate was refused with 404"));
-    let line = line.unwrap_or_else(|| panic!("{log}"));
-    assert!(line.contains("absent") && !line.contains("canary") && !line.contains('\u{1b}'), "{line}");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("POST /api/generate failed with 503: ")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains("absent"), "{log}");
+    assert!(!log.contains("canary") && !log.contains('\u{1b}'), "{log}");
 }
