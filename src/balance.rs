@@ -24,6 +24,7 @@ mod breaker;
 mod choose;
 mod clock;
 mod dealings;
+mod demand;
 mod departed;
 mod dispatch;
 mod errand;
@@ -64,6 +65,7 @@ use tower::discover::Change;
 use self::again::Tries;
 use self::around::Around;
 use self::clock::Clock;
+use self::demand::Demand;
 use self::journal::Journal;
 use self::members::{Members, Obstacle};
 use self::prefix::Prefixes;
@@ -143,6 +145,8 @@ struct Known {
     clock: Clock,
     /// What was sent where.
     prefixes: Mutex<Prefixes>,
+    /// How the servers of each model were used.
+    demand: Mutex<Demand>,
     /// Until then requests wait for a first server to turn up.
     grace_ends: Instant,
 }
@@ -184,7 +188,8 @@ impl Router {
         following.close();
         let places = settings.preferences.waiting;
         let (grace_ends, prefixes) = (Instant::now() + settings.grace, Mutex::new(Prefixes::new()));
-        let known = Arc::new(Known { members, clock, prefixes, grace_ends, node: settings });
+        let demand = Mutex::default();
+        let known = Arc::new(Known { members, clock, prefixes, demand, grace_ends, node: settings });
         Self(Arc::new(Inner {
             tries: again::tries(known.clone(), seek::waiting_room(known.clone(), places)),
             known,
@@ -292,6 +297,11 @@ impl Known {
     /// What was sent where. Never held for longer than a look.
     fn prefixes(&self) -> MutexGuard<'_, Prefixes> {
         self.prefixes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the servers of each model were used. As briefly.
+    fn demand(&self) -> MutexGuard<'_, Demand> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the members to change: until `suspense_ends` while some are suspect, and until `grace_ends`, those of the

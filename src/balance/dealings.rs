@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, Outcome, Pass};
 use super::clock::Clock;
-use super::judgement::Judgement;
+use super::judgement::{Judgement, Promise};
 use crate::exchange::stopwatch::Stopwatch;
 use crate::route::ModelName;
 
@@ -44,6 +44,8 @@ pub(super) struct Dealings {
 struct Record {
     own: u32,
     judgement: Judgement,
+    /// How long a usual request takes by what is known of the server, in its time.
+    usual: Option<Duration>,
     breaker: Breaker,
     running: HashMap<u64, Running>,
     used: Option<Instant>,
@@ -55,7 +57,7 @@ struct Record {
 struct Running {
     watch: Arc<Stopwatch>,
     /// In the servers' time.
-    promised: Duration,
+    promise: Promise,
     /// Whether its answer has begun.
     answered: bool,
 }
@@ -92,7 +94,7 @@ struct Run {
     pass: Option<Pass>,
     watch: Arc<Stopwatch>,
     /// What it should take, in the servers' time; nothing where nobody could know, as where the model has to be loaded first.
-    promised: Option<Duration>,
+    promise: Option<Promise>,
 }
 
 // === impl Dealings ===
@@ -133,7 +135,14 @@ impl Dealings {
         lock(&self.changed).is_some_and(|at| self.clock.now().saturating_duration_since(at) < CHANGED)
     }
 
-    /// How it stands with a model.
+    /// How it stands with a model of which a usual request takes so many seconds there, by all that is known of the server.
+    pub(super) fn standing_at(&self, model: &ModelName, usual: f64) -> Standing {
+        let usual = Duration::try_from_secs_f64(usual).ok().map(|usual| self.clock.of(usual));
+        entry(&mut lock(&self.models), model, self.clock.now()).usual = usual;
+        self.standing(model)
+    }
+
+    /// The same by what was known of the server last.
     pub(super) fn standing(&self, model: &ModelName) -> Standing {
         let now = self.clock.now();
         let models = lock(&self.models);
@@ -141,12 +150,13 @@ impl Dealings {
             return Standing { own: 0, slowness: 1.0, caution: 1.0, left_alone: None, keeps_places: true };
         };
         let late = |running: &Running| {
-            let (expected, so_far) = running.so_far(&self.clock);
-            record.judgement.slowness_with(expected, so_far, now)
+            let (promise, so_far) = running.so_far(&self.clock);
+            record.judgement.slowness_with(promise, so_far, record.usual.unwrap_or(promise.usual), now)
         };
+        let slowness = record.usual.map_or(1.0, |usual| record.judgement.slowness(usual, now));
         Standing {
             own: record.own,
-            slowness: record.running.values().map(late).fold(record.judgement.slowness(now), f64::max),
+            slowness: record.running.values().map(late).fold(slowness, f64::max),
             caution: record.breaker.caution(now),
             left_alone: record.breaker.wait(now),
             keeps_places: record.breaker.keeps_places(now),
@@ -200,10 +210,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Running {
     /// What can be held against the server so far: how long it should have taken, and how long it was waited for. How long
     /// an answer goes on that has begun is its own business, as long as it says something now and then.
-    fn so_far(&self, clock: &Clock) -> (Duration, Duration) {
+    fn so_far(&self, clock: &Clock) -> (Promise, Duration) {
+        let Promise { time, usual } = self.promise;
         match self.answered {
-            true => (self.promised.saturating_mul(LONG), clock.of(self.watch.silence())),
-            false => (self.promised, clock.of(self.watch.waited())),
+            true => (Promise { time: time.saturating_mul(LONG), usual }, clock.of(self.watch.silence())),
+            false => (self.promise, clock.of(self.watch.waited())),
         }
     }
 }
@@ -214,18 +225,22 @@ impl InFlight {
     /// It runs this model, and should take so long once it has a slot; not known where the model is to be loaded first.
     pub(super) fn runs(mut self, model: &ModelName, promised: Option<Duration>) -> Self {
         let clock = &self.dealings.clock;
-        let (now, promised) = (clock.now(), promised.map(|promised| clock.of(promised)));
+        let now = clock.now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, model, now);
         record.own += 1;
         record.numbers += 1;
         let (number, watch) = (record.numbers, Arc::new(Stopwatch::started()));
-        if let Some(promised) = promised {
-            record.running.insert(number, Running { watch: watch.clone(), promised, answered: false });
+        let promise = promised.map(|promised| {
+            let time = clock.of(promised);
+            Promise { time, usual: *record.usual.get_or_insert(time) }
+        });
+        if let Some(promise) = promise {
+            record.running.insert(number, Running { watch: watch.clone(), promise, answered: false });
         }
         let pass = record.breaker.pass(now);
         drop(models);
-        self.run = Some(Run { model: model.clone(), number, pass, watch, promised });
+        self.run = Some(Run { model: model.clone(), number, pass, watch, promise });
         self
     }
 
@@ -268,13 +283,13 @@ impl InFlight {
 
     /// It was answered to its end: what it took counts, once.
     pub(super) fn done(&mut self) {
-        let Some(Run { model, number, watch, promised, .. }) = &mut self.run else { return };
-        let Some(promised) = promised.take() else { return };
+        let Some(Run { model, number, watch, promise, .. }) = &mut self.run else { return };
+        let Some(promise) = promise.take() else { return };
         let now = self.dealings.clock.now();
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, model, now);
         record.running.remove(number);
-        record.judgement.observe(promised, self.dealings.clock.of(watch.waited()), now);
+        record.judgement.observe(promise, self.dealings.clock.of(watch.waited()), now);
     }
 }
 
@@ -287,12 +302,12 @@ impl Drop for InFlight {
         let mut models = lock(&self.dealings.models);
         let record = entry(&mut models, &run.model, now);
         record.own = record.own.saturating_sub(1);
-        if let Some((expected, so_far)) =
+        if let Some((promise, so_far)) =
             record.running.remove(&run.number).map(|running| running.so_far(&self.dealings.clock))
-            && so_far > expected
+            && so_far > promise.time
         {
             // Whoever waited has given up, and will come again.
-            record.judgement.observe(expected, so_far, now);
+            record.judgement.observe(promise, so_far, now);
         }
         if let Some(pass) = run.pass {
             record.breaker.settle(pass, Outcome::Unknown, now);

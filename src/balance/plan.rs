@@ -45,6 +45,10 @@ pub(crate) struct Candidate {
     pub(crate) local: bool,
     /// Whether the request has a ticket there.
     pub(crate) held: bool,
+    /// Whether what was waited for the model by many is reason enough to load it there.
+    pub(crate) due: bool,
+    /// Whether it has had nothing to do for so long that it should be measured again, whatever is held against it.
+    pub(crate) idle: bool,
 }
 
 /// How good what is known of a server's queue is.
@@ -78,6 +82,22 @@ pub(crate) fn plan(candidates: &[Candidate], random: usize) -> Option<Plan> {
     let mut held: Vec<Choice<'_>> = choices(candidates).filter(|choice| choice.of.held).collect();
     held.sort_by(Choice::order);
 
+    if let Some(free) = free(candidates, &best, random) {
+        if free.of.knowledge == Knowledge::Exact {
+            return Some(Plan::Send(free.index));
+        }
+        // Where it has queued for a slot that is said to be free there is none, for whatever reason.
+        let kept = held.iter().find(|held| !held.of.free).or(held.first());
+        let other = kept.map(|held| held.index).or(warm.map(|warm| warm.index));
+        return Some(Plan::Tickets(free.index, other.filter(|other| *other != free.index)));
+    }
+    if let Some(load) = warm.and_then(|warm| load(candidates, &warm)) {
+        if load.of.free && load.of.knowledge == Knowledge::Exact {
+            return Some(Plan::Send(load.index));
+        }
+        let warm = held.first().map(|held| held.index).or(warm.map(|warm| warm.index));
+        return Some(Plan::Tickets(load.index, warm));
+    }
     if !best.of.score.warm {
         if best.of.held {
             let one = if let [one] = held.as_slice() { Some(one) } else { None };
@@ -155,6 +175,39 @@ fn best(candidates: &[Candidate], random: usize, which: impl Fn(&Candidate) -> b
 
 fn best_warm<'a>(candidates: &'a [Candidate], best: &Choice<'a>, random: usize) -> Option<Choice<'a>> {
     if best.of.score.warm { Some(*best) } else { self::best(candidates, random, |of| of.score.warm) }
+}
+
+/// Work conservation: no request waits while a server that has the model in memory has a slot for it, unless waiting is expected
+/// to be over sooner. What is compared is when this one request would be done; what queueing costs others, and how far from a
+/// conversation's cache it may be, is no reason to leave a server idle. A server that has been idle for long is taken to be as
+/// fast as the best one: it is time that it was measured again.
+fn free<'a>(candidates: &'a [Candidate], best: &Choice<'_>, random: usize) -> Option<Choice<'a>> {
+    // One where it queues already has given it no slot, whatever it says.
+    if best.of.free && best.of.score.warm && !best.of.held {
+        return None;
+    }
+    let alone = |of: &Candidate| match of.idle {
+        true => of.score.alone_at(best.of.score.service),
+        false => of.score.alone(),
+    };
+    let mut sooner: Vec<Choice<'a>> = choices(candidates)
+        .filter(|choice| choice.of.free && choice.of.score.warm && !choice.of.held)
+        .filter(|choice| alone(choice.of) <= best.of.score.finish())
+        .collect();
+    let soonest = sooner.iter().map(|choice| choice.of.score.alone()).reduce(f64::min)?;
+    sooner.retain(|choice| choice.of.score.alone() <= TIE * soonest);
+    sooner.get(random.checked_rem(sooner.len())?).copied()
+}
+
+/// Where the model is to be loaded because so many have waited for it: at the cheapest server that would then be better than
+/// waiting, the first of equals, so that all nodes choose the same one.
+fn load<'a>(candidates: &'a [Candidate], warm: &Choice<'_>) -> Option<Choice<'a>> {
+    if warm.of.free || choices(candidates).any(|choice| choice.of.held && !choice.of.score.warm) {
+        return None;
+    }
+    choices(candidates)
+        .filter(|choice| choice.of.due && choice.of.score.loaded() < warm.total())
+        .min_by(|one, other| one.of.score.load.total_cmp(&other.of.score.load))
 }
 
 /// Where a second ticket is worth its while: at the next best warm server, if being let in at once there would be better by

@@ -1,6 +1,6 @@
 use super::*;
 use crate::balance::breaker::{Breaker, Outcome};
-use crate::balance::judgement::Judgement;
+use crate::balance::judgement::{Judgement, Promise};
 use crate::balance::score::tests::{request, server, servers};
 use crate::balance::score::{Server, score};
 use crate::exchange::Residence;
@@ -16,6 +16,8 @@ fn of(server: &Server) -> Candidate {
         knowledge: Knowledge::Reported,
         local: false,
         held: false,
+        due: false,
+        idle: false,
     }
 }
 
@@ -166,12 +168,14 @@ fn a_server_that_boasts_draws_a_prompt_or_two_and_then_no_more_for_minutes() {
         // One prompt a second for five minutes. Nothing is shorter than a minute there, whatever it says.
         for second in 0..300 {
             let now = start + Duration::from_secs(second);
-            let slowness = judgement.slowness(now);
+            let usual = Server { prefill: 1000.0 * times, decode: 50.0 * times, ..server() }.usual(&request());
+            let usual = Duration::from_secs_f64(usual);
+            let slowness = judgement.slowness(usual, now);
             let boaster = Server { prefill: 1000.0 * times, decode: 50.0 * times, slowness, ..server() };
             let candidates = [warm(1.0, 0.0), of(&boaster)];
             if let Some(Plan::Tickets(1, _)) = plan(&candidates, 0) {
                 let promised = Duration::from_secs_f64(candidates[1].score.promised);
-                judgement.observe(promised, Duration::from_secs(60), now);
+                judgement.observe(Promise { time: promised, usual }, Duration::from_secs(60), now);
                 drawn += 1;
             }
         }
@@ -215,7 +219,10 @@ proptest! {
             all.into_iter().map(|(_, candidate)| Candidate { held: false, ..candidate }).collect();
         if let Some(Plan::Send(chosen) | Plan::Tickets(chosen, _)) = plan(&all, random) {
             for other in all.iter().filter(|other| other.eligible) {
-                prop_assert!(all[chosen].score.total <= TIE * other.score.total);
+                // But for who would have to wait there, and is done sooner where there is a free slot.
+                let (chosen, score) = (&all[chosen], &other.score);
+                let waits = chosen.free && chosen.score.warm && chosen.score.alone() <= score.finish();
+                prop_assert!(chosen.score.total <= TIE * score.total || waits);
             }
         }
     }
@@ -238,4 +245,68 @@ proptest! {
         }
         prop_assert!(drawn);
     }
+}
+
+// === Work conservation and loads that many have paid for ===
+
+#[test]
+fn nothing_waits_where_another_server_has_a_free_slot_and_is_done_sooner() {
+    // 1.4 + 8.4 there; what it is multiplied by is no reason to wait.
+    let full = warm(3.0, 0.0);
+    let newcomer = of(&Server { newcomer: 3.0, ..server() });
+    assert_eq!(plan(&[full, newcomer], 0), Some(Plan::Tickets(1, Some(0))));
+    let cold = of(&Server { residence: Residence::Disk, load_time: 1.0, ..server() });
+    let slow = of(&Server { slowness: 1.16, newcomer: 2.0, ..server() });
+    assert!(cold.score.total < slow.score.total);
+    assert_eq!(plan(&[cold, slow, full], 0), Some(Plan::Tickets(1, Some(2))), "6.96 s against 7");
+    // Twice as slow takes longer by itself.
+    assert_eq!(plan(&[full, of(&Server { slowness: 2.0, ..server() })], 0), Some(Plan::Tickets(0, None)));
+    // Ours is known to be free.
+    let ours = Candidate { knowledge: Knowledge::Exact, ..newcomer };
+    assert_eq!(plan(&[full, ours], 0), Some(Plan::Send(1)));
+}
+
+#[test]
+fn a_request_that_waits_is_moved_to_a_server_that_has_a_slot_free() {
+    let free = of(&Server { newcomer: 3.0, ..server() });
+    assert_eq!(plan(&[held(warm(3.0, 1.0)), free], 0), Some(Plan::Tickets(1, Some(0))));
+    // The better one of its places is kept.
+    assert_eq!(plan(&[held(warm(3.0, 2.0)), held(warm(3.0, 1.0)), free], 0), Some(Plan::Tickets(2, Some(1))));
+    // It has queued there for a slot that is said to be free: that place is the one to give up.
+    assert_eq!(plan(&[held(warm(3.0, 1.0)), held(warm(0.0, 0.0)), free], 0), Some(Plan::Tickets(2, Some(0))));
+    // It queues there: that slot is somebody else's, or its owner's.
+    assert_eq!(plan(&[held(warm(3.0, 1.0)), held(free)], 0), Some(Plan::Stay));
+}
+
+#[test]
+fn an_idle_server_is_measured_again_whatever_is_held_against_its_speed() {
+    let slow = of(&Server { slowness: 7.5, ..server() });
+    let idle = |candidate| Candidate { idle: true, ..candidate };
+    assert_eq!(plan(&[warm(3.0, 0.0), slow], 0), Some(Plan::Tickets(0, None)));
+    assert_eq!(plan(&[warm(3.0, 0.0), idle(slow)], 0), Some(Plan::Tickets(1, Some(0))));
+    assert_eq!(plan(&[warm(2.0, 0.0), idle(slow)], 0), Some(Plan::Tickets(0, None)), "not where nothing waits");
+    // One that fails has others to say when it is tried again.
+    let fails = of(&Server { slowness: 7.5, caution: 4.0, ..server() });
+    assert_eq!(plan(&[warm(3.0, 0.0), idle(fails)], 0), Some(Plan::Tickets(0, None)));
+    // An owner who wants it five times as soon elsewhere waits at home.
+    let home = of(&Server { running: 3.0, preference: 0.2, ..server() });
+    assert_eq!(plan(&[home, idle(slow)], 0), Some(Plan::Tickets(0, None)));
+}
+
+#[test]
+fn what_many_have_waited_loads_a_model_at_the_cheapest_server_for_all_alike() {
+    let due = |load_time| Candidate { due: true, ..cold(load_time) };
+    let full = warm(3.0, 0.0);
+    assert_eq!(plan(&[full, cold(60.0)], 0), Some(Plan::Tickets(0, None)));
+    assert_eq!(plan(&[full, due(60.0)], 0), Some(Plan::Tickets(1, Some(0))));
+    for random in 0..9 {
+        assert_eq!(plan(&[full, due(60.0), due(50.0), due(50.0)], random), Some(Plan::Tickets(2, Some(0))));
+    }
+    assert_eq!(plan(&[warm(2.0, 0.0), due(60.0)], 0), Some(Plan::Tickets(0, None)), "nothing waits");
+    assert_eq!(plan(&[full, held(cold(60.0)), due(50.0)], 0), Some(Plan::Tickets(0, Some(1))), "one load at a time");
+    // Ten times as slow, it would be no help.
+    let slow = Candidate { due: true, ..of(&Server { residence: Residence::Disk, slowness: 10.0, ..server() }) };
+    assert_eq!(plan(&[full, slow], 0), Some(Plan::Tickets(0, None)));
+    let ours = Candidate { knowledge: Knowledge::Exact, ..due(60.0) };
+    assert_eq!(plan(&[full, ours], 0), Some(Plan::Send(1)));
 }

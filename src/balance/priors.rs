@@ -25,8 +25,11 @@ const SLOTS: u32 = 1;
 /// Tokens of a prompt that are in no cache, and of an answer: what the simulation was tuned with.
 const PROMPT: f64 = 420.0;
 const OUTPUT: f64 = 262.0;
-/// Bounds of a size in bytes that is believed, so that no ratio of two goes wild.
-const SIZES: (f64, f64) = (1e7, 2e12);
+/// Bytes of the smallest model (a toy of 260,000 parameters has some more) and of any that a machine could hold. A list that says
+/// anything else does not know, as one that says 0.
+const SIZES: std::ops::RangeInclusive<u64> = 1_000_000..=2_000_000_000_000;
+/// Work on a model that has fewer bytes is work around it, and no less than with so many.
+const LEAST_SIZE: f64 = 1e7;
 /// Nobody waits longer for a model to be idle, or would miss a victim more, in seconds.
 const LONGEST_DRAIN: f64 = 600.0;
 const LONGEST_RELOAD: f64 = 60.0;
@@ -195,6 +198,7 @@ impl Server {
             eviction: eviction(load, &others, assumed, usual, 1.0 / (1.0 + busy_others)),
             slowness: 1.0,
             caution: 1.0,
+            newcomer: 1.0,
             preference: 1.0,
         }
     }
@@ -244,7 +248,7 @@ fn eviction(load: &Load, others: &[Other<'_>], assumed: Assumed, usual: Usual, s
 fn size(model: &ModelInfo) -> Option<f64> {
     // To 53 bits, which is more than any use of it needs.
     let bytes = f64::from(u32::try_from(model.size >> 20).unwrap_or(u32::MAX)) * 1_048_576.0;
-    (model.size > 0).then(|| bytes.clamp(SIZES.0, SIZES.1))
+    SIZES.contains(&model.size).then(|| bytes.max(LEAST_SIZE))
 }
 
 /// The middle of some numbers, the lower of two.

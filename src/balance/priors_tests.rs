@@ -121,10 +121,22 @@ proptest! {
             };
             models.insert(index.to_string(), ModelInfo { size, pace, ..ModelInfo::default() });
             let residence = [Residence::Memory, Residence::Loading, Residence::Disk][usize::from(residence)];
-            load.models.insert(index.to_string(), ModelLoad { residence, running, queued: float, begun: running });
+            load.models.insert(index.to_string(), ModelLoad { residence, running, queued: float, begun: running, waited: float.into() });
         }
         let server = server(&load, "0", &models);
         let score = score(&server, &Usual::of(models.values()).request(1000.0, 0.0));
         prop_assert!(score.total.is_finite() && score.total >= 0.0, "{server:?} {score:?}");
     }
+}
+
+#[test]
+fn a_size_that_no_model_has_is_not_known() {
+    let unknown = Machine::default().assume(1.0, &unmeasured(0), []);
+    for size in [1, 999_999, 3_000_000_000_000, u64::MAX] {
+        assert_eq!(Machine::default().assume(1.0, &unmeasured(size), []), unknown, "{size}");
+        // Then it is what others say of the same model.
+        let like = Machine::default().assume(1.0, &unmeasured(size), &[unmeasured(GB)]);
+        assert_eq!(like, Machine::default().assume(1.0, &unmeasured(GB), []));
+    }
+    assert_ne!(Machine::default().assume(1.0, &unmeasured(50_000_000), []), unknown);
 }

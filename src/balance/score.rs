@@ -13,6 +13,9 @@
 //! price       = 0.5 · max(0, k − c + 1)/c · service
 //! total       = (wait + load + service + externality + price) · (in memory ? 1 : 1.5) · what is held against the server
 //! ```
+//! The total is what servers are compared by. Whether a request should wait at all while another server is free is asked of
+//! [`Score::finish`] and [`Score::alone`], which have no price in them that only the total of many requests knows.
+//!
 //! More that waits never makes a total smaller, nor does a slower server. One more that *runs* may: the externality is
 //! what a newcomer costs those in the batch, and it ends where the batch is full and the wait begins.
 
@@ -79,8 +82,10 @@ pub(crate) struct Server {
     pub(crate) eviction: Option<Eviction>,
     /// How many times as long as it says it takes ([`Judgement`](super::judgement::Judgement)); at least 1.
     pub(crate) slowness: f64,
-    /// What is held against it for the moment: that it has just come, that it failed lately. At least 1.
+    /// What is held against it for the moment: that it failed lately, that it keeps nobody's turn. At least 1.
     pub(crate) caution: f64,
+    /// The same because it has just come: many see it come, idle, at the same time. At least 1.
+    pub(crate) newcomer: f64,
     /// Below 1 draws requests there (its owner's own server), above 1 keeps them off.
     pub(crate) preference: f64,
 }
@@ -126,6 +131,8 @@ pub(crate) struct Score {
     pub(crate) price: f64,
     /// What the sum is multiplied by.
     pub(crate) factor: f64,
+    /// What of it stands for failures and for what the owner prefers.
+    bias: f64,
     /// What is compared.
     pub(crate) total: f64,
     /// Whether the model is in memory.
@@ -159,9 +166,10 @@ pub(crate) fn score(server: &Server, request: &Request) -> Score {
     let price = ETA * over / slots * service;
 
     let cold = if warm { 1.0 } else { COLD };
-    let factor = cold * times(server.caution, 1.0) * times(server.preference, 0.01);
+    let bias = times(server.caution, 1.0) * times(server.preference, 0.01);
+    let factor = cold * times(server.caution, 1.0).max(times(server.newcomer, 1.0)) * times(server.preference, 0.01);
     let total = (wait + load + service + externality + price) * factor;
-    Score { wait, load, service, promised, externality, price, factor, total, warm }
+    Score { wait, load, service, promised, externality, price, factor, bias, total, warm }
 }
 
 /// b(n): how fast each of n requests in a batch is, beside one alone.
@@ -206,6 +214,22 @@ impl Server {
         self.only && self.is_warm()
     }
 
+    /// Seconds that a usual request takes alone.
+    pub(crate) fn usual(&self, request: &Request) -> f64 {
+        seconds(self.work(tokens(request.usual_prompt), tokens(request.usual_output)))
+    }
+
+    /// Seconds until the model is in memory, and what that costs others.
+    pub(crate) fn loading(&self) -> f64 {
+        seconds(self.load())
+    }
+
+    /// Whether what is in memory beside the model has something to do.
+    pub(crate) fn others_are_busy(&self) -> bool {
+        let direct = if self.direct_is_ours() { 0.0 } else { count(self.direct) };
+        count(self.busy_others) + direct > 0.0 || seconds(self.loads_before) > 0.0
+    }
+
     /// Seconds that so many tokens take, of one request alone.
     fn work(&self, prompt: f64, output: f64) -> f64 {
         (prompt / speed(self.prefill) + output / speed(self.decode)) * slowness(self.slowness)
@@ -228,10 +252,32 @@ impl Server {
 
 // === impl Score ===
 
+impl Score {
+    /// When the request would be done, where it has to wait.
+    pub(crate) fn finish(&self) -> f64 {
+        (self.wait + self.load + self.service) * self.bias
+    }
+
+    /// What it would take with a slot at once, what that costs others included.
+    pub(crate) fn alone(&self) -> f64 {
+        (self.service + self.externality) * self.bias
+    }
+
+    /// The same if the server were as fast as one where this request takes `service`.
+    pub(crate) fn alone_at(&self, service: f64) -> f64 {
+        self.alone().min(service * self.bias)
+    }
+
+    /// What it would be with the model in memory and a slot at once, of a server whose model is not.
+    pub(crate) fn loaded(&self) -> f64 {
+        (self.wait + self.service + self.externality + self.price) * self.bias
+    }
+}
+
 impl fmt::Display for Score {
     /// The whole sum on one line: a log that says why a request went where it went.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { wait, load, service, promised, externality, price, factor, total, warm } = self;
+        let Self { wait, load, service, promised, externality, price, factor, total, warm, .. } = self;
         let warm = if *warm { "warm" } else { "cold" };
         write!(
             f,

@@ -22,6 +22,7 @@ pub(in crate::balance) fn server() -> Server {
         eviction: None,
         slowness: 1.0,
         caution: 1.0,
+        newcomer: 1.0,
         preference: 1.0,
     }
 }
@@ -120,9 +121,13 @@ fn what_was_measured_outweighs_what_is_said() {
 
 #[test]
 fn caution_and_preference_are_factors() {
-    let newcomer = Server { caution: 3.0, preference: 0.5, ..server() };
-    let score = score(&newcomer, &request());
-    assert_eq!((score.factor, score.total), (1.5, 9.0));
+    let of = |server: Server| score(&server, &request());
+    let failed = of(Server { caution: 3.0, newcomer: 2.0, preference: 0.5, ..server() });
+    assert_eq!((failed.factor, failed.total), (1.5, 9.0));
+    let newcomer = of(Server { newcomer: 2.0, ..server() });
+    assert_eq!((newcomer.factor, newcomer.total), (2.0, 12.0));
+    // That it has just come is no reason to wait elsewhere.
+    assert_eq!((failed.alone(), newcomer.alone(), newcomer.finish()), (9.0, 6.0, 6.0));
 }
 
 #[test]
@@ -167,6 +172,7 @@ pub(in crate::balance) fn servers() -> impl Strategy<Value = Server> {
                 eviction,
                 slowness,
                 caution,
+                newcomer: 1.0,
                 preference,
             }
         })
@@ -257,7 +263,7 @@ proptest! {
             running: v[0], queued: v[1], unreported: v[2], own: v[3], ahead: Some(v[4]), direct: v[5], slots: v[6],
             prefill: v[7], decode: v[8], load_time: v[9], busy_others: v[10], others_running: v[11],
             loads_before: v[12], eviction: Some(Eviction { drain: v[13], victim: v[14] }), slowness: v[15],
-            caution: v[16], preference: v[17],
+            caution: v[16], newcomer: v[17], preference: v[17],
         };
         let request =
             Request { prompt: v[18], cached: v[19], output: v[20], usual_prompt: v[21], usual_output: v[22] };

@@ -292,6 +292,8 @@ impl World {
                     knowledge: Knowledge::Reported,
                     local: false,
                     held,
+                    due: false,
+                    idle: false,
                 }
             })
             .collect();

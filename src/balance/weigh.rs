@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Known;
 use super::breaker::{Outcome, slow_start};
+use super::demand::Sight;
 use super::errand::Errand;
 use super::members::{Member, View};
 use super::plan::{self, Candidate, Knowledge, Plan};
@@ -14,10 +15,13 @@ use super::priors::Usual;
 use super::refuse;
 use super::score::{Score, Server, score};
 use super::seek::Found;
-use crate::exchange::{Decision, Load, Look, ModelInfo, Refusal, Residence, Weighed};
+use crate::exchange::{Decision, Load, Look, ModelInfo, ModelLoad, Refusal, Residence, Weighed};
 use crate::id::Id;
 use crate::route::ModelName;
 
+/// After so long without anything to do a server is measured again, whatever is held against it, and after as long as the
+/// request should take there, so that a slow one is not measured all the time.
+const MEASURED_AGAIN: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 /// Servers that are told of one decision, the best first.
 const MAX_TOLD: usize = 16;
 
@@ -55,6 +59,8 @@ struct Weight {
     server: Server,
     cached: f64,
     candidate: Candidate,
+    /// What it says of the model.
+    load: ModelLoad,
     /// Where it stands in the queue there.
     ahead: Option<f32>,
     /// Whether its breaker is open for who is not there yet.
@@ -85,7 +91,7 @@ impl<'a> Scales<'a> {
                     prefixes.forget_model(&member.id(), name);
                 }
                 let cached = self.errand.cached_at(&prefixes, &member, name, load.of(name).begun);
-                self.weight(member, server, load, usual, cached)
+                self.weight(member, server, name, load, usual, cached)
             })
             .collect();
         drop(prefixes);
@@ -93,14 +99,29 @@ impl<'a> Scales<'a> {
         if weights.iter().all(|weight| !weight.candidate.eligible) {
             weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
         }
+        self.note(&mut weights);
         let all: Vec<Candidate> = weights.iter().map(|weight| weight.candidate).collect();
         let plan = plan::plan(&all, rand::random_range(0..=usize::MAX >> 1))?;
         let too_long = self.too_long(&all, plan);
+        if let Plan::Tickets(index, _) | Plan::Send(index) = plan
+            && all.get(index).is_some_and(|candidate| candidate.due)
+        {
+            self.known.demand().spend(self.model);
+        }
         Some(Weighing { scales: self, candidates: weights, plan, too_long })
     }
 
-    fn weight(&self, member: Arc<Member>, server: Server, load: &Load, usual: Usual, cached: f64) -> Weight {
-        let standing = member.dealings.standing(self.model);
+    fn weight(
+        &self,
+        member: Arc<Member>,
+        server: Server,
+        name: &str,
+        load: &Load,
+        usual: Usual,
+        cached: f64,
+    ) -> Weight {
+        let request = usual.request(self.errand.prompt(), cached);
+        let standing = member.dealings.standing_at(self.model, server.usual(&request));
         let held = self.held.iter().find(|held| held.id == member.id());
         let local = member.is_local();
         let server = Server {
@@ -108,23 +129,42 @@ impl<'a> Scales<'a> {
             own: standing.own.into(),
             ahead: held.map(|held| f64::from(held.ahead)),
             slowness: standing.slowness,
-            caution: standing
-                .caution
-                .max(slow_start(self.known.clock.of(member.age())))
-                .max(held.map_or(1.0, |held| held.overdue)),
+            caution: standing.caution.max(held.map_or(1.0, |held| held.overdue)),
+            newcomer: slow_start(self.known.clock.of(member.age())),
             preference: if local { 1.0 / self.known.node.preferences.prefer_local } else { 1.0 },
             ..server
         };
         let candidate = Candidate {
-            score: score(&server, &usual.request(self.errand.prompt(), cached)),
+            score: score(&server, &request),
             eligible: standing.left_alone.is_none() || (held.is_some() && standing.keeps_places),
             free: server.has_free_slot(),
             knowledge: if local { Knowledge::Exact } else { Knowledge::Reported },
             local,
             held: held.is_some(),
+            due: false,
+            idle: false,
         };
         let (ahead, left_alone) = (held.map(|held| held.ahead), standing.left_alone.is_some());
-        Weight { member, server, cached, candidate, ahead, left_alone }
+        Weight { member, server, cached, candidate, load: load.of(name), ahead, left_alone }
+    }
+
+    /// Adds what follows from how they were used.
+    fn note(&self, weights: &mut [Weight]) {
+        let (clock, tempo) = (&self.known.clock, self.known.node.preferences.tempo);
+        let sight = |weight: &Weight| Sight {
+            id: weight.member.id(),
+            load: ModelLoad { waited: weight.load.waited * tempo, ..weight.load },
+            cost: weight.server.loading() * tempo,
+            evicts: weight.server.eviction.is_some(),
+            busy: weight.server.others_are_busy(),
+        };
+        let sights: Vec<Sight> = weights.iter().map(sight).collect();
+        let noted = self.known.demand().look(self.model, &sights, clock.now());
+        for (Weight { candidate, .. }, noted) in weights.iter_mut().zip(noted) {
+            let service = Duration::try_from_secs_f64(candidate.score.service).unwrap_or(Duration::MAX);
+            candidate.due = noted.due;
+            candidate.idle = noted.idle >= clock.of(service).clamp(MEASURED_AGAIN.0, MEASURED_AGAIN.1);
+        }
     }
 
     /// How long it would wait, if that is too long to begin with.
@@ -246,7 +286,7 @@ impl fmt::Display for Weighing<'_> {
 impl Weight {
     #[expect(clippy::cast_possible_truncation, reason = "for people to read")]
     fn told(&self, chosen: bool) -> Weighed {
-        let Self { member, server, cached, candidate, ahead, left_alone } = self;
+        let Self { member, server, cached, candidate, ahead, left_alone, .. } = self;
         let Score { wait, load, service, externality, price, factor, total, warm, .. } = candidate.score;
         Weighed {
             peer: member.label(),
@@ -258,6 +298,8 @@ impl Weight {
             slots: server.slots as u32,
             ahead: *ahead,
             left_alone: *left_alone,
+            due: candidate.due,
+            idle: candidate.idle,
             cached_tokens: *cached as u32,
             wait_s: wait as f32,
             load_s: load as f32,

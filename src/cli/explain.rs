@@ -157,7 +157,13 @@ fn row(server: &Weighed) -> [String; 13] {
         time(server.others_s),
         format!("{:.2}", server.factor),
         time(server.score_s),
-        if server.left_alone { "paused after failures" } else { "" }.to_owned(),
+        match server {
+            Weighed { left_alone: true, .. } => "paused after failures",
+            Weighed { chosen: true, warm: false, due: true, .. } => "loads it, since many have waited",
+            Weighed { chosen: true, warm: true, idle: true, .. } => "was idle",
+            _ => "",
+        }
+        .to_owned(),
     ]
 }
 
@@ -192,6 +198,8 @@ mod tests {
             slots: 1,
             ahead: Some(1.5),
             left_alone: true,
+            due: false,
+            idle: true,
             cached_tokens: 120,
             wait_s: 2.0,
             load_s: 0.0,

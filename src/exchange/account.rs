@@ -112,6 +112,12 @@ pub struct Weighed {
     /// Whether nothing new goes there for the moment, since it failed or was full.
     #[serde(default)]
     pub left_alone: bool,
+    /// Whether so much was waited for the model that it is worth loading there, whatever the score says.
+    #[serde(default)]
+    pub due: bool,
+    /// Whether it has had nothing to do for so long that it is to be measured again, whatever the score says.
+    #[serde(default)]
+    pub idle: bool,
     /// Tokens of the prompt that it has cached, as estimated.
     pub cached_tokens: u32,
     /// Expected seconds of waiting for a slot.

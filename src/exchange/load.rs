@@ -38,6 +38,9 @@ pub struct ModelLoad {
     /// Requests that were let in since the gate is there. What an earlier one left in the runner's cache may have made room
     /// for those after it.
     pub begun: u32,
+    /// Seconds that requests have waited for a slot in all since the gate is there, a ticket with a twin counted as one half. As
+    /// of the last time that one came or went.
+    pub waited: f64,
 }
 
 /// Whether a model is in memory.
@@ -250,7 +253,7 @@ mod tests {
 
     #[test]
     fn what_is_known_is_told_and_what_is_not_is_left_out() {
-        let load = ModelLoad { residence: Residence::Memory, running: 1, queued: 0.5, begun: 7 };
+        let load = ModelLoad { residence: Residence::Memory, running: 1, queued: 0.5, begun: 7, waited: 3.5 };
         let pace = Pace { slots: Some(2), decode: Some(31.25), ..Pace::default() };
         assert_eq!(
             Numbers { load, pace, caveat: None }.to_string(),

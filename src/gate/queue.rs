@@ -97,7 +97,7 @@ impl Queue {
         let line = self.lines.entry(model.clone()).or_default();
         line.set_slots(slots);
         let counts = WHOLE / u32::from(copies.unwrap_or(1).clamp(1, MAX_COPIES));
-        line.join(flow, weight, turns::Waiting { id, counts, ticket: copies.is_some() });
+        line.join(flow, weight, turns::Waiting { id, counts, ticket: copies.is_some() }, now);
         *self.waiting.entry(flow).or_default() += 1;
         self.grant(now, &model);
         let room = match self.stage(id) {
@@ -159,7 +159,7 @@ impl Queue {
         let Some(line) = self.lines.get_mut(&model) else { return };
         match stage {
             Stage::Waiting => {
-                line.leave(flow, id);
+                line.leave(flow, id, now);
                 self.waits_no_more(flow);
             }
             Stage::Granted | Stage::Sent | Stage::Answered => {
@@ -266,7 +266,7 @@ impl Queue {
     /// How busy a model is; nothing if it is on disk and nobody wants it.
     pub(super) fn load(&self, model: &str) -> Option<ModelLoad> {
         let load = self.lines.get(model).map(Line::load)?;
-        let at_rest = ModelLoad { begun: load.begun, ..ModelLoad::default() };
+        let at_rest = ModelLoad { begun: load.begun, waited: load.waited, ..ModelLoad::default() };
         (load != at_rest).then_some(load)
     }
 
@@ -298,7 +298,7 @@ impl Queue {
     fn grant(&mut self, now: Instant, model: &Model) {
         let Some(line) = self.lines.get_mut(model) else { return };
         let mut granted = Vec::new();
-        while let Some(next) = line.grant(&self.limits) {
+        while let Some(next) = line.grant(&self.limits, now) {
             granted.push(next);
         }
         for (flow, id) in granted {
@@ -339,7 +339,7 @@ impl Queue {
         let of = if loser == id { Some(model.clone()) } else { self.entries.get(&loser).map(|e| e.model.clone()) };
         let why = of.and_then(|of| self.lines.get(&of)).map_or(Why::Busy(0, Duration::ZERO), Line::busy);
         if loser == id {
-            self.forget(id);
+            self.forget(id, now);
             return Err(why);
         }
         self.refuse(now, loser, why);
@@ -353,17 +353,17 @@ impl Queue {
     }
 
     /// Takes out one who waits.
-    fn forget(&mut self, id: EntryId) {
+    fn forget(&mut self, id: EntryId, now: Instant) {
         let Some(Entry { flow, model, .. }) = self.entries.remove(&id) else { return };
         if let Some(line) = self.lines.get_mut(&model) {
-            line.leave(flow, id);
+            line.leave(flow, id, now);
         }
         self.waits_no_more(flow);
     }
 
     fn refuse(&mut self, now: Instant, id: EntryId, why: Why) {
         let Some(model) = self.entries.get(&id).map(|entry| entry.model.clone()) else { return };
-        self.forget(id);
+        self.forget(id, now);
         self.events.push_back(Event::Refused(id, why));
         self.moved(now, &model);
     }

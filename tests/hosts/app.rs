@@ -44,6 +44,7 @@ pub struct Chat {
     pub peer: Option<String>,
     /// By what `ollana explain` knows it.
     pub request: Option<String>,
+    model: String,
     prompt: String,
     tokens: usize,
     lines: Receiver<Result<Bytes, String>>,
@@ -196,6 +197,7 @@ impl App {
             status,
             peer,
             request,
+            model: model.to_owned(),
             prompt: prompt.to_owned(),
             tokens,
             lines,
@@ -331,7 +333,7 @@ impl Chat {
     }
 
     fn expected(&self) -> String {
-        expected(MODEL, &self.prompt, self.tokens)
+        expected(&self.model, &self.prompt, self.tokens)
     }
 
     /// How it ends, read to there; what came of it must be right.

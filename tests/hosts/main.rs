@@ -21,6 +21,7 @@ mod roles;
 #[path = "../support/shaped.rs"]
 mod shaped;
 mod sharing;
+mod spread;
 mod trust;
 
 use std::process::ExitCode;
@@ -82,6 +83,17 @@ fn main() -> ExitCode {
             balance::a_provider_that_stops_under_load_finishes_what_runs_and_nothing_is_lost
             balance::a_provider_whose_ollama_fails_at_once_draws_little
             balance::a_request_is_explained_after_the_fact
+            spread::requests_that_always_wait_load_the_model_at_a_second_provider
+            spread::few_long_requests_load_the_model_at_a_second_provider
+            spread::requests_that_always_wait_load_the_model_at_all_of_eight_providers
+            spread::two_models_that_are_both_waited_for_do_not_put_each_other_out
+            spread::honest_warm_servers_share_the_work
+            spread::warm_servers_that_say_no_durations_share_the_work
+            spread::warm_servers_that_always_say_the_same_durations_share_the_work
+            spread::warm_servers_whose_durations_are_zero_share_the_work
+            spread::warm_servers_whose_durations_are_absurd_share_the_work
+            spread::a_warm_server_that_lists_a_model_of_one_byte_has_its_share
+            spread::a_slow_server_that_is_quick_again_has_its_share_again
             roles::an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again
             roles::beside_an_ollama_the_listener_is_at_the_next_port
             roles::a_listener_of_ollana_is_never_taken_for_an_ollama

@@ -73,8 +73,26 @@ pub struct Settings {
     pub failing: bool,
     /// Whether requests are kept in [`Counts::seen`].
     pub record: bool,
+    /// How many models fit into its memory. One that is idle makes way for another; where none is, that waits.
+    pub most_loaded: Option<usize>,
     /// Whether answers say how long they really took, and how many words their prompts had; else they always say the same.
     pub measured: bool,
+    /// What answers of its own API say of durations beside that.
+    pub durations: Durations,
+}
+
+/// What an answer of Ollama's own API says of how long it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durations {
+    /// As [`Settings::measured`] says: the truth, or always the same.
+    #[default]
+    Said,
+    /// Nothing.
+    Missing,
+    /// That it took no time.
+    Zero,
+    /// That it took longer than there is time, as negative as can be or no whole number, in turn.
+    Absurd,
 }
 
 /// A model on its disk.
@@ -327,7 +345,9 @@ impl Default for Settings {
             error_after: None,
             failing: false,
             record: true,
+            most_loaded: None,
             measured: false,
+            durations: Durations::Said,
         }
     }
 }

@@ -126,7 +126,7 @@ impl Life {
             residence: line.residence,
             running: line.taken as u32,
             queued: line.waiting.iter().map(|entry| entry.counts).sum(),
-            begun: 0,
+            ..ModelLoad::default()
         };
         let models = hall.lines.iter().map(|(name, line)| ((*name).to_owned(), of(line))).collect();
         Load { counted, models, ..Load::default() }

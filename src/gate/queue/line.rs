@@ -34,6 +34,9 @@ pub(super) struct Line {
     turns: Turns,
     /// What all who wait count.
     queued: u64,
+    /// Seconds that they have waited in all, until `counted`.
+    waited: f64,
+    counted: Option<Instant>,
     /// Tickets that wait.
     tickets: usize,
     /// Seconds that a request keeps its slot, on average.
@@ -61,7 +64,8 @@ impl Line {
         self.slots = Slots { at_once: slots.at_once.max(1), ..slots };
     }
 
-    pub(super) fn join(&mut self, flow: Flow, weight: f64, waiting: Waiting) {
+    pub(super) fn join(&mut self, flow: Flow, weight: f64, waiting: Waiting, now: Instant) {
+        self.count_wait(now);
         self.queued += u64::from(waiting.counts);
         self.tickets += usize::from(waiting.ticket);
         self.moved = true;
@@ -69,14 +73,14 @@ impl Line {
     }
 
     /// Takes one out who waits.
-    pub(super) fn leave(&mut self, flow: Flow, id: EntryId) {
+    pub(super) fn leave(&mut self, flow: Flow, id: EntryId, now: Instant) {
         if let Some(waiting) = self.turns.leave(flow, id) {
-            self.left(waiting);
+            self.left(waiting, now);
         }
     }
 
     /// Gives a slot to whose turn it is, if there is a free one for them.
-    pub(super) fn grant(&mut self, limits: &Limits) -> Option<(Flow, EntryId)> {
+    pub(super) fn grant(&mut self, limits: &Limits, now: Instant) -> Option<(Flow, EntryId)> {
         let slots = self.slots.tried();
         if self.running >= slots {
             return None;
@@ -91,7 +95,7 @@ impl Line {
             }
             return None;
         };
-        self.left(waiting);
+        self.left(waiting, now);
         self.running += 1;
         self.begun = self.begun.wrapping_add(1);
         self.lent += u32::from(flow != Flow::Owner);
@@ -152,7 +156,8 @@ impl Line {
             false if self.memory.unknown => Residence::Unknown,
             false => Residence::Disk,
         };
-        ModelLoad { residence, running: self.running, queued: requests(self.queued), begun: self.begun }
+        let queued = requests(self.queued);
+        ModelLoad { residence, running: self.running, queued, begun: self.begun, waited: self.waited }
     }
 
     /// What is said to who cannot wait here.
@@ -191,10 +196,17 @@ impl Line {
         }
     }
 
-    fn left(&mut self, waiting: Waiting) {
+    fn left(&mut self, waiting: Waiting, now: Instant) {
+        self.count_wait(now);
         self.queued -= u64::from(waiting.counts);
         self.tickets -= usize::from(waiting.ticket);
         self.moved = true;
+    }
+
+    /// Adds what was waited since the last time, before another number waits.
+    fn count_wait(&mut self, now: Instant) {
+        let since = self.counted.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.waited += f64::from(requests(self.queued)) * since.as_secs_f64();
     }
 }
 

@@ -52,7 +52,10 @@ fn as_many_run_as_there_are_slots_and_the_rest_comes_in_order() {
     let (mut queue, now) = (Queue::new(limits()), Instant::now());
     let ids: Vec<_> = (0..5).map(|_| queue.handle_arrival(now, request(peer(1), 2)).unwrap()).collect();
     assert_eq!(granted(&mut queue), ids[..2]);
-    assert_eq!(queue.load("m").unwrap(), ModelLoad { residence: Residence::Disk, running: 2, queued: 3.0, begun: 2 });
+    assert_eq!(
+        queue.load("m").unwrap(),
+        ModelLoad { residence: Residence::Disk, running: 2, queued: 3.0, begun: 2, waited: 0.0 }
+    );
     assert_eq!(queue.place(ids[4]), Some(Place { ahead: 2.0 }));
     queue.handle_end(now, ids[3]);
     assert_eq!(queue.place(ids[4]), Some(Place { ahead: 1.0 }), "who withdraws gives its place up");

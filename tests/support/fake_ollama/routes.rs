@@ -269,7 +269,8 @@ async fn say(
         prompt: begun.elapsed() + settings.pace,
         prompt_tokens: prompt.split_whitespace().count(),
     });
-    let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage: wants_usage(object), took };
+    let (durations, usage) = (settings.durations, wants_usage(object));
+    let mut finish = Finish { reason, tokens: count, text: String::new(), load_ns, usage, took, durations };
     let streams = object.get("stream").and_then(Value::as_bool).unwrap_or(dialect.streams());
     if let Content::Call { name, arguments } = &content {
         return content::call(job, dialect, &model, name, arguments, finish, !streams);

@@ -74,10 +74,31 @@ async fn ensure_loaded(shared: &Shared, model: &str, runner: &Runner, settings: 
     if is_loaded(shared, model) {
         return Duration::ZERO;
     }
+    make_room(shared, model, settings).await;
     pause(settings.load).await;
     set_loaded(shared, model, true);
     shared.counts.send_modify(|counts| counts.loads += 1);
     since.elapsed()
+}
+
+/// Puts models out of memory until there is room for this one.
+async fn make_room(shared: &Shared, model: &str, settings: &Settings) {
+    let Some(most) = settings.most_loaded else { return };
+    loop {
+        let others: Vec<String> = {
+            let models = shared.models.lock().unwrap();
+            models.iter().filter(|other| other.loaded && other.name != model).map(|other| other.name.clone()).collect()
+        };
+        if others.len() < most {
+            return;
+        }
+        let idle =
+            others.iter().find(|other| shared.runners.of(other, settings.parallel).here.load(Ordering::Relaxed) == 0);
+        match idle {
+            Some(idle) => set_loaded(shared, idle, false),
+            None => sleep(Duration::from_millis(1)).await,
+        }
+    }
 }
 
 fn is_loaded(shared: &Shared, model: &str) -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::Model;
+use super::{Durations, Model};
 
 /// When all its models were made and all its answers are said: the shape matters, the time does not.
 const TIME: &str = "2026-11-22T12:45:47.243547182Z";
@@ -39,6 +39,7 @@ pub(crate) struct Finish {
     pub(crate) load_ns: u64,
     pub(crate) usage: bool,
     pub(crate) took: Option<Took>,
+    pub(crate) durations: Durations,
 }
 
 /// When what happened to a request, for an answer that says how long it really took.
@@ -240,6 +241,7 @@ impl Dialect {
             // No time between tokens, and Go leaves a zero out.
             last.as_object_mut().unwrap().remove("eval_duration");
         }
+        odd_durations(last.as_object_mut().unwrap(), end.durations);
         if self == Self::Generate {
             last["response"] = json!(text);
             last["context"] = json!([1, 4093, 198]);
@@ -247,6 +249,18 @@ impl Dialect {
             last["message"] = json!({"role":"assistant","content":text});
         }
         last
+    }
+}
+
+fn odd_durations(last: &mut serde_json::Map<String, Value>, durations: Durations) {
+    let odd = [json!(u64::MAX), json!(i64::MIN), json!(1.5e300)];
+    last.retain(|name, _| durations != Durations::Missing || !name.ends_with("_duration"));
+    for (nth, (_, time)) in last.iter_mut().filter(|(name, _)| name.ends_with("_duration")).enumerate() {
+        match durations {
+            Durations::Said | Durations::Missing => {}
+            Durations::Zero => *time = json!(0),
+            Durations::Absurd => *time = odd[nth % odd.len()].clone(),
+        }
     }
 }
 
