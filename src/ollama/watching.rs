@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Uri;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -32,7 +31,7 @@ const WHILE_DOWN: Duration = Duration::from_millis(500);
 const WHILE_ODD: Duration = Duration::from_secs(2);
 /// How long a question may take. Twice this after [`Cadence::look`] a hanging Ollama is withdrawn: long enough for one whose
 /// machine reads a model of many GB from the same disk, short enough that nobody waits for it all day.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long a handshake may take before nobody counts as being there.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// A canary that a server closed sooner than this is closed by its time-outs: no use in opening one after the other.
@@ -163,6 +162,7 @@ impl Watch {
             Err(gone) => return gone,
         };
         loop {
+            self.client.life().follow(canary.connection.clone());
             tokio::select! {
                 () = canary.sings_no_more() => match self.check(canary).await {
                     Ok(next) => {
@@ -204,7 +204,7 @@ impl Watch {
             ServerKind::OpenAi | ServerKind::Grpc => false,
         };
         let connection = match connection {
-            true => Some(connect(target).await.map_err(|_| Gone::Nothing(target.clone()))?),
+            true => Some(Arc::new(connect(target).await.map_err(|_| Gone::Nothing(target.clone()))?)),
             false => None,
         };
         Ok(Canary { connection, target: target.clone(), since: Instant::now() })
@@ -298,6 +298,7 @@ impl Watch {
 
     fn gone(&mut self, problem: &Gone) {
         self.fits = Fits::default();
+        self.client.life().follow(None);
         self.remember(|_| Memory::default());
         let problem = problem.to_string();
         self.publish.send_if_modified(|known| {
@@ -318,7 +319,7 @@ impl Watch {
 
 /// An idle connection whose end is the end of the server; without one, knocks.
 struct Canary {
-    connection: Option<TcpStream>,
+    connection: Option<Arc<TcpStream>>,
     target: Uri,
     since: Instant,
 }
@@ -330,7 +331,13 @@ impl Canary {
     async fn sings_no_more(&mut self) {
         match &mut self.connection {
             // Nothing was asked, so nothing comes; if something does, it is an odd server's farewell.
-            Some(connection) => drop(connection.read(&mut [0; 64]).await),
+            Some(connection) => loop {
+                let _ = connection.readable().await;
+                match connection.try_read(&mut [0; 64]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    _ => return,
+                }
+            },
             None => loop {
                 sleep(KNOCK).await;
                 if connect(&self.target).await.is_err() {
