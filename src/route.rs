@@ -17,6 +17,7 @@ mod refusal;
 mod room;
 mod server;
 mod unknown;
+mod unrouted;
 mod zstd;
 
 use http::{Method, Uri};
@@ -35,6 +36,7 @@ pub(crate) use room::Space;
 pub use room::{NoRoom, Room};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
+pub use unrouted::unrouted;
 pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
 pub(crate) use zstd::{UNPACKING, is_unpacked, unpacked};
 
@@ -64,12 +66,14 @@ pub enum Kind {
     BodyModel,
     /// `/v1/models/{model}`: routed by the model in the path (percent-decoded).
     PathModel(String),
-    /// Any provider: `/api/version` and other paths without a body.
+    /// Any provider: `/api/version`.
     Any,
     /// Changes models: needs scope `manage`, goes to one chosen node.
     Manage,
     /// Acts on the owner's account: never crosses the mesh.
     Owner(OwnerRoute),
+    /// In no table: never crosses the mesh, since only its server knows what it does.
+    Unknown,
 }
 
 /// The routes that never cross, by how they are answered.
@@ -109,14 +113,17 @@ impl Route {
 ///
 /// A path that Ollama's router would match is sorted as what it matches: percent-encoding undone once, case kept. Any
 /// other spelling (`//`, `..`, a slash at the end, other case, doubly encoded) goes by the strictest reading: if a
-/// router behind the gate could take it for something that needs more rights, it needs them. What is harmless in
-/// every reading passes as [`Kind::Any`] or [`Kind::BodyModel`], so that Ollama itself says its 301, 307, 404 or 405.
+/// router behind the gate could take it for something that needs more rights, it needs them. All else is [`Kind::Unknown`].
 pub fn classify(method: &Method, path: &str) -> Route {
     let seen = path::decoded(path);
     let strict = path::strictest(&seen);
-    let kind =
-        path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or_else(|| path::unlisted(method, &seen));
+    let kind = path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or(Kind::Unknown);
     Route { kind, api: path::api(&strict) }
+}
+
+/// Whether this is one of the routes that may cross the mesh, by a method and in a spelling that an Ollama would serve.
+pub(crate) fn is_known(method: &Method, uri: &Uri) -> bool {
+    path::listed(method, &path::decoded(uri.path())).is_some()
 }
 
 /// Whether Ollama reads the body of this as JSON and as nothing else, whatever its content type says.
