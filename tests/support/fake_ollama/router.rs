@@ -47,8 +47,12 @@ X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-S
 X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,\
 X-Stainless-Runtime-Version,X-Stainless-Timeout";
 
-/// The path as Go hands it to the router.
+/// The path as Go hands it to the router; or one of [`extra`](super::extra), whatever the path, if the query asks for that.
 pub(super) fn path(request: &Request<Incoming>) -> String {
+    let query = request.uri().query().unwrap_or_default();
+    if let Some(name) = query.split('&').find_map(|pair| pair.strip_prefix("fake=")) {
+        return format!("/fake/{name}");
+    }
     percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned()
 }
 
