@@ -6,7 +6,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 
-use super::inspect::{Inspector, inspect};
+use super::inspect::{Ignored, Inspector, inspect};
 use super::queue::Why;
 use super::shares::{Crowded, Place};
 use super::{Caller, GateSettings};
@@ -28,6 +28,8 @@ pub(super) struct Admission<'a> {
     pub(super) caller: &'a Caller,
     pub(super) ollama: &'a Ollama,
     pub(super) settings: &'a GateSettings,
+    /// Keys of peers' requests that were made unknown to the server.
+    pub(super) ignored: &'a Ignored,
     /// Where the request is while it runs, or why there is no place for it.
     pub(super) place: Result<&'a Place, &'a Crowded>,
     pub(super) lent: bool,
@@ -192,6 +194,7 @@ impl Admission<'_> {
             state: self.ollama.state().borrow().clone(),
             lodger: (scope < Scope::Manage).then(|| self.caller.clone()),
             max_context: self.settings.max_context,
+            ignored: self.ignored.clone(),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));

@@ -32,6 +32,7 @@ impl Mesh for Fake {
             server: None,
             lent: false,
             not_lent: Some("lends from <b>18:00".to_owned()),
+            ignored: 3,
             problem: None,
         }
     }

@@ -9,6 +9,7 @@ use crate::exchange::ServerKind;
 use crate::id::Use;
 use crate::ollama::{Found, probe};
 use crate::peers::{PeerState, PeerView};
+use crate::route::options::{NEWEST, is_newer};
 
 /// Asks the node, if one runs.
 pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<Option<StatusView>, Failure> {
@@ -28,6 +29,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<O
     let models: Vec<ModelView> = client.get("/models").await?;
     findings.push(node(&status));
     findings.push(ollama_of(&status));
+    findings.extend(newer_ollama(&status));
     findings.extend(peers_of(&status, &peers));
     for conflict in &status.conflicts {
         findings.push(Finding::problem("conflict", conflict, "until then it stays unused or is shown with its ID"));
@@ -71,6 +73,20 @@ fn ollama_of(status: &StatusView) -> Finding {
             "nothing, if this machine only uses the others; else start Ollama, or name it with --ollama",
         ),
     }
+}
+
+/// Whether the table of what loads a model anew may have nothing of what this Ollama reads.
+fn newer_ollama(status: &StatusView) -> Option<Finding> {
+    let version = status.ollama.version.as_deref().filter(|version| is_newer(version))?;
+    let (major, minor) = NEWEST;
+    Some(Finding::hint(
+        "ollama",
+        format!(
+            "Ollama {version} is newer than the newest that this version of ollana knows ({major}.{minor}): a peer's request \
+             may have a field that makes it load a model anew"
+        ),
+        "look for a newer version of ollana",
+    ))
 }
 
 fn openai(server: Option<&str>) -> String {
