@@ -22,7 +22,8 @@ impl Lab {
             let victim = Victim::start(poison).await;
             let provider = node(name).lends_at(victim.url()).runs(8).start().await;
             user = user.dials(provider.mesh);
-            (victims.push(victim), providers.push(provider));
+            victims.push(victim);
+            providers.push(provider);
         }
         let user = user.start().await;
         for provider in &providers {
