@@ -18,12 +18,13 @@ pub fn unrouted(method: &Method, uri: &Uri) -> Response<Body> {
     let written = uri.path();
     if written == "*" {
         let status = if *method == Method::OPTIONS { StatusCode::OK } else { StatusCode::BAD_REQUEST };
-        return answer(status, full(""));
+        return answer(status, Some(""));
     }
     let (seen, written) = (path::decoded(written), canonical(written));
     let clean = cleaned(&written);
     if clean != written {
-        return moved(method, StatusCode::TEMPORARY_REDIRECT, &clean, uri.query());
+        // The mux makes a new URL of it, in which an empty query is none.
+        return moved(method, StatusCode::TEMPORARY_REDIRECT, &clean, uri.query().filter(|query| !query.is_empty()));
     }
     if let Some(shorter) = seen.strip_suffix('/')
         && path::ollamas(shorter).is_some_and(|known| known.methods.contains(&method.as_str()))
@@ -46,22 +47,21 @@ pub fn unrouted(method: &Method, uri: &Uri) -> Response<Body> {
     }
 }
 
-fn answer(status: StatusCode, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
+/// The length is said, also to the other node, or it would be lost on the way.
+fn answer(status: StatusCode, text: Option<&str>) -> Response<Body> {
+    let mut response = Response::new(text.map_or_else(empty, |text| full(text.to_owned())));
     *response.status_mut() = status;
+    if let Some(text) = text {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+    }
     response
 }
 
 /// gin's own words. To `HEAD` their length is said, and they are not.
 fn said(method: &Method, status: StatusCode, text: &'static str) -> Response<Body> {
-    let head = *method == Method::HEAD;
-    let mut response = answer(status, if head { empty() } else { full(text) });
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, PLAIN);
-    if head {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
-    }
-    response
+    let mut response = answer(status, Some(text));
+    response.headers_mut().insert(CONTENT_TYPE, PLAIN);
+    if *method == Method::HEAD { response.map(|_| empty()) } else { response }
 }
 
 /// `http.Redirect` of Go to a path that is not escaped yet. It writes a page for those who read it.
@@ -71,12 +71,12 @@ fn moved(method: &Method, status: StatusCode, to: &str, query: Option<&str>) -> 
     let page = match *method {
         Method::GET => {
             let text = status.canonical_reason().unwrap_or_default();
-            full(format!("<a href=\"{}\">{text}</a>.\n\n", html(&to)))
+            Some(format!("<a href=\"{}\">{text}</a>.\n\n", html(&to)))
         }
-        Method::HEAD => empty(),
-        _ => full(""),
+        Method::HEAD => None,
+        _ => Some(String::new()),
     };
-    let mut response = answer(status, page);
+    let mut response = answer(status, page.as_deref());
     let fields: [(HeaderName, Option<HeaderValue>); 2] = [
         (LOCATION, HeaderValue::try_from(ascii(&to)).ok()),
         (CONTENT_TYPE, matches!(*method, Method::GET | Method::HEAD).then_some(HTML)),
@@ -166,22 +166,39 @@ mod tests {
     /// As recorded of Ollama 0.24.0.
     #[tokio::test]
     async fn ollamas_own_words_are_said() {
-        let plain = fields(&[("content-type", "text/plain")]);
+        let plain = fields(&[("content-length", "18"), ("content-type", "text/plain")]);
         assert_eq!(said(Method::GET, "/nope").await, (404, plain.clone(), "404 page not found".to_owned()));
         assert_eq!(said(Method::POST, "/v1/images/edits/x").await, (404, plain, "404 page not found".to_owned()));
-        let wrong = fields(&[("allow", "HEAD, GET"), ("content-type", "text/plain")]);
+        let wrong = fields(&[("allow", "HEAD, GET"), ("content-length", "22"), ("content-type", "text/plain")]);
         assert_eq!(said(Method::POST, "/api/tags").await, (405, wrong, "405 method not allowed".to_owned()));
         let html = ("content-type", "text/html; charset=utf-8");
         let page = "<a href=\"/api/tags\">Moved Permanently</a>.\n\n";
-        let moved = fields(&[html, ("location", "/api/tags")]);
-        assert_eq!(said(Method::GET, "/api/tags/").await, (301, moved.clone(), page.to_owned()));
+        let moved = fields(&[("content-length", "44"), html, ("location", "/api/tags")]);
+        assert_eq!(said(Method::GET, "/api/tags/").await, (301, moved, page.to_owned()));
         let page = "<a href=\"/api/tags\">Temporary Redirect</a>.\n\n";
-        for target in ["//api/tags", "/api/x/../tags", "/api/./tags"] {
+        let moved = fields(&[("content-length", "45"), html, ("location", "/api/tags")]);
+        for target in ["//api/tags", "/api/x/../tags", "/api/./tags", "/api/./tags?"] {
             assert_eq!(said(Method::GET, target).await, (307, moved.clone(), page.to_owned()), "{target}");
         }
+        let moved = fields(&[html, ("location", "/api/tags")]);
         assert_eq!(said(Method::HEAD, "//api/tags").await, (307, moved, String::new()));
+        // As Go 1.26 has them.
+        for (target, location) in [
+            ("/api/tags//", "/api/tags/"),
+            ("//api/a%20b", "/api/a%2520b"),
+            ("//api/tags?x=1", "/api/tags?x=1"),
+            ("/api%2F/tags//", "/api%252F/tags/"),
+            ("/api/tags/?", "/api/tags?"),
+        ] {
+            let (_, fields, _) = said(Method::GET, target).await;
+            assert!(fields.contains(&("location".to_owned(), location.to_owned())), "{target}: {fields:?}");
+        }
+        assert_eq!(said(Method::GET, "/api/x/%2e%2e/tags").await.0, 404);
         let (status, at, body) = said(Method::POST, "/api/generate/?a=b").await;
-        assert_eq!((status, at, &*body), (307, fields(&[("location", "/api/generate?a=b")]), ""));
+        assert_eq!(
+            (status, at, &*body),
+            (307, fields(&[("content-length", "0"), ("location", "/api/generate?a=b")]), "")
+        );
         assert_eq!(
             said(Method::HEAD, "/nope").await.1,
             fields(&[("content-length", "18"), ("content-type", "text/plain")])

@@ -84,7 +84,8 @@ async fn what_was_not_run_is_tried_as_often_as_there_are_servers() {
 
 #[tokio::test]
 async fn what_a_server_had_whole_is_tried_once_more_at_most() {
-    let failures: [fn(&Call) -> Result<Response<ollana::exchange::Body>, ExchangeError>; 4] = [
+    type Fails = fn(&Call) -> Result<Response<ollana::exchange::Body>, ExchangeError>;
+    let failures: [Fails; 4] = [
         |_| Err(broken("x")),
         |_| Err(ExchangeError::Ollama("x".into(), "reset".into())),
         |_| Ok(Response::builder().status(500).body(full("no")).unwrap()),

@@ -61,15 +61,22 @@ pub(super) fn pass(request: &Request<Incoming>, path: &str) -> Result<HeaderMap,
     if let Some(answer) = server(request) {
         return Err(Box::new(answer));
     }
-    let (method, clean) = (request.method(), cleaned(path));
-    if clean != path && path != format!("{clean}/") {
-        return Err(Box::new(moved(method, 307, "Temporary Redirect", &clean)));
+    let (method, written) = (request.method(), request.uri().path());
+    // The mux looks at the path as it is written, and keeps a slash at its end.
+    let slash = if written.ends_with('/') && cleaned(written) != "/" { "/" } else { "" };
+    let clean = cleaned(written) + slash;
+    if clean != written {
+        let query = request.uri().query().filter(|query| !query.is_empty());
+        let to = clean.replace('%', "%25") + &query.map(|query| format!("?{query}")).unwrap_or_default();
+        return Err(Box::new(moved(method, 307, "Temporary Redirect", &to)));
     }
     let methods = allowed(path);
-    if methods.is_empty() && clean != path && allowed(&clean).contains(&method.as_str()) {
+    let clean = path.strip_suffix('/').unwrap_or(path);
+    if methods.is_empty() && clean != path && allowed(clean).contains(&method.as_str()) {
+        let clean = &(clean.to_owned() + &request.uri().query().map(|query| format!("?{query}")).unwrap_or_default());
         let get = method == Method::GET;
         let (status, text) = if get { (301, "Moved Permanently") } else { (307, "Temporary Redirect") };
-        return Err(Box::new(moved(method, status, text, &clean)));
+        return Err(Box::new(moved(method, status, text, clean)));
     }
     // gin's "no route" and "no method" pass the guards as routes do.
     let none = if path.starts_with("/fake/") || methods.contains(&method.as_str()) {
