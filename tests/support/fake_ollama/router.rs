@@ -163,7 +163,8 @@ pub(super) fn cleaned(path: &str) -> String {
 
 /// Go writes a page for those who read it.
 fn moved(method: &Method, status: u16, text: &str, to: &str) -> Answer {
-    let page = if method == Method::GET { format!("<a href=\"{to}\">{text}</a>.\n\n") } else { String::new() };
+    let link = to.replace('&', "&amp;").replace('\'', "&#39;");
+    let page = if method == Method::GET { format!("<a href=\"{link}\">{text}</a>.\n\n") } else { String::new() };
     let mut answer = plain(status, &page);
     let headers = answer.headers_mut();
     headers.remove(CONTENT_TYPE);
