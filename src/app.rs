@@ -263,6 +263,7 @@ impl App {
             started: Instant::now(),
             ollama: lends.then(|| ollama.state()),
             ollama_url: config.ollama.url.clone(),
+            gate: Arc::clone(&gate),
             why_not_lent,
             not_now: lent.why_not,
             report: gate.report(),

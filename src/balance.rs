@@ -6,15 +6,16 @@
 //! retry, the service it retries, and the room in which that waits. Endpoints are cheap to clone and always ready; their
 //! load counts until the end of an answer's body.
 //!
-//! What is tried again, and when (DESIGN §5): only before the first byte went to the application, only if the body can
-//! be sent again ([`replay`]), at most twice, never where the last one failed, never what changes models.
-//! - Where nothing was run (it was never sent, the gate did not let it in or is about to stop, its Ollama is away) the next
-//!   is tried at once: that adds no work to anyone, and hundreds may wait at a server that is killed. So it is where
-//!   a request came too late for the slot that was kept for it, which the same server may be asked for once more.
-//! - Where something may have run, only what may be done twice is tried again: Ollama's own routes that may come here
-//!   change nothing; what else stands behind a gate is not ours to repeat. If the peer was lost, at once; if it still
-//!   answers (Ollama broke off, a 5xx, a 404 for a model that should be there, a full queue), within the budget, so that
-//!   a failing mesh is not given twice the load.
+//! What is tried again, and when: only before the first byte went to the application, only if the body can be sent again
+//! ([`replay`]), never where it failed before, never what changes models.
+//! - Where nothing was run (it was never sent, the gate did not let it in, is full or about to stop, its Ollama is away or
+//!   did not get all of it, the peer was lost before it said that the server had all of it) the next is tried at once, as
+//!   long as there is one: that adds no work to anyone, and hundreds may wait at a server that is killed. So it is where a
+//!   request came too late for the slot that was kept for it, which the same server may be asked for once more.
+//! - Where a server had all of it and failed (it broke off, answered 5xx, or the peer was lost meanwhile), what may be done
+//!   twice is tried once more at most, within a budget: a request that fails every server is not to be taken to all of
+//!   them, and a failing mesh is not given twice the load.
+//! - Where the server's process ended meanwhile, it is not tried again: it may be what ended it.
 
 mod again;
 mod aim;
@@ -86,8 +87,9 @@ pub const GRACE: Duration = Duration::from_secs(1);
 /// stood: a connection that is replaced is back at once.
 const SUSPENSE: Duration = Duration::from_millis(3500);
 
-/// Tries beside the first.
+/// How often a ticket's turn may be over before it was heard of, and the ticket be placed again.
 const RETRIES: u32 = 2;
+
 /// What a [`Router`] has to know of its node.
 #[derive(Debug, Clone)]
 pub struct RouterSettings {

@@ -215,6 +215,9 @@ pub struct OllamaView {
     /// Why it is not lent at this moment though it could be: what its owner set for times like this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_lent: Option<String>,
+    /// How many fields of peers' requests were ignored, since they would keep a model in memory or have it loaded anew.
+    #[serde(default)]
+    pub ignored: u64,
     /// Why it is not healthy, or why it is never lent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

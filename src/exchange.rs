@@ -8,6 +8,7 @@ mod account;
 mod denial;
 pub mod limits;
 mod load;
+mod progress;
 pub(crate) mod stopwatch;
 mod ticket;
 
@@ -30,6 +31,7 @@ use crate::id::{Id, NodeName, Scope, Use};
 pub use account::{Account, CutOff, Decision, Look, NoRequestId, RequestId, Try, Weighed};
 pub use denial::{Denial, Unusable};
 pub use load::{Caveat, Load, ModelLoad, Numbers, Pace, Residence};
+pub use progress::Progress;
 pub use ticket::{Ask, Place, Slot, Ticket, Turn};
 
 /// Says which node answered; on a request it chooses the node.
@@ -203,9 +205,26 @@ pub enum ExchangeError {
     /// The application, or whoever else the body comes from, went away.
     #[error("the body broke off: {0}")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The Ollama behind the gate refused the connection or broke it.
+    /// The server behind the gate broke the connection off after it had the whole request, and answers still.
     #[error("the Ollama at {0} broke off: {1}")]
     Ollama(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server behind the gate did not get the whole request: it refused the connection, or was gone before.
+    #[error("the Ollama at {0} was not reached: {1}")]
+    NotRun(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The server behind the gate had the whole request and does not answer any more, or is another process since.
+    #[error("the Ollama at {0} ended while it had the request: {1}")]
+    Ended(String, #[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ExchangeError {
+    /// The same of something that was asked of the server before the request was sent there.
+    #[must_use]
+    pub fn not_run(self) -> Self {
+        match self {
+            Self::Ollama(at, why) | Self::Ended(at, why) => Self::NotRun(at, why),
+            error => error,
+        }
+    }
 }
 
 /// Why a stream was reset, as it stands on the wire (QUIC application error codes).
@@ -213,7 +232,7 @@ pub enum ExchangeError {
 pub enum ResetCode {
     /// Nobody wants the answer any more.
     Cancelled,
-    /// The Ollama could not be reached or broke off.
+    /// The server broke off after it had the whole request, and answers still.
     Upstream,
     /// What came was not the protocol.
     Protocol,
@@ -222,6 +241,10 @@ pub enum ResetCode {
     /// What was waited for came too late, or not at all: the slot that was kept for a request is another's by now. Nothing
     /// was run.
     Late,
+    /// The server could not be reached, or did not get the whole request: nothing was run.
+    NotRun,
+    /// The server had the whole request, and its process ended.
+    Ended,
     /// Something else, or a code of a later version.
     Other(u64),
 }
@@ -235,6 +258,8 @@ impl ResetCode {
             Self::Protocol => 3,
             Self::Forbidden => 4,
             Self::Late => 5,
+            Self::NotRun => 6,
+            Self::Ended => 7,
             Self::Other(code) => code,
         }
     }
@@ -247,6 +272,8 @@ impl ResetCode {
             3 => Self::Protocol,
             4 => Self::Forbidden,
             5 => Self::Late,
+            6 => Self::NotRun,
+            7 => Self::Ended,
             other => Self::Other(other),
         }
     }
@@ -260,6 +287,8 @@ impl fmt::Display for ResetCode {
             Self::Protocol => f.write_str("it did not understand the stream"),
             Self::Forbidden => f.write_str("it does not trust this node"),
             Self::Late => f.write_str("the request came too late for its slot, and nothing was run"),
+            Self::NotRun => f.write_str("its Ollama was not reached, and nothing was run"),
+            Self::Ended => f.write_str("its Ollama ended while it had the request"),
             Self::Other(code) => write!(f, "code {code}"),
         }
     }
@@ -274,7 +303,7 @@ mod tests {
         for code in 0..10 {
             assert_eq!(ResetCode::from_wire(code).to_wire(), code);
         }
-        assert_eq!((ResetCode::from_wire(5), ResetCode::from_wire(6)), (ResetCode::Late, ResetCode::Other(6)));
+        assert_eq!((ResetCode::from_wire(5), ResetCode::from_wire(8)), (ResetCode::Late, ResetCode::Other(8)));
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::route::headers::GUEST_HEADER;
 use crate::route::{Api, ModelName, render, runs_model};
 use admit::{Denied, Permit, Work};
 use holders::{Holder, Holders};
+use inspect::Ignored;
 use own::OwnUse;
 use queue::{Flow, Why};
 use seats::{Seat, Seats};
@@ -61,6 +62,7 @@ pub struct Gate {
     holders: Arc<Holders>,
     shares: Shares,
     own: OwnUse,
+    ignored: Ignored,
     report: watch::Receiver<Arc<Report>>,
     own_report: watch::Receiver<Arc<Report>>,
     tasks: TaskTracker,
@@ -118,8 +120,21 @@ impl Gate {
             tokio::join!(reports, looks, time.keep_time(), moving.keep_moving(&time, patience), used.keep_up());
         });
         tasks.close();
-        let (shares, _keeper) = (Shares::new(), AbortOnDropHandle::new(keeper));
-        Arc::new(Self { ollama, settings, lend, seats, holders, shares, own, report, own_report, tasks, _keeper })
+        let (shares, ignored, _keeper) = (Shares::new(), Ignored::default(), AbortOnDropHandle::new(keeper));
+        Arc::new(Self {
+            ollama,
+            settings,
+            lend,
+            seats,
+            holders,
+            shares,
+            own,
+            ignored,
+            report,
+            own_report,
+            tasks,
+            _keeper,
+        })
     }
 
     /// Answers one request. A refusal is an answer, in the shape of the API that was asked and with
@@ -239,6 +254,7 @@ impl Gate {
             place,
             ollama: &self.ollama,
             settings: &self.settings,
+            ignored: &self.ignored,
             lent: *self.lend.borrow(),
             draining: self.seats.is_draining(),
         }
@@ -319,6 +335,12 @@ impl Gate {
     /// When the owner's own applications used the server by this gate last; now, while they do.
     pub fn own_use(&self) -> watch::Receiver<Option<Instant>> {
         self.own.last()
+    }
+
+    /// How many keys of peers' requests counted for nothing so far, since they would have kept a model in memory or had it
+    /// loaded anew.
+    pub fn ignored(&self) -> u64 {
+        self.ignored.count()
     }
 
     /// Takes nothing new from peers and ends the waiting of those that wait; what runs, runs on.

@@ -11,6 +11,7 @@ mod client;
 mod connect;
 mod direct;
 mod fresh;
+mod life;
 mod listing;
 mod meet;
 mod memory;
@@ -241,16 +242,64 @@ impl Ollama {
     /// the answer before its end, closes the connection (over HTTP/2: resets the stream), on which the server ends the
     /// work. gRPC goes over HTTP/2 if that is spoken there, and so does everything if nothing else is.
     ///
+    /// Where a connection broke off, the server is asked whether it lives before anything else is sent there.
+    ///
     /// # Errors
-    /// [`ExchangeError::Ollama`] if it cannot be reached or breaks off before it answers, [`ExchangeError::Body`] if
-    /// the request's body does. In mid-answer both come as an error of the answer's body.
+    /// [`ExchangeError::NotRun`] if it does not get the whole request, [`ExchangeError::Ollama`] if it breaks off after that
+    /// and lives, [`ExchangeError::Ended`] if it does not; [`ExchangeError::Body`] if the request's body does. In mid-answer
+    /// all of them come as an error of the answer's body.
     pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
-        let sent = self.client.send(request).await;
-        if matches!(sent, Err(ExchangeError::Ollama(..))) {
-            // Perhaps it is gone.
+        if !self.lives().await {
             self.refresh();
+            return Err(self.client.broken("it does not answer since a connection to it broke off").not_run());
         }
-        sent
+        let witness = self.client.life().witness();
+        match self.client.send(request).await {
+            Err(ExchangeError::Ollama(at, why)) => {
+                self.client.life().doubt();
+                // Perhaps it is gone.
+                self.refresh();
+                let lives = self.lives().await && !witness.is_some_and(|witness| witness.has_ended());
+                Err(if lives { ExchangeError::Ollama(at, why) } else { ExchangeError::Ended(at, why) })
+            }
+            Err(error @ ExchangeError::NotRun(..)) => {
+                self.refresh();
+                Err(error)
+            }
+            sent => sent,
+        }
+    }
+
+    /// Whether it answers, if a connection to it broke off since it last did.
+    async fn lives(&self) -> bool {
+        let life = self.client.life();
+        if !life.is_doubted() {
+            return true;
+        }
+        let kind = self.state.borrow().kind;
+        let answers = async {
+            let question = match kind {
+                ServerKind::Ollama => "/api/version",
+                ServerKind::OpenAi => "/v1/models",
+                // There is none that all of them answer.
+                ServerKind::Grpc => return watching::connect(self.client.target()).await.is_ok(),
+            };
+            if watching::connect(self.client.target()).await.is_err() {
+                return false;
+            }
+            for _ in 0..2 {
+                // The first may go by a connection of before, whose end was not heard of.
+                match self.client.send(client::get(question)).await {
+                    Ok(answer) => return !answer.status().is_server_error(),
+                    Err(ExchangeError::Ollama(..)) => {}
+                    Err(_) => return false,
+                }
+            }
+            false
+        };
+        let answers = async { tokio::time::timeout(watching::ANSWER, answers).await.unwrap_or(false) };
+        // Boxed, since every request's future would have room for this.
+        Box::pin(life.is_there(answers)).await
     }
 }
 

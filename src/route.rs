@@ -12,12 +12,14 @@ pub mod headers;
 mod listed;
 mod look;
 mod name;
+pub mod options;
 mod path;
 mod reader;
 mod refusal;
 mod room;
 mod server;
 mod unknown;
+mod unrouted;
 mod zstd;
 
 use http::{Method, Uri};
@@ -28,7 +30,7 @@ pub(crate) use each::{Each, crowded};
 pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
 pub use form::{Form, FormProgress};
 pub(crate) use listed::{Entry, List, Listing, Said};
-pub use look::{Key, Look, Progress, RunnerOption};
+pub use look::{Hidden, Key, Look, Progress};
 pub use name::{ModelName, NameFault};
 pub use reader::Reader;
 pub(crate) use reader::is_compressed;
@@ -37,6 +39,7 @@ pub(crate) use room::Space;
 pub use room::{NoRoom, Room};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
+pub use unrouted::unrouted;
 pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
 pub(crate) use zstd::{UNPACKING, is_unpacked, unpacked};
 
@@ -68,12 +71,14 @@ pub enum Kind {
     PathModel(String),
     /// `GET`/`HEAD /api/version`: the lowest of all providers.
     Version,
-    /// Any provider: paths without a body that are not listed here.
+    /// Any provider: `HEAD` of OpenAI's lists, which only its servers answer.
     Any,
     /// Changes models: needs scope `manage`, goes to one chosen node.
     Manage,
     /// Acts on the owner's account: never crosses the mesh.
     Owner(OwnerRoute),
+    /// In no table: never crosses the mesh, since only its server knows what it does.
+    Unknown,
 }
 
 /// The routes that never cross, by how they are answered.
@@ -113,14 +118,17 @@ impl Route {
 ///
 /// A path that Ollama's router would match is sorted as what it matches: percent-encoding undone once, case kept. Any
 /// other spelling (`//`, `..`, a slash at the end, other case, doubly encoded) goes by the strictest reading: if a
-/// router behind the gate could take it for something that needs more rights, it needs them. What is harmless in
-/// every reading passes as [`Kind::Any`] or [`Kind::BodyModel`], so that Ollama itself says its 301, 307, 404 or 405.
+/// router behind the gate could take it for something that needs more rights, it needs them. All else is [`Kind::Unknown`].
 pub fn classify(method: &Method, path: &str) -> Route {
     let seen = path::decoded(path);
     let strict = path::strictest(&seen);
-    let kind =
-        path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or_else(|| path::unlisted(method, &seen));
+    let kind = path::listed(method, &seen).or_else(|| path::guarded(&strict)).unwrap_or(Kind::Unknown);
     Route { kind, api: path::api(&strict) }
+}
+
+/// Whether this is one of the routes that may cross the mesh, by a method and in a spelling that an Ollama would serve.
+pub(crate) fn is_known(method: &Method, uri: &Uri) -> bool {
+    path::listed(method, &path::decoded(uri.path())).is_some()
 }
 
 /// Whether Ollama reads the body of this as JSON and as nothing else, whatever its content type says.

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::route::{Look, RunnerOption};
+use ollana::route::Look;
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (piece, body) = input;
@@ -19,7 +19,7 @@ fn found(look: &Look) -> impl PartialEq + std::fmt::Debug + use<> {
     let names: Vec<_> = look.names().chain(look.model()).map(|name| name.to_string()).collect();
     let flags = [look.overlong(), look.web_search(), look.remote_host(), look.may_ask(), look.has_model()];
     let unloads = ["/api/generate", "/api/chat"].map(|path| look.unloads(path));
-    let keep_alive = (look.keep_alive_at(), look.may_end_in_hidden());
-    let options = (RunnerOption::ALL.map(|option| look.option_at(option)), look.doubled_option(), look.context());
-    (look.progress(), names, look.doubled(), flags, unloads, keep_alive, options)
+    let hidden = (look.hidden().to_vec(), look.hides_too_much(), look.may_end_in_hidden());
+    let options = (look.doubled_option(), look.context());
+    (look.progress(), names, look.doubled(), flags, unloads, hidden, options)
 }

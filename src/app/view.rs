@@ -14,6 +14,7 @@ use crate::balance::Router;
 use crate::control::{Catalog, Info, Mesh, OllamaView};
 use crate::digests::{Digests, Kept};
 use crate::exchange::{Account, Load, Numbers, Report, Unusable};
+use crate::gate::Gate;
 use crate::id::{Id, Use};
 use crate::ollama::State;
 use crate::peers::{Directory, PeerView, Reported};
@@ -26,6 +27,7 @@ pub(super) struct View {
     /// Nothing if this node lends none.
     pub(super) ollama: Option<watch::Receiver<Arc<State>>>,
     pub(super) ollama_url: Uri,
+    pub(super) gate: Arc<Gate>,
     /// Why it lends none, as long as it lives.
     pub(super) why_not_lent: Option<String>,
     /// Why not at the moment.
@@ -71,6 +73,7 @@ impl Mesh for View {
             server: state.server.clone(),
             lent: self.report.borrow().provider,
             not_lent: self.not_now.borrow().as_ref().map(ToString::to_string),
+            ignored: self.gate.ignored(),
             problem: self.why_not_lent.clone().or_else(|| state.problem.as_ref().map(ToString::to_string)),
             problem_code: state.problem.as_ref().map(|problem| problem.code().to_owned()),
             flaws: state.flaws.iter().map(str::to_owned).collect(),

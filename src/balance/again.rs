@@ -48,6 +48,7 @@ impl Policy<Arc<Walk>, Tried, Infallible> for Again {
             Verdict::Pass | Verdict::Fail => false,
             Verdict::Elsewhere => may_move(),
             Verdict::ElsewhereWithinBudget => may_move() && self.budget.withdraw(),
+            Verdict::OnceMore => walk.errand.failed_whole() == 1 && may_move() && self.budget.withdraw(),
         };
         again.then(|| {
             walk.put_aside(match &mut tried.result {

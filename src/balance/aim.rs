@@ -24,6 +24,8 @@ pub(super) enum Aim {
     Cloud(ModelName),
     /// Whoever provides.
     Any,
+    /// This machine's own server and no other: nobody else knows what it asks for.
+    Own,
 }
 
 /// What is known when a server is looked for.
@@ -58,6 +60,7 @@ impl Aim {
             Self::Model(model) => holders(model, search)?,
             Self::Cloud(model) => vec![own_ollama(model, search)?],
             Self::Any => providers(search.members, search.dialect)?,
+            Self::Own => vec![own_server(search)?],
         };
         found.retain(|member| !search.tried.contains(&member.id()));
         Ok(found)
@@ -158,6 +161,13 @@ fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Ref
     let mut own = search.members.values().filter(|member| member.is_local() && member.suits(Dialect::Ollama));
     let own = own.find(|member| member.obstacle().is_none());
     own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
+}
+
+/// What is in no table of routes is for its owner to ask of this machine's own server.
+fn own_server(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+    let mut own = search.members.values().filter(|member| member.is_local() && member.suits(search.dialect));
+    let own = own.find(|member| member.obstacle().is_none()).filter(|_| !search.node.open);
+    own.cloned().ok_or_else(|| refuse::nobody(search.members))
 }
 
 fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {

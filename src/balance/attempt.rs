@@ -18,7 +18,7 @@ use super::errand::Errand;
 use super::journal::Entry;
 use super::members::Members;
 use super::seek::Found;
-use crate::exchange::{Body, CutOff, ExchangeError, Health, REFUSAL_HEADER, ResetCode};
+use crate::exchange::{Body, CutOff, ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode};
 
 /// What came of a try.
 #[derive(Debug)]
@@ -31,13 +31,14 @@ pub(super) enum Outcome {
     Lost(Health),
 }
 
-/// Sends `request` to who was found for it, into a slot if one is kept there. `elsewhere` says whether another member could take
+/// Sends `request` to who was found for it, into a slot if one is kept there; its `progress` tells how far it came. `elsewhere` says whether another member could take
 /// the request over, as things stand when it is asked; it is asked again whenever `members` change, while this member is
 /// suspect.
 pub(super) async fn attempt(
     Found { member, slot, promised }: Found,
     errand: &Errand,
     request: Request<Body>,
+    progress: &Progress,
     mut members: watch::Receiver<Members>,
     elsewhere: impl Fn(&Members) -> bool,
 ) -> Outcome {
@@ -61,7 +62,8 @@ pub(super) async fn attempt(
         let now = *health.borrow_and_update();
         let suspect = now == Health::Suspect;
         let as_they_stand = members.borrow_and_update().clone();
-        if now == Health::Gone || (suspect && elsewhere(&as_they_stand)) {
+        // What a server works on already is not given up for a few lost datagrams.
+        if now == Health::Gone || (suspect && !progress.has_started() && elsewhere(&as_they_stand)) {
             // An answer that is there already is still an answer.
             if let Some(result) = futures_util::FutureExt::now_or_never(&mut answer) {
                 return outcome(result, guard);
@@ -219,7 +221,9 @@ mod tests {
         for code in [ResetCode::Late, ResetCode::Forbidden] {
             assert_eq!(blamed(code), breaker::Outcome::Unknown);
         }
-        for code in [ResetCode::Upstream, ResetCode::Protocol, ResetCode::Cancelled, ResetCode::Other(9)] {
+        let failures =
+            [ResetCode::Upstream, ResetCode::NotRun, ResetCode::Ended, ResetCode::Protocol, ResetCode::Other(9)];
+        for code in failures {
             assert_eq!(blamed(code), breaker::Outcome::Failed);
         }
     }

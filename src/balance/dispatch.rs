@@ -27,10 +27,14 @@ impl Inner {
         entry: Entry,
     ) -> Result<Response<Body>, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let (aim, body) = aim_of(&kind, &mut parts, body).await?;
+        let dialect = Dialect::of(&parts);
+        let (aim, body) = aim_of(&kind, dialect, &mut parts, body).await?;
         // What changes models, or was sent to one node, is tried there and nowhere else.
         let replay = if aim.may_move() { Replay::new(body, self.reserve.clone()) } else { Replay::once(body) };
-        let mut errand = Errand::new(aim, parts.uri.path(), Dialect::of(&parts), entry);
+        let mut errand = Errand::new(aim, parts.uri.path(), dialect, entry);
+        if kind == Kind::Unknown && dialect != Dialect::Grpc && !self.is_for_own_server(&errand)? {
+            return Ok(route::unrouted(&parts.method, &parts.uri));
+        }
         errand.runs = route::runs_model(&parts.method, &parts.uri) && errand.aim.model().is_some();
         errand.repeatable = route::is_repeatable(&parts.method, &parts.uri);
         errand.changes = kind == Kind::Manage;
@@ -46,10 +50,21 @@ impl Inner {
         let Ok(tried) = self.tries.clone().oneshot(walk.clone()).await;
         walk.ends(tried.result)
     }
+
+    /// Whether what is in no table of routes goes to this machine's own server, as its owner's applications ask it.
+    fn is_for_own_server(&self, errand: &Errand) -> Result<bool, Refusal> {
+        let known = &self.known;
+        let candidates = errand.candidates(&known.members.borrow().clone(), &known.node);
+        match (candidates, &errand.aim) {
+            (Ok(candidates), _) => Ok(!known.node.open && candidates.iter().all(|member| member.is_local())),
+            (Err(refusal), Aim::Chosen(_)) => Err(refusal),
+            (Err(_), _) => Ok(false),
+        }
+    }
 }
 
 /// What decides who may take it. Reads as much of the body as it takes to know the model.
-async fn aim_of(kind: &Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
+async fn aim_of(kind: &Kind, dialect: Dialect, parts: &mut Parts, body: Body) -> Result<(Aim, Body), Refusal> {
     if let Some(choice) = take_choice(&mut parts.headers) {
         return Ok((Aim::Chosen(choice), body));
     }
@@ -62,7 +77,16 @@ async fn aim_of(kind: &Kind, parts: &mut Parts, body: Body) -> Result<(Aim, Body
             Ok((model.map_or(Aim::Any, Aim::of), body))
         }
         Kind::PathModel(model) => Ok((Aim::of(ModelName::new(model)), body)),
-        Kind::Root | Kind::Tags | Kind::Ps | Kind::V1Models | Kind::Version | Kind::Any | Kind::Owner(_) => {
+        // Of gRPC only its servers know the methods.
+        Kind::Unknown if dialect != Dialect::Grpc => Ok((Aim::Own, body)),
+        Kind::Root
+        | Kind::Tags
+        | Kind::Ps
+        | Kind::V1Models
+        | Kind::Version
+        | Kind::Any
+        | Kind::Owner(_)
+        | Kind::Unknown => {
             Ok((Aim::Any, body))
         }
     }

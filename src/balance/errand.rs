@@ -54,6 +54,8 @@ struct Tried {
     late: BTreeSet<Id>,
     /// How often in all.
     times: usize,
+    /// How often a server had all of it and failed.
+    whole: usize,
 }
 
 // === impl Errand ===
@@ -110,6 +112,13 @@ impl Errand {
         if tried.late.insert(member.id()) {
             tried.at.remove(&member.id());
         }
+    }
+
+    /// A server had all of it and failed; how many have by now.
+    pub(super) fn failed_whole(&self) -> usize {
+        let mut tried = self.tried();
+        tried.whole += 1;
+        tried.whole
     }
 
     fn tried(&self) -> MutexGuard<'_, Tried> {

@@ -18,7 +18,7 @@ use super::seek::{Found, Lost, WaitingRoom};
 use super::walk::Walk;
 use super::{Known, SUSPENSE, breaker, choose, refuse};
 use crate::digests::Holder;
-use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, Refusal, ResetCode};
+use crate::exchange::{Body, ExchangeError, PEER_HEADER, Progress, REFUSAL_HEADER, Refusal, ResetCode};
 use crate::route::ModelName;
 
 /// Finds a server for a request, sends it there, and says what came of it.
@@ -52,8 +52,11 @@ pub(super) enum Verdict {
     Fail,
     /// Someone else may do better, or the same one if it is not to blame, and nothing was run: no budget needed.
     Elsewhere,
-    /// Someone else may do better, but this one has worked on it.
+    /// Someone else may do better, and this one should have: within the budget.
     ElsewhereWithinBudget,
+    /// A server had all of it and failed: once more at most, within the budget, or one request would take every server
+    /// down that it can.
+    OnceMore,
 }
 
 // === impl Once ===
@@ -109,8 +112,10 @@ impl Once {
         // Whether the gate has it nobody knows before it answers.
         let may_be_given_up = |members: &Members| errand.repeatable && walk.may_move(members, &self.known.node);
         let members = self.known.members.clone();
-        let outcome = attempt(found, errand, walk.request(), members, may_be_given_up).await;
-        let verdict = self.judge(&outcome, &asked, &member);
+        let (progress, mut request) = (Progress::default(), walk.request());
+        request.extensions_mut().insert(progress.clone());
+        let outcome = attempt(found, errand, request, &progress, members, may_be_given_up).await;
+        let verdict = self.judge(&outcome, progress.has_started(), &asked, &member);
         Tried { result: self.settle(outcome, &asked, &member), verdict }
     }
 
@@ -148,11 +153,14 @@ impl Once {
     }
 
     /// Looks at what came of a try, remembers what it says of the member, and says whether another should be tried.
-    fn judge(&self, outcome: &Outcome, asked: &Asked<'_>, member: &Member) -> Verdict {
+    /// `started`: whether the server is known to have had the whole request.
+    fn judge(&self, outcome: &Outcome, started: bool, asked: &Asked<'_>, member: &Member) -> Verdict {
         let verdict = match outcome {
-            Outcome::Failed(ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Forbidden)) => {
-                Verdict::Elsewhere
-            }
+            Outcome::Failed(
+                ExchangeError::Unreachable(_)
+                | ExchangeError::NotRun(..)
+                | ExchangeError::Reset(_, ResetCode::Forbidden | ResetCode::NotRun),
+            ) => Verdict::Elsewhere,
             Outcome::Failed(ExchangeError::Reset(_, ResetCode::Late)) => {
                 asked.errand.was_late_at(member);
                 if let Some((model, digest)) = asked.weights() {
@@ -161,12 +169,15 @@ impl Once {
                 return Verdict::Elsewhere;
             }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
+            // What ended this server may end the next one.
+            Outcome::Failed(ExchangeError::Ended(..) | ExchangeError::Reset(_, ResetCode::Ended)) => Verdict::Fail,
             Outcome::Lost(_) | Outcome::Failed(_) if !asked.errand.repeatable => Verdict::Fail,
-            Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) => Verdict::Elsewhere,
-            Outcome::Failed(_) => Verdict::ElsewhereWithinBudget,
+            Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) if !started => Verdict::Elsewhere,
+            Outcome::Lost(_) | Outcome::Failed(_) => Verdict::OnceMore,
             Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
-                Some(b"draining" | b"not-lent" | b"no-ollama") => Verdict::Elsewhere,
-                Some(b"busy" | b"crowded" | b"no-room") => Verdict::ElsewhereWithinBudget,
+                Some(b"draining" | b"not-lent" | b"no-ollama" | b"busy" | b"crowded" | b"no-room") => {
+                    Verdict::Elsewhere
+                }
                 Some(_) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
                     Some(_) if asked.errand.repeatable => {
@@ -180,9 +191,7 @@ impl Once {
                     None if asked.errand.repeatable && asked.errand.aim.model().is_some() => return Verdict::Elsewhere,
                     _ => return Verdict::Pass,
                 },
-                None if response.status().is_server_error() && asked.errand.repeatable => {
-                    Verdict::ElsewhereWithinBudget
-                }
+                None if response.status().is_server_error() && asked.errand.repeatable => Verdict::OnceMore,
                 None => Verdict::Pass,
             },
         };
@@ -222,9 +231,10 @@ impl Once {
                     ExchangeError::Body(_) => refuse::bad_body(&error),
                     ExchangeError::Reset(_, ResetCode::Forbidden) => refuse::not_let_in(member, &self.known.node.name),
                     // Nothing was run.
-                    ExchangeError::Unreachable(_) | ExchangeError::Reset(_, ResetCode::Late) => {
-                        refuse::broke_off(&error)
-                    }
+                    ExchangeError::Unreachable(_)
+                    | ExchangeError::NotRun(..)
+                    | ExchangeError::Reset(_, ResetCode::Late | ResetCode::NotRun) => refuse::broke_off(&error),
+                    ExchangeError::Ended(..) | ExchangeError::Reset(_, ResetCode::Ended) => refuse::ended(&error),
                     _ => broke_off(&error),
                 })
             }

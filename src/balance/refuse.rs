@@ -80,7 +80,10 @@ pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Memb
             "no Ollama can be used at the moment, only servers that do not speak Ollama's API: {usable}. Those of the \
              OpenAI API take requests at /v1"
         ),
-        _ => format!(
+        Dialect::Grpc => {
+            format!("no gRPC server can be used at the moment, only servers that do not speak gRPC: {usable}")
+        }
+        Dialect::OpenAi | Dialect::Other => format!(
             "no server of the OpenAI API can be used at the moment, only servers that do not speak it: {usable}"
         ),
     };
@@ -242,6 +245,12 @@ pub(super) fn broke_off(reason: &dyn std::fmt::Display) -> Refusal {
         message: format!("{reason}, and no other server could take over"),
         retry_after: None,
     }
+}
+
+/// The server's process ended while it had the request.
+pub(super) fn ended(reason: &dyn std::fmt::Display) -> Refusal {
+    let message = format!("{reason}; it was not tried elsewhere, since it could end the next server too");
+    Refusal { status: StatusCode::BAD_GATEWAY, code: "broke-off", message, retry_after: None }
 }
 
 /// The peer's inbound side did not let the exchange in.

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::request::Parts;
 use http::{Request, Response};
 
+use super::RouterSettings;
 use super::errand::Errand;
 use super::members::Members;
 use super::replay::Replay;
-use super::{RETRIES, RouterSettings};
 use crate::exchange::{Body, Refusal};
 
 /// A request that may be tried more than once.
@@ -39,10 +39,10 @@ impl Walk {
         request
     }
 
-    /// Whether somebody else could be tried: its body is still whole, and someone is left.
+    /// Whether somebody else could be tried: its body is still whole, and someone is left. Each is tried once, so that
+    /// comes to an end.
     pub(super) fn may_move(&self, members: &Members, node: &RouterSettings) -> bool {
-        self.errand.tries() <= RETRIES as usize
-            && self.errand.aim.may_move()
+        self.errand.aim.may_move()
             && self.replay.is_possible()
             && self.errand.candidates(members, node).is_ok_and(|candidates| !candidates.is_empty())
     }

@@ -6,7 +6,7 @@ use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
 use http::{Method, Request, Response, StatusCode, request};
 use tokio::sync::oneshot;
 
-use super::inspect::{Inspector, inspect};
+use super::inspect::{Ignored, Inspector, inspect};
 use super::queue::Why;
 use super::shares::{Crowded, Place};
 use super::{Caller, GateSettings};
@@ -16,8 +16,8 @@ use crate::ollama::Ollama;
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
     Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, crowded, is_compressed,
-    is_lent, is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model, unauthorized, unloads,
-    unpacked,
+    is_grpc, is_known, is_lent, is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model,
+    unauthorized, unloads, unpacked, unrouted,
 };
 
 /// When another try is worth it after a refusal that passes by itself.
@@ -28,6 +28,8 @@ pub(super) struct Admission<'a> {
     pub(super) caller: &'a Caller,
     pub(super) ollama: &'a Ollama,
     pub(super) settings: &'a GateSettings,
+    /// Keys of peers' requests that were made unknown to the server.
+    pub(super) ignored: &'a Ignored,
     /// Where the request is while it runs, or why there is no place for it.
     pub(super) place: Result<&'a Place, &'a Crowded>,
     pub(super) lent: bool,
@@ -136,7 +138,9 @@ impl Admission<'_> {
 
     /// The owner's: nothing is forbidden. The model is looked for to know what it loads.
     async fn owner(&self, parts: request::Parts, body: Body, route: Route) -> Result<Permit, Denied> {
-        let reader = Some(&parts).filter(|_| route.kind == Kind::BodyModel).and_then(Reader::of);
+        let runs = runs_model(&parts.method, &parts.uri);
+        let names_model = route.kind == Kind::BodyModel || (route.kind == Kind::Unknown && runs);
+        let reader = Some(&parts).filter(|_| names_model).and_then(Reader::of);
         let (model, body, work) = match reader {
             Some(reader) => {
                 let Peeked { reader, body, .. } = self.peek(reader, body, &route).await?;
@@ -190,6 +194,7 @@ impl Admission<'_> {
             state: self.ollama.state().borrow().clone(),
             lodger: (scope < Scope::Manage).then(|| self.caller.clone()),
             max_context: self.settings.max_context,
+            ignored: self.ignored.clone(),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));
@@ -250,6 +255,13 @@ impl Admission<'_> {
         Some(refusal(StatusCode::FORBIDDEN, "scope", message))
     }
 
+    /// Whether this is in the table of routes, as it is spelled: of all else only the server knows what it does. A gRPC
+    /// server was named by its owner as the one to share, with all methods that it has.
+    fn is_known(&self, parts: &request::Parts) -> bool {
+        let is_call = self.ollama.state().borrow().kind == ServerKind::Grpc && is_grpc(&parts.headers);
+        is_call || is_known(&parts.method, &parts.uri)
+    }
+
     /// What the server does not lend, being what it is; all of it while it is not known what it is.
     fn by_server(&self, parts: &request::Parts, route: &Route) -> Option<Denied> {
         let state = self.ollama.state().borrow().clone();
@@ -289,6 +301,10 @@ impl Admission<'_> {
                  the scope, with: ollana config set lend.push true"
                     .to_owned(),
             ),
+            _ if !self.is_known(parts) => {
+                tracing::debug!(method = %parts.method, "not in the table of routes, answered as Ollama would");
+                Some(Denied::Answer(Box::new(unrouted(&parts.method, &parts.uri))))
+            }
             _ if is_upload(&parts.uri) || reads_json(&parts.method, &parts.uri) => None,
             _ if is_compressed(&parts.headers) => {
                 let message =
@@ -321,7 +337,8 @@ impl Admission<'_> {
         let state = if known.kind != ServerKind::Ollama || is_sure || known.is_remote(model) {
             known
         } else {
-            self.ollama.listing().await.map_err(Denied::Broken)?
+            // It was asked what it has, and not what was to be asked of it.
+            self.ollama.listing().await.map_err(|error| Denied::Broken(error.not_run()))?
         };
         match state.is_remote(model) {
             true => Err(deny(route, &remote(model))),

@@ -13,13 +13,15 @@
 //! else passes as it was written, of the same length. An explicit unload (what `ollama stop` sends) is refused: without its
 //! `keep_alive` it would be an order to load.
 //!
-//! So is how a model is loaded ([`RunnerOption`]): Ollama loads it anew for a request that asks for other options, and
-//! everybody waits. All of them but the context (`num_ctx`) say how the owner's machine is used, and change no answer: they
-//! are made unknown in the same way. The context is part of what is asked for; it passes as far as the owner lends it
-//! (`lend.max_context`), beyond that the request is refused, and where nothing is lent of it that key is unknown too.
+//! So is how a model is loaded ([`options`](crate::route::options)): Ollama loads it anew for a request that asks for it
+//! otherwise, and everybody waits. All options but those that are known to be one answer's own are made unknown in the same
+//! way, since a newer Ollama may load a model for any other. The context (`num_ctx`) is part of what is asked for; it passes
+//! as far as the owner lends it (`lend.max_context`), beyond that the request is refused, and where nothing is lent of it
+//! that key is unknown too. Servers of the OpenAI API have none of this, and what they are sent is as it was written.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -30,16 +32,15 @@ use tokio::sync::oneshot;
 
 use super::Caller;
 use super::admit::{refusal, remote};
-use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
 use crate::ollama::State;
 use crate::route::{
-    Form, FormProgress, Look, ModelName, Progress, Reader, RunnerOption, ZstdError, runs_web_search, unloads,
+    Form, FormProgress, Hidden, Look, ModelName, Progress, Reader, ZstdError, runs_web_search, unloads,
 };
 
-/// In place of the last byte of a key that is to be unknown: see [`Look::keep_alive_at`] and [`Look::option_at`].
-const UNKNOWN: u8 = b'6';
-/// Keys that may have to be unknown: `keep_alive` and the options of the runner.
-const HIDDEN: usize = 1 + RunnerOption::ALL.len();
+/// Counts the keys that were made unknown; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ignored(Arc<AtomicU64>);
 
 /// Judges a body as it comes.
 pub(super) struct Inspector {
@@ -54,6 +55,7 @@ pub(super) struct Inspector {
     pub(super) lodger: Option<Caller>,
     /// The longest context that such a one may ask for; none of theirs counts if it is 0.
     pub(super) max_context: Option<u64>,
+    pub(super) ignored: Ignored,
 }
 
 /// A body with the inspector at its side; the refusal comes out of the other half, at most once.
@@ -73,6 +75,25 @@ struct Inspected {
     /// What is passed on next, behind what was held.
     next: Option<Frame<Bytes>>,
     tell: Option<oneshot::Sender<Refusal>>,
+}
+
+// === impl Ignored ===
+
+impl Ignored {
+    /// So many more.
+    fn add(&self, keys: usize) {
+        if keys > 0 && self.0.fetch_add(keys as u64, Ordering::Relaxed) == 0 {
+            tracing::info!(
+                "a peer with scope infer asked how long its model stays in memory, or for it to be loaded otherwise: that is \
+                 ignored (how often: `ollana status --json`)"
+            );
+        }
+    }
+
+    /// How many so far.
+    pub(super) fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 // === impl Inspector ===
@@ -118,9 +139,16 @@ impl Inspector {
     }
 
     fn to_options(&self, look: &Look, lodger: &Caller) -> Option<Refusal> {
+        if self.state.kind != ServerKind::Ollama {
+            return None;
+        }
         if let Some(option) = look.doubled_option() {
-            let message = format!("\"{}\" comes twice in the options", option.as_str());
+            let message = format!("\"{option}\" comes twice in the options");
             return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
+        }
+        if look.hides_too_much() {
+            let message = "there are too many options in it that no Ollama knows".to_owned();
+            return Some(refusal(StatusCode::BAD_REQUEST, "options", message));
         }
         let most = self.max_context.filter(|most| *most > 0)?;
         // Beyond 2^53 the two are not compared exactly, which is no context that anything has.
@@ -159,48 +187,54 @@ impl Inspector {
     /// The piece as it may be passed on.
     fn clear(&self, passed: u64, data: Bytes) -> Bytes {
         let Reader::Json(look) = &self.reader else { return data };
-        let offset = |at: u64| usize::try_from(at.checked_sub(passed)?).ok().filter(|at| *at < data.len());
-        let keys = self.hidden_at().map(|at| at.and_then(offset));
+        let end = passed + data.len() as u64;
         // Up to the offending byte, with it.
         let blank = match look.progress() {
             Progress::Broken { at } if self.json || look.may_ask() => Some((at + 1).saturating_sub(passed)),
             _ => None,
         };
         let blank = blank.and_then(|from| usize::try_from(from).ok()).filter(|from| *from < data.len());
-        if keys.iter().all(Option::is_none) && blank.is_none() {
+        let mut keys = self.hidden().filter(|key| key.at >= passed && key.at < end).peekable();
+        if keys.peek().is_none() && blank.is_none() {
             return data;
         }
         let mut cleared = BytesMut::from(&*data);
-        for at in keys.into_iter().flatten() {
-            if let Some(byte) = cleared.get_mut(at) {
-                *byte = UNKNOWN;
+        let mut hidden = 0;
+        for key in keys {
+            if let Some(byte) = usize::try_from(key.at - passed).ok().and_then(|at| cleared.get_mut(at)) {
+                *byte = key.spoiled;
+                hidden += 1;
             }
         }
+        self.ignored.add(hidden);
         if let Some(rest) = blank.and_then(|from| cleared.get_mut(from..)) {
             rest.fill(b' ');
         }
         cleared.freeze()
     }
 
-    /// Where the bytes are that must be others.
-    fn hidden_at(&self) -> [Option<u64>; HIDDEN] {
-        let mut hidden = [None; HIDDEN];
-        let Reader::Json(look) = &self.reader else { return hidden };
-        if self.lodger.is_none() {
-            return hidden;
-        }
-        let passes = |option: &RunnerOption| *option == RunnerOption::NumCtx && self.max_context != Some(0);
-        let options = RunnerOption::ALL.iter().filter(|option| !passes(option)).map(|option| look.option_at(*option));
-        for (place, at) in hidden.iter_mut().zip(std::iter::once(look.keep_alive_at()).chain(options)) {
-            *place = at;
-        }
-        hidden
+    /// The keys of what has come so far that the server must not know.
+    fn hidden(&self) -> impl Iterator<Item = &Hidden> {
+        let look = match &self.reader {
+            Reader::Json(look) if self.lodger.is_some() && self.state.kind == ServerKind::Ollama => Some(look),
+            _ => None,
+        };
+        let passes = |key: &&Hidden| !(key.is_context && self.max_context != Some(0));
+        look.into_iter().flat_map(|look| look.hidden()).filter(passes)
+    }
+
+    /// The byte in place of the one at `at`, if that must be another.
+    fn in_place_of(&self, at: u64) -> Option<u8> {
+        let key = self.hidden().find(|key| key.at == at)?;
+        self.ignored.add(1);
+        Some(key.spoiled)
     }
 
     /// Whether the next byte of the body decides about the one before it, of `passed`.
     fn is_undecided(&self, passed: u64) -> bool {
         let at_edge = |look: &Look| passed >= self.ahead && look.may_end_in_hidden();
-        self.lodger.is_some() && matches!(&self.reader, Reader::Json(look) if at_edge(look))
+        let decides = self.lodger.is_some() && self.state.kind == ServerKind::Ollama;
+        decides && matches!(&self.reader, Reader::Json(look) if at_edge(look))
     }
 }
 
@@ -213,8 +247,8 @@ impl Inspected {
         self.inspector.see(passed, &data)?;
         self.passed += data.len() as u64;
         let mut data = self.inspector.clear(passed, data);
-        let is_hidden = held_at.is_some() && self.inspector.hidden_at().contains(&held_at);
-        let held = self.held.take().map(|byte| if is_hidden { UNKNOWN } else { byte });
+        let held = self.held.take().zip(held_at);
+        let held = held.map(|(byte, at)| self.inspector.in_place_of(at).unwrap_or(byte));
         if self.inspector.is_undecided(self.passed) {
             self.held = data.split_off(data.len() - 1).first().copied();
         }

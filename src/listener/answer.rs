@@ -125,7 +125,7 @@ impl Answerer {
             Kind::Owner(OwnerRoute::Status) => return route::cloud_off(),
             Kind::Owner(OwnerRoute::Forbidden) => return route::render(api, &owner_only()),
             Kind::Manage if self.open => return route::render(api, &open_listener()),
-            Kind::Manage | Kind::BodyModel | Kind::PathModel(_) | Kind::Any => {
+            Kind::Manage | Kind::BodyModel | Kind::PathModel(_) | Kind::Any | Kind::Unknown => {
                 let Ok::<_, Infallible>(response) = self.router.clone().call(request).await;
                 return response;
             }

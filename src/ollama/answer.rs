@@ -9,6 +9,7 @@ use http::uri::Authority;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::life::Life;
 use super::upload::EndOfUpload;
 use crate::exchange::ExchangeError;
 
@@ -17,15 +18,16 @@ pub(super) struct Answer {
     incoming: Incoming,
     upload: Option<EndOfUpload>,
     from: Arc<Authority>,
+    life: Life,
 }
 
 // === impl Answer ===
 
 impl Answer {
-    pub(super) fn new(incoming: Incoming, upload: EndOfUpload, from: Arc<Authority>) -> Self {
+    pub(super) fn new(incoming: Incoming, upload: EndOfUpload, from: Arc<Authority>, life: Life) -> Self {
         // An answer without a body leaves nobody to poll it to its end.
         let upload = (!incoming.is_end_stream()).then_some(upload);
-        Self { incoming, upload, from }
+        Self { incoming, upload, from, life }
     }
 }
 
@@ -37,6 +39,10 @@ impl http_body::Body for Answer {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             self.upload = None;
+        }
+        if matches!(frame, Some(Err(_))) {
+            // Before anybody hears of the break and sends something else.
+            self.life.doubt();
         }
         Poll::Ready(
             frame.map(|frame| frame.map_err(|error| ExchangeError::Ollama(self.from.to_string(), error.into()))),

@@ -21,11 +21,12 @@ use tokio::time::timeout;
 use super::answer::Answer;
 use super::connect::Connector;
 use super::direct::Ours;
+use super::life::Life;
 use super::probe::is_ollana;
 use super::upload::{Upload, upload};
-use crate::exchange::{Body, ExchangeError, PEER_HEADER, REFUSAL_HEADER, REQUEST_HEADER, empty};
+use crate::exchange::{Body, ExchangeError, PEER_HEADER, Progress, REFUSAL_HEADER, REQUEST_HEADER, empty};
 use crate::route::headers::{GUEST_HEADER, HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
-use crate::route::is_grpc;
+use crate::route::{is_grpc, is_repeatable};
 
 /// How long an idle connection is kept. Go's server keeps its side for ever; a stale one costs a failed request, an
 /// early close one handshake on loopback.
@@ -58,6 +59,7 @@ pub(super) struct Client {
     http1: legacy::Client<Connector, Upload>,
     http2: legacy::Client<Connector, Upload>,
     ours: Ours,
+    life: Life,
     spoken: Arc<AtomicU8>,
     target: Uri,
     authority: Option<Arc<Authority>>,
@@ -108,7 +110,7 @@ impl Client {
         let http2 = builder.http2_only(true).build(connector.unforgiving());
         let plain = target.scheme().is_none_or(|scheme| *scheme == Scheme::HTTP);
         let authority = target.authority().filter(|_| plain).cloned().map(Arc::new);
-        Self { http1, http2, ours, spoken: Arc::default(), target: target.clone(), authority }
+        Self { http1, http2, ours, life: Life::default(), spoken: Arc::default(), target: target.clone(), authority }
     }
 
     pub(super) fn target(&self) -> &Uri {
@@ -118,6 +120,11 @@ impl Client {
     /// The ports of its connections.
     pub(super) fn ours(&self) -> &Ours {
         &self.ours
+    }
+
+    /// What is known of the server's process.
+    pub(super) fn life(&self) -> &Life {
+        &self.life
     }
 
     /// What was found out of the server that is there now.
@@ -137,9 +144,10 @@ impl Client {
         version: Version,
         request: Request<Body>,
     ) -> Result<Response<Body>, ExchangeError> {
-        let authority = self.authority()?;
+        let authority = self.authority().map_err(ExchangeError::not_run)?;
         let (mut parts, body) = request.into_parts();
-        parts.uri = self.place(&parts.uri).ok_or_else(|| self.broken(Unfit::Path))?;
+        let once = !is_repeatable(&parts.method, &parts.uri);
+        parts.uri = self.place(&parts.uri).ok_or_else(|| self.broken(Unfit::Path).not_run())?;
         parts.version = version;
         let trailers = parts.headers.get(TE).is_some_and(|te| te == "trailers");
         drop_hop_by_hop(&mut parts.headers);
@@ -157,7 +165,8 @@ impl Client {
         parts.headers.insert(HOP_HEADER, HeaderValue::from_static("1"));
         promise_no_more(&mut parts.headers, &body);
 
-        let (body, end) = upload(body);
+        let progress = parts.extensions.get::<Progress>().cloned().unwrap_or_default();
+        let (body, end) = upload(body, progress);
         let request = Request::from_parts(parts, body);
         let sent = match version {
             Version::HTTP_2 => self.http2.request(request).await,
@@ -168,16 +177,20 @@ impl Client {
             // Was it the server, or the body that it was sent?
             Err(error) => match end.broke() {
                 Some(why) => return Err(ExchangeError::Body(why.into())),
+                // JSON is acted on when all of it is there; what else is sent may be acted on before.
+                None if error.is_connect() || !(end.is_whole() || once) => {
+                    return Err(self.broken(cause(&error)).not_run());
+                }
                 None => return Err(self.broken(cause(&error))),
             },
         };
         if is_ollana(&parts.headers) {
-            return Err(self.broken(Unfit::Ollana));
+            return Err(self.broken(Unfit::Ollana).not_run());
         }
         drop_hop_by_hop(&mut parts.headers);
         drop_cors(&mut parts.headers);
         parts.headers.remove(REFUSAL_HEADER);
-        Ok(Response::from_parts(parts, Answer::new(body, end, authority.clone()).boxed_unsync()))
+        Ok(Response::from_parts(parts, Answer::new(body, end, authority.clone(), self.life.clone()).boxed_unsync()))
     }
 
     /// HTTP/1.1 where it will do; gRPC knows HTTP/2 alone.
@@ -254,7 +267,7 @@ pub(super) fn get(path: &'static str) -> Request<Body> {
 
 /// Whether the error says that an Ollana is where the server should be.
 pub(super) fn says_ollana(error: &ExchangeError) -> bool {
-    matches!(error, ExchangeError::Ollama(_, why) if matches!(why.downcast_ref(), Some(Unfit::Ollana)))
+    matches!(error, ExchangeError::NotRun(_, why) if matches!(why.downcast_ref(), Some(Unfit::Ollana)))
 }
 
 /// What is at the bottom of it: "connection refused" says more than "client error".

@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
-use crate::exchange::{Body, ExchangeError};
+use crate::exchange::{Body, ExchangeError, Progress};
 
 /// A request's body, as the connection reads it.
 pub(super) struct Upload(Arc<Shared>);
@@ -22,13 +22,23 @@ struct Shared {
     /// Why the body broke off, if it did.
     broke: OnceLock<String>,
     connection: AtomicWaker,
+    /// Says when the connection has all of it.
+    progress: Progress,
 }
 
 /// Splits a body into what the connection gets and what ends it.
-pub(super) fn upload(body: Body) -> (Upload, EndOfUpload) {
-    let shared =
-        Arc::new(Shared { body: Mutex::new(Some(body)), broke: OnceLock::new(), connection: AtomicWaker::new() });
+pub(super) fn upload(body: Body, progress: Progress) -> (Upload, EndOfUpload) {
+    if is_whole(&body) {
+        progress.start();
+    }
+    let (body, broke, connection) = (Mutex::new(Some(body)), OnceLock::new(), AtomicWaker::new());
+    let shared = Arc::new(Shared { body, broke, connection, progress });
     (Upload(shared.clone()), EndOfUpload(shared))
+}
+
+/// Whether nothing more of it comes. A connection asks for no more than the length that was promised.
+fn is_whole(body: &Body) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
 }
 
 // === impl Upload ===
@@ -46,7 +56,13 @@ impl http_body::Body for Upload {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         self.0.connection.register(cx.waker());
         let frame = ready!(self.with(|body| match body {
-            Some(body) => Pin::new(body).poll_frame(cx),
+            Some(body) => {
+                let frame = Pin::new(&mut *body).poll_frame(cx);
+                if matches!(frame, Poll::Ready(None)) || (matches!(frame, Poll::Ready(Some(Ok(_)))) && is_whole(body)) {
+                    self.0.progress.start();
+                }
+                frame
+            }
             // An error and not an end: what the server got must not look whole.
             None => Poll::Ready(Some(Err(ExchangeError::Body("the answer was over before it".into())))),
         }));
@@ -71,6 +87,11 @@ impl EndOfUpload {
     /// Why the body broke off, if it did: with HTTP/2 the connection's error does not say.
     pub(super) fn broke(&self) -> Option<&str> {
         self.0.broke.get().map(String::as_str)
+    }
+
+    /// Whether the connection has the whole body.
+    pub(super) fn is_whole(&self) -> bool {
+        self.0.progress.has_started()
     }
 }
 

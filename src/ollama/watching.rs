@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::Uri;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -36,7 +35,7 @@ const WHILE_DOWN: Duration = Duration::from_millis(500);
 const WHILE_ODD: Duration = Duration::from_secs(2);
 /// How long a question may take. Twice this after [`Cadence::look`] a hanging Ollama is withdrawn: long enough for one whose
 /// machine reads a model of many GB from the same disk, short enough that nobody waits for it all day.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long a list may take in all, while the server answers what is easier.
 const LONGEST: Duration = Duration::from_secs(60);
 /// A list that takes longer is worth a word to the owner.
@@ -172,6 +171,7 @@ impl Watch {
             Err(gone) => return gone,
         };
         loop {
+            self.client.life().follow(canary.connection.clone());
             tokio::select! {
                 () = canary.sings_no_more() => match self.check(canary).await {
                     Ok(next) => {
@@ -215,7 +215,7 @@ impl Watch {
             ServerKind::OpenAi | ServerKind::Grpc => false,
         };
         let connection = match connection {
-            true => Some(connect(target).await.map_err(|_| Trouble::Nothing(target.clone()))?),
+            true => Some(Arc::new(connect(target).await.map_err(|_| Trouble::Nothing(target.clone()))?)),
             false => None,
         };
         Ok(Canary { connection, target: target.clone(), since: Instant::now() })
@@ -420,6 +420,7 @@ impl Watch {
     fn gone(&mut self, problem: Trouble) {
         self.fits = Fits::default();
         self.told.clear();
+        self.client.life().follow(None);
         self.remember(|_| Memory::default());
         self.publish.send_if_modified(|known| {
             if !known.healthy && known.problem.as_ref() == Some(&problem) {
@@ -439,7 +440,7 @@ impl Watch {
 
 /// An idle connection whose end is the end of the server; without one, knocks.
 struct Canary {
-    connection: Option<TcpStream>,
+    connection: Option<Arc<TcpStream>>,
     target: Uri,
     since: Instant,
 }
@@ -451,7 +452,13 @@ impl Canary {
     async fn sings_no_more(&mut self) {
         match &mut self.connection {
             // Nothing was asked, so nothing comes; if something does, it is an odd server's farewell.
-            Some(connection) => drop(connection.read(&mut [0; 64]).await),
+            Some(connection) => loop {
+                let _ = connection.readable().await;
+                match connection.try_read(&mut [0; 64]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    _ => return,
+                }
+            },
             None => loop {
                 sleep(KNOCK).await;
                 if connect(&self.target).await.is_err() {

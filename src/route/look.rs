@@ -8,10 +8,10 @@
 //! Memory: 4 KiB (`kept::MAX_STRING`) for the string under way, as much for each of four names, and a byte a level of
 //! nesting up to `MAX_DEPTH`: some 32 KiB, whatever the body.
 
+mod hidden;
 mod keep_alive;
 mod kept;
 mod key;
-mod runner_options;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,12 +21,13 @@ use actson::options::JsonParserOptionsBuilder;
 use actson::{JsonEvent, JsonParser};
 
 use super::ModelName;
+use super::options::{Effect, option};
+pub use hidden::Hidden;
+use hidden::HiddenKeys;
 use keep_alive::KeepAlive;
 use kept::Kept;
 pub use key::Key;
 use key::folded;
-pub use runner_options::RunnerOption;
-use runner_options::RunnerOptions;
 
 /// Deepest nesting: `encoding/json` gives up beyond 10,000; one more is the parser's own bottom.
 const MAX_DEPTH: usize = 10_001;
@@ -75,7 +76,7 @@ pub struct Look {
     web_search: bool,
     remote_host: bool,
     keep_alive: KeepAlive,
-    options: RunnerOptions,
+    hidden: HiddenKeys,
     /// Whether the last `prompt` says something.
     prompt: bool,
     /// Whether there is something in the last `messages`.
@@ -126,7 +127,7 @@ impl Look {
             web_search: false,
             remote_host: false,
             keep_alive: KeepAlive::default(),
-            options: RunnerOptions::default(),
+            hidden: HiddenKeys::default(),
             prompt: false,
             messages: false,
         }
@@ -215,33 +216,32 @@ impl Look {
         self.remote_host
     }
 
-    /// Where the last byte of the key `keep_alive` is, as it is written, counted from the body's start. Whatever the
-    /// spelling, a `6` there makes it a key that nobody knows (`keep_aliv6`, `keep_aliv\u0066`) of the same length.
-    pub fn keep_alive_at(&self) -> Option<u64> {
-        self.keep_alive.at()
+    /// Keys by which a request says how long its model stays in memory or how it is loaded, in their order.
+    pub fn hidden(&self) -> &[Hidden] {
+        self.hidden.keys()
     }
 
-    /// The same of an option in the top level's `options`: whatever the spelling, a `6` there makes it one that nobody knows.
-    pub fn option_at(&self, option: RunnerOption) -> Option<u64> {
-        self.options.at(option)
+    /// Whether there are more of them than any honest request has, so that not all are known.
+    pub fn hides_too_much(&self) -> bool {
+        self.hidden.too_many()
     }
 
-    /// An option of the runner that came twice.
-    pub fn doubled_option(&self) -> Option<RunnerOption> {
-        self.options.doubled()
+    /// An option that decides how the model is loaded, and came twice.
+    pub fn doubled_option(&self) -> Option<&'static str> {
+        self.hidden.doubled()
     }
 
     /// The context that is asked for (`num_ctx`), in tokens: whatever number was written, for it need be no whole one.
     pub fn context(&self) -> Option<f64> {
-        self.options.context()
+        self.hidden.context()
     }
 
-    /// Whether what was fed may end in the last byte of `keep_alive` or of an option of the runner, so that it should not be
+    /// Whether what was fed may end in the last byte of a key that is to be [hidden](Self::hidden), so that it should not be
     /// passed on before more has come.
     pub fn may_end_in_hidden(&self) -> bool {
         let is_hidden = |key: Cow<'_, str>| match self.depth {
-            1 => Key::matching(&key) == Some(Key::KeepAlive),
-            2 => self.key == Some(Key::Options) && RunnerOption::matching(&key).is_some(),
+            1 => matches!(Key::matching(&key), Some(Key::KeepAlive | Key::Loading)),
+            2 => self.key == Some(Key::Options) && !matches!(option(&key), Some((_, Effect::Answer))),
             _ => false,
         };
         self.progress == Progress::Open && self.text == Text::Plain && self.kept.text().is_some_and(is_hidden)
@@ -274,7 +274,7 @@ impl Look {
             self.keep_alive.digit(byte);
         }
         if self.in_options() {
-            self.options.digit(byte);
+            self.hidden.digit(byte);
         }
         if byte.is_ascii_digit() {
             // The parser has seen two digits running and would only go on where it is, keeping each.
@@ -349,10 +349,10 @@ impl Look {
             }
             JsonEvent::FieldName if self.depth == 1 => self.field(),
             JsonEvent::FieldName if self.in_options() => {
-                let option = self.kept.text().and_then(|key| RunnerOption::matching(&key));
-                self.options.begin(option, self.at.saturating_sub(1));
+                let spoiled = self.kept.spoiled();
+                self.hidden.option(self.kept.text().as_deref(), self.at.saturating_sub(1), spoiled);
             }
-            JsonEvent::ValueInt | JsonEvent::ValueFloat if self.in_options() => self.options.number(),
+            JsonEvent::ValueInt | JsonEvent::ValueFloat if self.in_options() => self.hidden.number(),
             JsonEvent::FieldName if self.in_tool() => {
                 self.tool_type = self.kept.text().is_some_and(|key| folded(&key) == "type");
             }
@@ -378,7 +378,10 @@ impl Look {
             *times = times.saturating_add(1);
         }
         if self.key == Some(Key::KeepAlive) {
-            self.keep_alive.begin(self.at.saturating_sub(1));
+            self.keep_alive.begin();
+        }
+        if matches!(self.key, Some(Key::KeepAlive | Key::Loading)) {
+            self.hidden.hide(self.at.saturating_sub(1), self.kept.spoiled());
         }
     }
 

@@ -1,5 +1,5 @@
-//! The table of routes (DESIGN.md §3, from `server/routes.go` of Ollama 0.24 and of 0.33, which has the same but for the
-//! two for images) and how a path is read for it.
+//! The table of routes (from `server/routes.go` of Ollama 0.24 and of 0.33, which has the same but for the two for images)
+//! and how a path is read for it.
 
 use http::Method;
 use percent_encoding::percent_decode_str;
@@ -19,30 +19,90 @@ const OWNER: &[&str] = &["signout", "user", "experimental", "signin", "account",
 /// The route of Ollama that reads a form.
 pub(super) const TRANSCRIPTIONS: &str = "/v1/audio/transcriptions";
 
-/// The routes that a model in the body decides.
-const BODY_MODEL: &[&str] = &[
-    "/api/generate",
-    "/api/chat",
-    "/api/embed",
-    "/api/embeddings",
-    "/api/show",
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/messages",
-    TRANSCRIPTIONS,
-    "/v1/images/generations",
-    "/v1/images/edits",
+/// A route, and by which methods, in the order in which Ollama's router lists them in `Allow`.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// A `*` at its end stands for one name.
+    path: &'static str,
+    pub(super) methods: &'static [&'static str],
+    does: Does,
+    /// Whether the newest Ollama has it.
+    pub(super) current: bool,
+}
+
+/// [`Kind`], as the table can name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Root,
+    Tags,
+    Ps,
+    V1Models,
+    BodyModel,
+    PathModel,
+    Version,
+    Manage,
+    Owner(OwnerRoute),
+}
+
+const fn known(path: &'static str, methods: &'static [&'static str], does: Does) -> Known {
+    Known { path, methods, does, current: true }
+}
+
+/// One that the newest Ollama does not have: of an older one, or of the APIs whose clients Ollama serves.
+const fn other(path: &'static str, does: Does) -> Known {
+    Known { path, methods: &["POST"], does, current: false }
+}
+
+/// All that ever crosses the mesh, and what Ollama has beside it.
+const ROUTES: &[Known] = &[
+    known("/", &["HEAD", "GET"], Does::Root),
+    known("/api/version", &["HEAD", "GET"], Does::Version),
+    known("/api/tags", &["HEAD", "GET"], Does::Tags),
+    known("/api/ps", &["GET"], Does::Ps),
+    known("/api/generate", &["POST"], Does::BodyModel),
+    known("/api/chat", &["POST"], Does::BodyModel),
+    known("/api/embed", &["POST"], Does::BodyModel),
+    known("/api/embeddings", &["POST"], Does::BodyModel),
+    known("/api/show", &["POST"], Does::BodyModel),
+    known("/v1/models", &["GET"], Does::V1Models),
+    known(MODEL, &["GET"], Does::PathModel),
+    known("/v1/chat/completions", &["POST"], Does::BodyModel),
+    known("/v1/completions", &["POST"], Does::BodyModel),
+    known("/v1/embeddings", &["POST"], Does::BodyModel),
+    known("/v1/responses", &["POST"], Does::BodyModel),
+    known("/v1/messages", &["POST"], Does::BodyModel),
+    known(TRANSCRIPTIONS, &["POST"], Does::BodyModel),
+    other("/v1/images/generations", Does::BodyModel),
+    other("/v1/images/edits", Does::BodyModel),
+    other("/v1/rerank", Does::BodyModel),
+    other("/v1/messages/count_tokens", Does::BodyModel),
+    known("/api/pull", &["POST"], Does::Manage),
+    known("/api/push", &["POST"], Does::Manage),
+    known("/api/create", &["POST"], Does::Manage),
+    known("/api/copy", &["POST"], Does::Manage),
+    known("/api/delete", &["DELETE"], Does::Manage),
+    known("/api/blobs/*", &["HEAD", "POST"], Does::Manage),
+    known("/api/status", &["GET"], Does::Owner(OwnerRoute::Status)),
+    known("/api/me", &["POST"], Does::Owner(OwnerRoute::Me)),
+    known("/api/signout", &["POST"], Does::Owner(OwnerRoute::Forbidden)),
+    known("/api/user/keys/*", &["DELETE"], Does::Owner(OwnerRoute::Forbidden)),
+    known("/api/experimental/web_search", &["POST"], Does::Owner(OwnerRoute::Forbidden)),
+    known("/api/experimental/web_fetch", &["POST"], Does::Owner(OwnerRoute::Forbidden)),
+    known("/api/experimental/model-recommendations", &["GET"], Does::Owner(OwnerRoute::Forbidden)),
 ];
 
-/// Of those, the ones that no runner works for.
-const ONLY_LOOKS: &[&str] = &["/api/show"];
+/// The one route whose name may hold slashes where the server is no Ollama: `org/model`.
+const MODEL: &str = "/v1/models/*";
+
+/// Of those whose body names a model, the ones that no runner works for.
+const ONLY_LOOKS: &[&str] = &["/api/show", "/v1/messages/count_tokens"];
+
+/// Of those, the ones where Ollama knows nothing of a model that is not there.
+const OTHERS_MODELS: &[&str] = &["/v1/rerank", "/v1/messages/count_tokens"];
 
 /// What other servers than Ollama have their runners work for beside those: llama-server's own paths, and OpenAI's without
 /// its version. (Spelled otherwise they are not lent; an Ollama's are redirected.)
 const OTHERS_RUN: &[&str] = &[
-    "/v1/rerank",
     "/v1/reranking",
     "/rerank",
     "/reranking",
@@ -84,28 +144,54 @@ pub(super) fn strictest(path: &str) -> String {
     read
 }
 
-/// What Ollama's router matches exactly.
+// === impl Known ===
+
+impl Known {
+    /// The name in the path, where the route has one; nothing if it is another route.
+    fn name<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.path.strip_suffix('*') {
+            Some(before) => path.strip_prefix(before).filter(|name| !name.is_empty()),
+            None => (path == self.path).then_some(""),
+        }
+    }
+}
+
+/// The route of the newest Ollama at a path, as its router matches it.
+pub(super) fn ollamas(path: &str) -> Option<&'static Known> {
+    let one_segment = |name: &str| !name.contains('/');
+    ROUTES.iter().filter(|known| known.current).find(|known| known.name(path).is_some_and(one_segment))
+}
+
+/// The known route that this is, spelled as its server will read it and not otherwise.
 pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
-    let get = method == Method::GET;
-    let read = get || method == Method::HEAD;
-    Some(match path {
-        "/" if read => Kind::Root,
-        "/api/tags" if read => Kind::Tags,
-        "/api/ps" if get => Kind::Ps,
-        "/v1/models" if get => Kind::V1Models,
-        "/api/version" if read => Kind::Version,
-        "/api/version" => Kind::Any,
-        _ if method == Method::POST && BODY_MODEL.contains(&path) => Kind::BodyModel,
-        _ => match path.strip_prefix("/v1/models/") {
-            Some(model) if get && !model.is_empty() && !has_dots(model) => Kind::PathModel(model.to_owned()),
-            _ => return None,
-        },
+    let (known, name) = ROUTES.iter().find_map(|known| Some((known, known.name(path)?)))?;
+    // What a careless router would find elsewhere is no name.
+    let below = || strictest(path).starts_with(known.path.trim_end_matches('*'));
+    let is_name = name.is_empty() || (!has_dots(name) && (known.path == MODEL || !name.contains('/')) && below());
+    if is_name && method == Method::HEAD && matches!(known.does, Does::V1Models | Does::PathModel) {
+        // Servers of the OpenAI API have it; an Ollama says that it has not.
+        return Some(Kind::Any);
+    }
+    (known.methods.contains(&method.as_str()) && is_name).then(|| match known.does {
+        Does::Root => Kind::Root,
+        Does::Tags => Kind::Tags,
+        Does::Ps => Kind::Ps,
+        Does::V1Models => Kind::V1Models,
+        Does::BodyModel => Kind::BodyModel,
+        Does::PathModel => Kind::PathModel(name.to_owned()),
+        Does::Version => Kind::Version,
+        Does::Manage => Kind::Manage,
+        Does::Owner(route) => Kind::Owner(route),
     })
 }
 
 /// Whether a `POST` there is work for the runner of a model.
 pub(super) fn runs_model(path: &str) -> bool {
-    (BODY_MODEL.contains(&path) && !ONLY_LOOKS.contains(&path)) || OTHERS_RUN.contains(&path)
+    (names_model(path) && !ONLY_LOOKS.contains(&path)) || OTHERS_RUN.contains(&path)
+}
+
+fn names_model(path: &str) -> bool {
+    ROUTES.iter().any(|known| known.does == Does::BodyModel && known.path == path)
 }
 
 /// What needs more than `infer` under the strictest reading.
@@ -131,17 +217,8 @@ pub(super) fn guarded(strict: &str) -> Option<Kind> {
 /// Whether Ollama has a route there that is about models or lists them, by whatever method.
 pub(super) fn is_ollamas(path: &str) -> bool {
     let named = path.strip_prefix("/v1/models/").is_some_and(|model| !model.is_empty() && !model.contains('/'));
-    named || BODY_MODEL.contains(&path) || ["/", "/api/tags", "/api/ps", "/api/version", "/v1/models"].contains(&path)
-}
-
-/// What is in no table: harmless as far as anybody knows.
-pub(super) fn unlisted(method: &Method, path: &str) -> Kind {
-    match *method {
-        // A wrong method: a 405 whatever the body names, and who has that model does not matter.
-        _ if is_ollamas(path) => Kind::Any,
-        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::CONNECT => Kind::Any,
-        _ => Kind::BodyModel,
-    }
+    let of_body = names_model(path) && !OTHERS_MODELS.contains(&path);
+    named || of_body || ["/", "/api/tags", "/api/ps", "/api/version", "/v1/models"].contains(&path)
 }
 
 /// Whose clients ask for this path.
@@ -220,8 +297,9 @@ mod tests {
     #[test]
     fn a_runner_has_work_with_what_runs_a_model_and_with_nothing_else() {
         let runs = |method: Method, path: &str| super::super::runs_model(&method, &path.parse().unwrap());
-        for path in BODY_MODEL.iter().chain(["/v1/rerank", "/api/%67enerate", "/api/chat?x=1"].iter()) {
-            assert_eq!(runs(Method::POST, path), *path != "/api/show", "{path}");
+        let named = ROUTES.iter().filter(|known| known.does == Does::BodyModel).map(|known| known.path);
+        for path in named.chain(["/v1/reranking", "/api/%67enerate", "/api/chat?x=1"]) {
+            assert_eq!(runs(Method::POST, path), !ONLY_LOOKS.contains(&path), "{path}");
             assert!(!runs(Method::GET, path), "{path}");
         }
         for path in ["/", "/api/tags", "/api/pull", "/api/version", "/v1/models/m", "/v1/messages/count_tokens", "/x"] {
@@ -268,18 +346,30 @@ mod tests {
     }
 
     #[test]
-    fn what_ollama_redirects_or_does_not_know_is_left_to_ollama() {
-        assert_eq!(kind(Method::GET, "/api/tags/"), Kind::Any);
-        assert_eq!(kind(Method::GET, "//api/tags"), Kind::Any);
-        assert_eq!(kind(Method::GET, "/api/x/../tags"), Kind::Any);
-        assert_eq!(kind(Method::GET, "/nope"), Kind::Any);
-        assert_eq!(kind(Method::POST, "/api/nope"), Kind::BodyModel);
-        assert_eq!(kind(Method::GET, "/api/generate"), Kind::Any);
-        assert_eq!(kind(Method::PUT, "/api/generate"), Kind::Any);
-        assert_eq!(kind(Method::POST, "/api/tags"), Kind::Any);
-        assert_eq!(kind(Method::POST, "/v1/models/x"), Kind::Any);
-        assert_eq!(kind(Method::HEAD, "/api/ps"), Kind::Any);
-        assert_eq!(kind(Method::OPTIONS, "*"), Kind::Any);
+    fn what_is_not_in_the_table_as_it_is_written_is_unknown() {
+        for (method, path) in [
+            (Method::GET, "/api/tags/"),
+            (Method::GET, "//api/tags"),
+            (Method::GET, "/api/x/../tags"),
+            (Method::GET, "/API/tags"),
+            (Method::GET, "/nope"),
+            (Method::POST, "/api/nope"),
+            (Method::GET, "/api/generate"),
+            (Method::PUT, "/api/generate"),
+            (Method::POST, "/api/tags"),
+            (Method::POST, "/api/version"),
+            (Method::POST, "/v1/models/x"),
+            (Method::DELETE, "/v1/models/x"),
+            (Method::GET, "/v1/models/%252e%252e/slots"),
+            (Method::GET, "/v1/models/a%5C..%5C..%5Cslots"),
+            (Method::HEAD, "/api/ps"),
+            (Method::GET, "/v1/rerank"),
+            (Method::OPTIONS, "*"),
+        ] {
+            assert_eq!(kind(method.clone(), path), Kind::Unknown, "{method} {path}");
+        }
+        assert_eq!(kind(Method::GET, "/v1/models/org/model"), Kind::PathModel("org/model".into()));
+        assert_eq!(kind(Method::POST, "/v1/messages/count_tokens"), Kind::BodyModel);
     }
 
     #[test]

@@ -46,12 +46,12 @@ impl Dialect {
         }
     }
 
-    /// Whether a server of this kind is one to ask; `local` is this machine's own, which lends more to its owner.
+    /// Whether a server of this kind is one to ask; `local` is this machine's own, of which its owner may ask what they like.
     pub fn suits(self, server: ServerKind, local: bool) -> bool {
         match (self, server) {
             (Self::Ollama, server) => server == ServerKind::Ollama,
             (Self::OpenAi, server) => server != ServerKind::Grpc,
-            (Self::Grpc, server) => server == ServerKind::Grpc,
+            (Self::Grpc, server) => server == ServerKind::Grpc || local,
             (Self::Other, ServerKind::Ollama) => true,
             (Self::Other, ServerKind::OpenAi) => local,
             (Self::Other, ServerKind::Grpc) => false,
@@ -61,7 +61,7 @@ impl Dialect {
     /// Whether only those that it suits can understand it. Else they come first, and if there are none everybody is
     /// asked, who will say for themselves.
     pub const fn is_strict(self) -> bool {
-        matches!(self, Self::Ollama | Self::OpenAi)
+        !matches!(self, Self::Other)
     }
 }
 
@@ -72,8 +72,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether a server of this kind lends this to peers at all. What is not known is not lent, spelled as it may be; an
-/// Ollama's own routes are sorted by [`classify`](super::classify) and their scopes.
+/// Whether a server of this kind shares this [known](super::is_known) route with peers, or this method of gRPC. Of an Ollama
+/// that is all of them, sorted by [`classify`](super::classify) and their scopes.
 pub fn is_lent(server: ServerKind, method: &Method, path: &str) -> bool {
     let strict = path::strictest(&path::decoded(path));
     match server {

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt as _;
 
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
-use crate::exchange::{self, Ask, Body, ExchangeError, Place, ResetCode, Ticket, Turn};
+use crate::exchange::{self, Ask, Body, ExchangeError, Place, Progress, ResetCode, Ticket, Turn};
 use crate::id::NodeName;
 use crate::wire::frame::{self, Event, FrameError, Kind};
 use crate::wire::head;
@@ -20,6 +20,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a slot is kept for a request whose turn it is, until that is acknowledged. It is on its way at once, and others
 /// wait for the slot; a lossy network needs a retransmission or two.
 const TURN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An answer that comes within this time of its request says by itself that the server had it: the word for that would be a
+/// packet more.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// An exchange that a peer has opened.
 #[derive(Debug)]
@@ -67,13 +71,15 @@ impl Incoming {
     async fn read(mut self, within: Duration, peer: &NodeName) -> Result<Opening, StreamError> {
         let slow = |_| StreamError::Slow(within.as_secs());
         match tokio::time::timeout(within, self.hear()).await.map_err(slow).flatten() {
-            Ok(First::Request(head, has_body)) => {
+            Ok(First::Request(mut head, has_body)) => {
+                let progress = Progress::default();
+                head.extensions_mut().insert(progress.clone());
                 let body = if has_body {
                     RecvBody::new(self.reader, peer.clone(), head.headers()).boxed_unsync()
                 } else {
                     exchange::empty()
                 };
-                Ok(Opening::Request(head.map(|()| body), Responder { writer: self.writer }))
+                Ok(Opening::Request(head.map(|()| body), Responder { writer: self.writer, progress }))
             }
             Ok(First::Ticket(ask)) => Ok(Opening::Ticket(ask, Waiting { writer: self.writer, reader: self.reader })),
             Err(error) => {
@@ -167,8 +173,8 @@ impl Waiting {
         };
         let slot = match turn {
             Ok(Turn::Slot(slot)) => slot,
-            Ok(Turn::Refused(answer)) => return Responder { writer: self.writer }.answer(ready(Ok(answer))).await,
-            Err(PumpError::Body(error)) => return Responder { writer: self.writer }.answer(ready(Err(error))).await,
+            Ok(Turn::Refused(answer)) => return Responder::new(self.writer).answer(ready(Ok(answer))).await,
+            Err(PumpError::Body(error)) => return Responder::new(self.writer).answer(ready(Err(error))).await,
             Err(error) => return Err(error),
         };
         in_turn(self.writer.frame(frame::encode(Kind::Turn, &[]).map_err(StreamError::from)?)).await?;
@@ -187,9 +193,16 @@ async fn in_turn(saying: impl Future<Output = Result<(), StreamError>>) -> Resul
 #[derive(Debug)]
 pub struct Responder {
     writer: Writer,
+    /// How far the request came at the server.
+    progress: Progress,
 }
 
 impl Responder {
+    /// Where the answer to no request goes.
+    fn new(writer: Writer) -> Self {
+        Self { writer, progress: Progress::default() }
+    }
+
     /// Waits for the answer and sends it, head, body and trailers, and until the peer has all of it: a node that stops
     /// must not close the connection before. If the peer gives up first, `answer` or the body it gave is dropped at once,
     /// which ends the work behind it.
@@ -204,7 +217,7 @@ impl Responder {
     ) -> Result<(), PumpError> {
         let mut given_up = pin!(self.writer.stopped());
         let sending = async {
-            let sent = send(&mut self.writer, answer).await;
+            let sent = send(&mut self.writer, &self.progress, answer).await;
             match &sent {
                 Ok(()) => {}
                 Err(PumpError::Body(error)) => self.writer.broken(code_of(error)).await?,
@@ -227,9 +240,36 @@ impl Responder {
 /// Waits for the answer and writes it, up to where it breaks off.
 async fn send(
     writer: &mut Writer,
+    progress: &Progress,
     answer: impl Future<Output = Result<Response<Body>, ExchangeError>>,
 ) -> Result<(), PumpError> {
-    let (head, body) = answer.await.map_err(PumpError::Body)?.into_parts();
+    let mut answer = pin!(answer);
+    let slow = async {
+        progress.started().await;
+        tokio::time::sleep(AT_ONCE).await;
+    };
+    let answered = tokio::select! {
+        biased;
+        answered = &mut answer => answered,
+        () = slow => {
+            let started = frame::encode(Kind::Started, &[]).map_err(StreamError::from)?;
+            let mut telling = pin!(writer.frame(started));
+            // A peer that reads nothing holds this up for as long as it likes, but not what the answer waits for.
+            let early = tokio::select! {
+                biased;
+                told = &mut telling => told.map(|()| None)?,
+                answered = &mut answer => Some(answered),
+            };
+            match early {
+                Some(answered) => {
+                    telling.await?;
+                    answered
+                }
+                None => answer.await,
+            }
+        }
+    };
+    let (head, body) = answered.map_err(PumpError::Body)?.into_parts();
     let has_body = has_body(&body);
     writer.hold(&head::encode_response(&head, has_body).map_err(StreamError::from)?);
     if has_body {
@@ -243,6 +283,8 @@ async fn send(
 fn code_of(error: &ExchangeError) -> ResetCode {
     match error {
         ExchangeError::Ollama(..) | ExchangeError::Unreachable(_) | ExchangeError::Lost(_) => ResetCode::Upstream,
+        ExchangeError::NotRun(..) => ResetCode::NotRun,
+        ExchangeError::Ended(..) => ResetCode::Ended,
         ExchangeError::Body(_) => ResetCode::Cancelled,
         ExchangeError::Protocol(..) => ResetCode::Protocol,
         ExchangeError::Reset(_, code) => *code,

@@ -15,7 +15,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::stream::{PumpError, Reader, RecvBody, StreamError, Writer, has_body};
 use super::{Closed, Connection, Pulse};
-use crate::exchange::{Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, Place, Report, Slot, Ticket, Turn};
+use crate::exchange::{
+    Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, Place, Progress, Report, Slot, Ticket, Turn,
+};
 use crate::id::{Id, NodeName, Use};
 use crate::wire::frame::{self, Event, FrameError, Kind};
 use crate::wire::head;
@@ -166,9 +168,10 @@ struct Opened {
 impl Opened {
     async fn exchange(self, request: Request<Body>) -> Result<Response<Body>, ExchangeError> {
         let Self { writer, mut reader, counted, peer, pulse } = self;
+        let progress = request.extensions().get::<Progress>().cloned().unwrap_or_default();
         let sending = pulse.acknowledges(send_acknowledged(writer, &mut reader, request));
         let upload = unless_gone(&pulse, sending).await.map_err(|error| error.into_exchange(&peer))?;
-        let head = unless_gone(&pulse, read_head(&mut reader)).await;
+        let head = unless_gone(&pulse, read_head(&mut reader, &progress)).await;
         let (head, has_body) = head.map_err(|error| error.into_exchange(&peer))?;
         Ok(answer(head, has_body, reader, peer, (upload, counted)))
     }
@@ -280,11 +283,14 @@ async fn send_request(mut writer: Writer, request: Request<Body>) -> Result<Uplo
 }
 
 /// Waits for the response's head, as long as it takes.
-async fn read_head(reader: &mut Reader) -> Result<(Response<()>, bool), StreamError> {
-    match reader.next().await? {
-        Some(Event::Frame(Kind::Response, payload)) => Ok(head::decode_response(payload)?),
-        Some(Event::Frame(Kind::Broken, payload)) => Err(StreamError::broken(&payload)),
-        other => Err(unexpected(other)),
+async fn read_head(reader: &mut Reader, progress: &Progress) -> Result<(Response<()>, bool), StreamError> {
+    loop {
+        match reader.next().await? {
+            Some(Event::Frame(Kind::Started, _)) if !progress.has_started() => progress.start(),
+            Some(Event::Frame(Kind::Response, payload)) => return Ok(head::decode_response(payload)?),
+            Some(Event::Frame(Kind::Broken, payload)) => return Err(StreamError::broken(&payload)),
+            other => return Err(unexpected(other)),
+        }
     }
 }
 

@@ -39,6 +39,12 @@ fn write_metrics(text: &mut String, mesh: &dyn Mesh) -> fmt::Result {
     line(text, "ollana_uptime_seconds", &[], status.info.uptime_s)?;
     head(text, "ollana_ollama_healthy", "Whether the local Ollama answers.")?;
     line(text, "ollana_ollama_healthy", &[], u8::from(status.ollama.healthy))?;
+    head(
+        text,
+        "ollana_ignored_fields",
+        "Fields of peers' requests that were ignored, since they decide how a model is kept or loaded.",
+    )?;
+    line(text, "ollana_ignored_fields", &[], status.ollama.ignored)?;
     head(text, "ollana_conflicts", "Unresolved name or key conflicts between connected nodes.")?;
     line(text, "ollana_conflicts", &[], status.conflicts.len())?;
     head(text, "ollana_peers", "Peers known, by state.")?;

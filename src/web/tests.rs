@@ -36,6 +36,7 @@ impl Mesh for Fake {
             server: None,
             lent: false,
             not_lent: Some("lends from <b>18:00".to_owned()),
+            ignored: 3,
             problem: None,
             problem_code: None,
             flaws: Vec::new(),

@@ -13,6 +13,7 @@
 //! | 0x07 | ticket | exchange, towards the gate | JSON: [`Ask`](crate::exchange::Ask) |
 //! | 0x08 | place | exchange, from the gate | JSON: [`Place`](crate::exchange::Place) |
 //! | 0x09 | turn | exchange, from the gate | nothing: a slot is kept for the request that comes now |
+//! | 0x0a | started | exchange, from the gate | nothing: the server has the whole request |
 //! | 0x20 | hello | control, both ways | JSON: [`Hello`](super::control::Hello) |
 //! | 0x21 | refused | control, from the gate | JSON: [`Refused`](super::control::Refused) |
 //! | 0x22 | report | control, from the gate | JSON: [`Report`](crate::exchange::Report) |
@@ -20,8 +21,9 @@
 //! | 0x24 | load | control, from the gate | JSON: [`Load`](crate::exchange::Load) |
 //! | 0x25 | vouching | control, both ways | JSON: [`Vouching`](super::vouching::Vouching) |
 //!
-//! On an exchange a request is `request [data* end]`, its response `ack response [data* end]`; the head says whether a
-//! body follows. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
+//! On an exchange a request is `request [data* end]`, its response `ack [started] response [data* end]`; the head says
+//! whether a body follows. Where the connection is lost, what was acknowledged and not `started` was run by no server; an
+//! answer that comes within a millisecond may come without the word. A body that ends without an `end` frame was broken off, whatever QUIC says of the stream: a complete
 //! answer is never inferred from silence. A `broken` frame, anywhere behind the `ack`, says so behind all that came before
 //! the break, which a reset of the stream could overtake.
 //!
@@ -75,6 +77,8 @@ pub enum Kind {
     Place = 0x08,
     /// It is the ticket's turn.
     Turn = 0x09,
+    /// The server has the whole request.
+    Started = 0x0a,
     /// Who speaks.
     Hello = 0x20,
     /// Why there will be no conversation.
@@ -101,6 +105,7 @@ impl Kind {
             0x07 => Self::Ticket,
             0x08 => Self::Place,
             0x09 => Self::Turn,
+            0x0a => Self::Started,
             0x20 => Self::Hello,
             0x21 => Self::Refused,
             0x22 => Self::Report,
@@ -116,7 +121,7 @@ impl Kind {
         match self {
             Self::Request | Self::Response | Self::End => MAX_HEAD,
             Self::Data => MAX_DATA,
-            Self::Ack | Self::Turn => 0,
+            Self::Ack | Self::Turn | Self::Started => 0,
             Self::Broken => 8,
             Self::Ticket => MAX_TICKET,
             Self::Place => MAX_PLACE,

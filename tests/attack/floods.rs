@@ -296,7 +296,7 @@ async fn a_peer_that_reads_nothing_stalls_its_own_answers_and_no_ones_memory() {
     let mut streams = Vec::new();
     for _ in 0..20 {
         let (mut send, recv) = within(deaf.connection.open_bi()).await.unwrap();
-        let ask = head("GET", "/fake/download?bytes=100000000000", &[], false);
+        let ask = head("GET", "/api/version?fake=download&bytes=100000000000", &[], false);
         send.write_all(&frame(REQUEST, &ask)).await.unwrap();
         streams.push((send, recv));
     }

@@ -179,7 +179,7 @@ async fn infer_neither_unloads_nor_pins_what_others_use() {
     let pin = br#"{"model":"m","prompt":"x","keep_alive":-1}"#;
     assert_eq!(guest.ask("POST", "/api/generate", &[], pin).await.unwrap().status, 200);
     let seen = ollama.counts().last("/api/generate").unwrap().clone();
-    let known = br#"{"model":"m","prompt":"x","keep_aliv6":-1}"#;
+    let known = br#"{"model":"m","prompt":"x","keep_aliv ":-1}"#;
     let sha256 = |bytes: &[u8]| {
         use sha2::Digest as _;
         sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>()

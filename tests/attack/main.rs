@@ -16,6 +16,8 @@ mod shown;
 #[allow(dead_code)]
 #[path = "../mesh/stranger.rs"]
 mod stranger;
+#[path = "../support/victim.rs"]
+mod victim;
 
 mod floods;
 mod gate;
@@ -25,6 +27,7 @@ mod handshake;
 mod home;
 mod pairing;
 mod revoked;
+mod routes;
 mod secrets;
 mod slots;
 mod web;

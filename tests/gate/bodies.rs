@@ -112,13 +112,13 @@ async fn a_long_body_streams_through_unchanged() {
 }
 
 #[tokio::test]
-async fn both_sides_may_talk_at_once_where_it_is_not_json() {
+async fn both_sides_may_talk_at_once_where_the_owner_sends_no_json() {
     let provider = Provider::start(&[]).await;
     let (frames, body) = by_hand();
     let mut asked = post("/fake/echo", body);
     asked.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
     // The head comes although nothing of the body has.
-    let mut answer = provider.gate.serve(peer(Scope::Infer), asked).await.unwrap();
+    let mut answer = provider.gate.serve(Caller::Owner, asked).await.unwrap();
     for piece in ["\0{\"model\":\"x:cloud\"", "}{{]", "\u{1}end"] {
         frames.send(Ok(Bytes::from(piece))).await.unwrap();
         let echoed = answer.body_mut().frame().await.unwrap().unwrap().into_data().unwrap();

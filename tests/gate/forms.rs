@@ -69,7 +69,6 @@ async fn what_a_form_may_not_ask_for_is_never_heard() {
             403,
             "cloud",
         ),
-        ("/v1/audio/translations", named("x:cloud"), 403, "cloud"),
         ("/v1/audio/transcriptions?model=m", named("m"), 400, "doubled-key"),
         ("/v1/audio/transcriptions?model=m&model=m", "--xYz--".to_owned(), 400, "doubled-key"),
         (PATH, late, 400, "doubled-key"),

@@ -107,10 +107,10 @@ async fn where_ollama_does_not_decompress_nothing_is_decompressed() {
         let answer = provider.ask(peer(Scope::Infer), asked).await;
         assert!(answer.status.is_client_error(), "{coding} {}", answer.body);
     }
-    // Of a server that is not known nobody knows what it does.
+    // Of a path that is not known nobody knows what it does.
     let answer = provider.ask(peer(Scope::Infer), post("/v2/unheard/of", packed(&chat("m")))).await;
-    let got = (answer.status, answer.refusal.as_deref());
-    assert_eq!(got, (StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unreadable")));
+    assert_eq!((answer.status, &*answer.body), (StatusCode::NOT_FOUND, "404 page not found"));
+    assert_eq!(provider.fake.counts().of("/v2/unheard/of"), 0);
     assert_eq!(provider.fake.counts().tokens, 0);
 }
 

@@ -199,9 +199,7 @@ async fn cloud_models_never_cross_by_whatever_name() {
         r#"{"model":"mine","prompt":"x"}"#,
         r#"{"model":"library/MINE:latest","prompt":"x"}"#,
     ] {
-        for path in
-            ["/api/generate", "/api/chat", "/api/show", "/v1/chat/completions", "/v1/messages", "/v1/unheard/of"]
-        {
+        for path in ["/api/generate", "/api/chat", "/api/show", "/v1/chat/completions", "/v1/messages"] {
             let answer = provider.ask(peer(Scope::Infer), request("POST", path, body)).await;
             assert_eq!(
                 (answer.status, answer.refusal.as_deref()),
@@ -234,7 +232,8 @@ async fn cloud_models_never_cross_by_whatever_name() {
     let hidden = r#"{"model":"x:cloud","prompt":"x"}"#;
     for path in ["/api/blobs/../generate", "/api/blobs/%2e%2e/generate", "/api/blobs/x/../../generate"] {
         let answer = provider.ask(peer(Scope::Manage), request("POST", path, hidden)).await;
-        assert_eq!(answer.refusal.as_deref(), Some("cloud"), "{path}");
+        // As Ollama's router reads them, which does not find the route.
+        assert!(matches!(answer.status.as_u16(), 307 | 404), "{path}: {}", answer.status);
     }
     let counts = provider.fake.counts();
     assert_eq!((counts.tokens, counts.of("/api/generate"), counts.of("/api/pull")), (0, 0, 0));
@@ -336,7 +335,7 @@ async fn an_ollama_that_is_gone_is_an_error_and_not_an_answer() {
     let mut provider = Provider::start(&["m"]).await;
     provider.fake.stop().await;
     let error = provider.gate.serve(Caller::Owner, request("GET", "/api/version", "")).await.unwrap_err();
-    assert!(matches!(error, ExchangeError::Ollama(..)), "{error}");
+    assert!(matches!(error, ExchangeError::NotRun(..)), "{error}");
     provider.gate.report().wait_for(|report| !report.provider).await.unwrap();
     // What comes there next may be another kind of server, with other paths to keep peers from.
     let answer = provider.ask(peer(Scope::Infer), request("GET", "/api/version", "")).await;
@@ -359,7 +358,7 @@ async fn what_a_manager_passes_on_for_guests_is_no_managers() {
         provider.ask(peer(Scope::Manage), for_guest(request("DELETE", "/api/delete", r#"{"name":"m"}"#))).await;
     assert_eq!((answer.status, answer.refusal.as_deref()), (StatusCode::FORBIDDEN, Some("scope")));
     // It says so between nodes, and not to Ollama; and gives nothing to who has nothing.
-    let told = for_guest(request("GET", "/fake/headers", ""));
+    let told = for_guest(request("GET", "/api/version?fake=headers", ""));
     let told = provider.ask(peer(Scope::Manage), told).await;
     assert!(told.status == 200 && !told.body.contains("ollana-guest"), "{}", told.body);
     let nothing = for_guest(request("GET", "/api/version", ""));

@@ -59,15 +59,12 @@ async fn a_peer_does_not_unload_what_others_use() {
 async fn what_a_peer_says_of_it_does_not_reach_ollama_and_all_else_does() {
     let provider = Provider::start(&["m"]).await;
     let texts = [
-        (r#"{"model":"m","keep_alive":-1,"prompt":"x"}"#, r#"{"model":"m","keep_aliv6":-1,"prompt":"x"}"#),
+        (r#"{"model":"m","keep_alive":-1,"prompt":"x"}"#, r#"{"model":"m","keep_aliv ":-1,"prompt":"x"}"#),
         (
             r#"{"keep_aliv\u0065":"24h","model":"m","prompt":"x"}"#,
-            r#"{"keep_aliv\u0066":"24h","model":"m","prompt":"x"}"#,
+            r#"{"keep_aliv\u0060":"24h","model":"m","prompt":"x"}"#,
         ),
-        (
-            r#"{"model":"m","prompt":"x","options":{"keep_alive":1}}"#,
-            r#"{"model":"m","prompt":"x","options":{"keep_alive":1}}"#,
-        ),
+        (r#"{"model":"m","prompt":"x","x":{"keep_alive":1}}"#, r#"{"model":"m","prompt":"x","x":{"keep_alive":1}}"#),
     ];
     for (written, sent) in texts {
         for (caller, expected) in [(peer(Scope::Infer), sent), (peer(Scope::Manage), written), (Caller::Owner, written)]
@@ -107,4 +104,23 @@ async fn who_had_to_make_way_for_a_model_is_known_to_be_gone_as_soon_as_that_is_
     provider.fake.models(|models| models.iter_mut().for_each(|model| model.loaded = false));
     let _loads = tokio::spawn(provider.gate.serve(peer(Scope::Infer), ask("n")));
     timeout(Duration::from_secs(2), state.wait_for(|state| !in_memory(state))).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_does_not_say_how_a_model_is_loaded() {
+    let provider = Provider::start(&["m"]).await;
+    let written = r#"{"model":"m","prompt":"x","shift":false,"think":false,"options":{"draft_num_predict":8,"num_gpu":0,"seed":1,"some_new_one":true}}"#;
+    let sent = r#"{"model":"m","prompt":"x","shif ":false,"think":false,"options":{"draft_num_predic ":8,"num_gp ":0,"seed":1,"some_new_on ":true}}"#;
+    for path in ["/api/generate", "/v1/completions"] {
+        for (caller, expected, ignored) in
+            [(peer(Scope::Infer), sent, 4), (peer(Scope::Manage), written, 0), (Caller::Owner, written, 0)]
+        {
+            let before = provider.gate.ignored();
+            let answer = provider.ask(caller, request("POST", path, written)).await;
+            assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+            let seen = provider.fake.counts().last(path).unwrap().clone();
+            assert_eq!((seen.length, seen.sha256), (written.len() as u64, sha256(expected.as_bytes())));
+            assert_eq!(provider.gate.ignored() - before, ignored);
+        }
+    }
 }

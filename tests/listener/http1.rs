@@ -212,7 +212,7 @@ async fn trailers_pass_where_they_are_welcome() {
     let mut client = node.client().await;
     client
         .send(
-            "POST /x HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: x-in\r\n\r\n\
+            "POST /api/show HTTP/1.1\r\nHost: localhost\r\nTE: trailers\r\nTransfer-Encoding: chunked\r\nTrailer: x-in\r\n\r\n\
              1\r\na\r\n0\r\nx-in: 1\r\n\r\n",
         )
         .await;

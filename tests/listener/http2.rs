@@ -47,6 +47,7 @@ async fn many_requests_share_a_connection_and_none_waits_for_another() {
 #[tokio::test]
 async fn both_directions_flow_at_once_and_end_with_trailers() {
     let (_a, mut a) = FakeEndpoint::new("a", &[]);
+    _a.reports(|report| report.api = ollana::exchange::ServerKind::Grpc);
     let node = Node::over(&[&_a]).await;
     let mut client = connect(&node).await;
     let (up, receiver) = mpsc::channel::<Result<Frame<Bytes>, ExchangeError>>(1);

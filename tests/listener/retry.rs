@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
-use ollana::exchange::{ExchangeError, Health, REFUSAL_HEADER, ResetCode, full};
+use ollana::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
 use ollana::id::NodeName;
 
 use crate::{Call, FakeEndpoint, Node, request, soon};
@@ -56,7 +56,7 @@ async fn with_nobody_to_take_over_it_is_502() {
 }
 
 #[tokio::test]
-async fn it_is_tried_three_times_at_most() {
+async fn what_was_not_run_is_tried_as_often_as_there_are_servers() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
     let (_c, mut c) = FakeEndpoint::new("c", &["m"]);
@@ -64,16 +64,73 @@ async fn it_is_tried_three_times_at_most() {
     let node = Node::over(&[&_a, &_b, &_c, &_d]).await;
     let mut client = node.client().await;
     client.send(&request("POST /api/chat", CHAT)).await;
-    for _ in 0..3 {
+    let not_run = [
+        || ExchangeError::Unreachable(NodeName::lossy("x")),
+        || ExchangeError::Reset(NodeName::lossy("x"), ResetCode::NotRun),
+        || ExchangeError::NotRun("x".into(), "refused".into()),
+        || ExchangeError::Lost(NodeName::lossy("x")),
+    ];
+    for error in not_run {
         let call: Call = soon(async {
             tokio::select! { x = a.next() => x, x = b.next() => x, x = c.next() => x, x = d.next() => x }
         })
         .await;
-        call.reply(Err(ExchangeError::Unreachable(NodeName::lossy("x"))));
+        call.reply(Err(error()));
     }
     assert_eq!(client.reply().await.status, 502);
     let left = [&a, &b, &c, &d].into_iter().filter(|calls| !calls.is_empty()).count();
     assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn what_a_server_had_whole_is_tried_once_more_at_most() {
+    type Fails = fn(&Call) -> Result<Response<ollana::exchange::Body>, ExchangeError>;
+    let failures: [Fails; 4] = [
+        |_| Err(broken("x")),
+        |_| Err(ExchangeError::Ollama("x".into(), "reset".into())),
+        |_| Ok(Response::builder().status(500).body(full("no")).unwrap()),
+        |call| {
+            call.request.extensions().get::<Progress>().unwrap().start();
+            Err(ExchangeError::Lost(NodeName::lossy("x")))
+        },
+    ];
+    for fails in failures {
+        let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+        let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+        let (_c, mut c) = FakeEndpoint::new("c", &["m"]);
+        let node = Node::over(&[&_a, &_b, &_c]).await;
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        for _ in 0..2 {
+            let call: Call = soon(async {
+                tokio::select! { x = a.next() => x, x = b.next() => x, x = c.next() => x }
+            })
+            .await;
+            let answer = fails(&call);
+            call.reply(answer);
+        }
+        assert!(client.reply().await.status >= 500);
+        assert!(a.is_empty() && b.is_empty() && c.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_ended_a_server_is_not_tried_again() {
+    for error in [
+        ExchangeError::Reset(NodeName::lossy("x"), ResetCode::Ended),
+        ExchangeError::Ended("127.0.0.1:11434".into(), "reset".into()),
+    ] {
+        let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+        let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+        let node = Node::over(&[&_a, &_b]).await;
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        next!(a, b).1.reply(Err(error));
+        let reply = client.reply().await;
+        assert_eq!(reply.status, 502);
+        assert!(reply.body.contains("not tried elsewhere"), "{}", reply.body);
+        assert!(a.is_empty() && b.is_empty());
+    }
 }
 
 #[tokio::test]
@@ -231,35 +288,38 @@ async fn a_peer_that_is_gone_is_502_if_it_was_the_only_one() {
 }
 
 #[tokio::test]
-async fn what_is_not_ollamas_own_is_done_once_once_a_gate_has_taken_it() {
+async fn what_is_in_no_table_of_routes_goes_to_no_other_machine() {
+    let (_a, a) = FakeEndpoint::new("a", &["m"]);
+    let node = Node::over(&[&_a]).await;
+    let mut client = node.client().await;
+    for head in ["POST /jobs", "POST /api/later", "PUT /v1/files", "GET /jobs/7"] {
+        client.send(&request(head, CHAT)).await;
+        let reply = client.reply().await;
+        assert_eq!((reply.status, &*reply.body), (404, "404 page not found"), "{head}");
+    }
+    assert!(a.is_empty());
+    // This machine's own server is asked once, as it may have done something.
+    let (_own, mut own) = FakeEndpoint::local("me", &["m"]);
+    node.joins(&_own);
+    client.send(&request("POST /api/chat", CHAT)).await;
+    soon(own.next()).await.answer(StatusCode::OK, "done");
+    client.reply().await;
+    client.send(&request("POST /jobs", CHAT)).await;
+    soon(own.next()).await.reply(Err(broken("me")));
+    let reply = client.reply().await;
+    assert_eq!(reply.status, 502);
+    assert!(reply.body.contains("not tried again"), "{}", reply.body);
+    assert!(own.is_empty() && a.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_lost_before_it_started_runs_elsewhere() {
     let lost = || ExchangeError::Lost(NodeName::lossy("x"));
-    let unreachable = || ExchangeError::Unreachable(NodeName::lossy("x"));
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
     let node = Node::over(&[&_a, &_b]).await;
     let mut client = node.client().await;
-    for head in ["POST /jobs", "POST /api/later", "PUT /v1/files", "DELETE /v1/models/m"] {
-        for failure in [lost(), broken("x")] {
-            client.send(&request(head, CHAT)).await;
-            next!(a, b).1.reply(Err(failure));
-            let reply = client.reply().await;
-            assert_eq!(reply.status, 502, "{head}");
-            assert!(reply.body.contains("not tried again"), "{}", reply.body);
-            assert!(a.is_empty() && b.is_empty(), "{head}");
-        }
-        client.send(&request(head, CHAT)).await;
-        next!(a, b).1.answer(StatusCode::INTERNAL_SERVER_ERROR, "half done");
-        assert_eq!(client.reply().await.body, "half done");
-        client.send(&request(head, CHAT)).await;
-        next!(a, b).1.answer(StatusCode::NOT_FOUND, "unknown");
-        assert_eq!(client.reply().await.body, "unknown");
-        // It was not even sent: nothing was done.
-        client.send(&request(head, CHAT)).await;
-        next!(a, b).1.reply(Err(unreachable()));
-        next!(a, b).1.answer(StatusCode::OK, "done");
-        assert_eq!(client.reply().await.body, "done");
-    }
-    for (head, body) in [("POST /api/chat", CHAT), ("GET /jobs/7", ""), ("GET /api/version", "")] {
+    for (head, body) in [("POST /api/chat", CHAT), ("GET /api/version", "")] {
         client.send(&request(head, body)).await;
         next!(a, b).1.reply(Err(lost()));
         next!(a, b).1.answer(StatusCode::OK, "done");
@@ -274,8 +334,8 @@ async fn what_came_too_late_for_its_slot_is_asked_again_of_the_same_server_which
     let late = || Err(ExchangeError::Reset(NodeName::lossy("a"), ResetCode::Late));
     let node = Node::over(&[&_a]).await;
     let mut client = node.client().await;
-    // More often than a server may fail, and also what must not be done twice: nothing was done.
-    for head in ["POST /api/chat", "POST /jobs"].repeat(3) {
+    // More often than a server may fail: nothing was done.
+    for head in ["POST /api/chat", "POST /api/show"].repeat(3) {
         client.send(&request(head, CHAT)).await;
         soon(a.next()).await.reply(late());
         let mut call = soon(a.next()).await;
@@ -328,13 +388,14 @@ async fn a_server_that_always_calls_a_request_late_does_not_keep_it_from_another
 }
 
 #[tokio::test]
-async fn what_is_not_ollamas_own_is_not_taken_away_from_a_peer_that_is_silent_for_a_moment() {
+async fn what_has_started_is_not_taken_away_from_a_peer_that_is_silent_for_a_moment() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
     let node = Node::over(&[&_a, &_b]).await;
     let mut client = node.client().await;
-    client.send(&request("POST /jobs", CHAT)).await;
+    client.send(&request("POST /api/chat", CHAT)).await;
     let (first, call) = next!(a, b);
+    call.request.extensions().get::<Progress>().unwrap().start();
     let (at, other) = if first == "a" { (&_a, &mut b) } else { (&_b, &mut a) };
     at.becomes(Health::Suspect);
     // What may move has moved by the time that another request was answered.

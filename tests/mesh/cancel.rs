@@ -206,9 +206,11 @@ async fn between_two_tokens_that_nobody_reads() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn during_an_upload() {
-    for (path, begin) in [("/fake/sink", "abc"), ("/api/generate", r#"{"model":"m","images":["#)] {
+    for (asked, path, begin) in
+        [("/api/show?fake=sink", "/fake/sink", "abc"), ("/api/generate", "/api/generate", r#"{"model":"m","images":["#)]
+    {
         let mesh = Mesh::start(|_| {}).await;
-        let client = Client::uploads(&mesh.user, path, begin).await;
+        let client = Client::uploads(&mesh.user, asked, begin).await;
         mesh.until(|counts| counts.of(path) > u64::from(path == "/api/generate") && counts.running == 1).await;
         mesh.ends_without(client).await;
     }
@@ -217,7 +219,7 @@ async fn during_an_upload() {
 #[tokio::test(flavor = "multi_thread")]
 async fn during_an_upload_that_the_ollama_does_not_read() {
     let mesh = Mesh::start(|_| {}).await;
-    let mut client = Client::uploads(&mesh.user, "/fake/never", "abc").await;
+    let mut client = Client::uploads(&mesh.user, "/api/show?fake=never", "abc").await;
     mesh.until(|counts| counts.running == 1).await;
     let block = vec![0; 64 * 1024];
     while tokio::time::timeout(Duration::from_millis(500), client.0.write_all(&block)).await.is_ok() {}
@@ -234,7 +236,8 @@ async fn during_an_upload_that_the_ollama_does_not_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn during_an_upload_while_the_answer_comes() {
     let mesh = Mesh::start(|_| {}).await;
-    let mut client = Client::uploads(&mesh.user, "/fake/echo", "there and back").await;
+    let mut client =
+        Client::uploads(&mesh.user, "/api/show?fake=echo", r#"{"model":"m","prompt":"there and back"#).await;
     client.hears("there and back").await;
     mesh.ends_without(client).await;
 }
@@ -242,7 +245,7 @@ async fn during_an_upload_while_the_answer_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_comes_early_ends_the_upload_at_the_ollama_and_not_at_the_application() {
     let mesh = Mesh::start(|_| {}).await;
-    let mut client = Client::uploads(&mesh.user, "/fake/early", "abc").await;
+    let mut client = Client::uploads(&mesh.user, "/api/show?fake=early", "abc").await;
     client.hears("too much").await;
     let since = Instant::now();
     mesh.until(|counts| counts.running == 0).await;

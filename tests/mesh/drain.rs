@@ -32,7 +32,9 @@ async fn what_the_ollama_has_said_arrives_before_the_node_ends() {
     assert!(within(met.exchange(get("/api/version"))).await.unwrap().status().is_success());
     // The request arrives, and the Ollama answers it; the answer is lost on the way and has to be said again.
     relay.cut_back(true);
-    let asked = async { met.exchange(get("/fake/download?bytes=100000")).await.unwrap().into_body().collect().await };
+    let asked = async {
+        met.exchange(get("/api/version?fake=download&bytes=100000")).await.unwrap().into_body().collect().await
+    };
     let stopped = async {
         ollama.until(|counts| counts.of("/fake/download") > 0 && counts.running == 0).await;
         // Until the node has taken it.

@@ -17,7 +17,7 @@ async fn a_head_that_lies_about_its_body_does_not_reach_the_ollama() {
     let met = within(Stranger::new("smuggler").dial(provider.mesh)).await;
     until("an Ollama that is lent", || provider.view().ollama().lent.then_some(())).await;
     let request = |length: &[&str], body| {
-        let mut request = Request::post("/fake/early");
+        let mut request = Request::post("/api/show?fake=early");
         for length in length {
             request = request.header("content-length", *length);
         }
@@ -29,7 +29,7 @@ async fn a_head_that_lies_about_its_body_does_not_reach_the_ollama() {
     within(met.exchange(request(&["+3"], exchange::full("abc")))).await.expect_err("refused");
     assert_eq!(ollama.counts().of("/fake/early"), 0);
     // One that is longer or shorter than announced breaks off.
-    let sink = |length: &str| Request::post("/fake/sink").header("content-length", length);
+    let sink = |length: &str| Request::post("/api/show?fake=sink").header("content-length", length);
     let long = sink("2").body(exchange::full("abc")).unwrap();
     let short = sink("4").body(exchange::full("abc")).unwrap();
     for request in [long, short] {
@@ -37,7 +37,7 @@ async fn a_head_that_lies_about_its_body_does_not_reach_the_ollama() {
             assert!(!answer.status().is_success(), "{}", answer.status());
         }
     }
-    let whole = ollama.counts().seen.into_iter().find(|seen| seen.target == "/fake/sink" && seen.complete);
+    let whole = ollama.counts().seen.into_iter().find(|seen| seen.target == "/api/show?fake=sink" && seen.complete);
     assert!(whole.is_none(), "{whole:?}");
 }
 

@@ -9,6 +9,8 @@ mod fake_ollama;
 mod node;
 mod relay;
 mod stranger;
+#[path = "../support/victim.rs"]
+mod victim;
 
 mod cancel;
 mod drain;
@@ -18,6 +20,7 @@ mod invitation;
 mod manage;
 mod owner;
 mod pairing;
+mod poison;
 mod queue;
 mod silence;
 mod together;

@@ -292,11 +292,11 @@ async fn a_break_before_an_answer_is_an_error_of_ollama() {
     .await;
     let (ollama, _watch) = client(addr);
     let error = ollama.send(request(Method::POST, "/x", empty())).await.unwrap_err();
-    assert!(matches!(error, ExchangeError::Ollama(..)), "{error}");
+    assert!(matches!(error, ExchangeError::Ended(..)), "nothing answers there any more: {error}");
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (ollama, _watch) = client(closed);
     let error = ollama.send(get("/")).await.unwrap_err();
-    assert!(matches!(error, ExchangeError::Ollama(..)) && error.to_string().contains("refused"), "{error}");
+    assert!(matches!(error, ExchangeError::NotRun(..)) && error.to_string().contains("refused"), "{error}");
 }
 
 #[tokio::test]

@@ -1,11 +1,13 @@
 //! A real Ollama with a small real model, asked directly and through two nodes; and the models of two of them, changed
 //! through the mesh by the real `ollama` command.
 //!
-//! Where there is no Ollama or no model ([`tools`]) the tests are reported as ignored, with the reason.
+//! Where there is no Ollama or no model ([`tools`]) the tests are reported as ignored, with the reason; so is the one that
+//! reads an Ollama's source ([`source`]).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod manage;
 mod registry;
+mod source;
 #[path = "../support/tools.rs"]
 mod tools;
 
@@ -45,7 +47,15 @@ fn main() {
         .with_kind(kind)
         .with_ignored_flag(lacking.is_some())
     });
-    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    let source = source::checkout().err();
+    let name = "the_table_of_options_has_what_this_source_has";
+    let compared = Trial::test(name, || {
+        source::the_table_of_options_has_what_this_source_has();
+        Ok(())
+    })
+    .with_ignored_flag(source.is_some())
+    .with_kind(source.unwrap_or_default());
+    let conclusion = libtest_mimic::run(&arguments, trials.chain([compared]).collect());
     if let Some(lab) = LAB.get() {
         lab.stop();
     }

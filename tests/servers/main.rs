@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         openai::a_llama_server_is_lent_and_used_at_v1
         openai::without_an_ollama_its_api_says_so_and_its_lists_are_empty
         openai::what_a_server_has_beside_inference_is_its_owners_alone
+        openai::what_a_peer_sends_it_arrives_as_it_was_written
         openai::models_of_both_kinds_are_one_list_and_each_is_asked_what_it_understands
         openai::a_node_that_was_chosen_answers_with_its_own_list
         openai::its_errors_come_as_it_says_them

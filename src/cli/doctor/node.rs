@@ -13,6 +13,7 @@ use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
 use crate::ollama::{Found, probe};
 use crate::peers::PeerView;
+use crate::route::options::{NEWEST, is_newer};
 
 /// Where Ollama's own clients look.
 const DEFAULT_URL: &str = "http://127.0.0.1:11434";
@@ -56,6 +57,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<N
     findings.push(ollama_of(&status));
     findings.extend(mesh_port(&status));
     findings.extend(flaws_of(&status));
+    findings.extend(newer_ollama(&status));
     findings.extend(peers::findings(&status, &peers));
     for conflict in &status.conflicts {
         let (found, advice) = conflict.split_once(" → ").unwrap_or((conflict, "`ollana peers` shows both"));
@@ -119,6 +121,20 @@ fn ollama_of(status: &StatusView) -> Finding {
 fn flaws_of(status: &StatusView) -> impl Iterator<Item = Finding> {
     let advice = "it is shared all the same, with what is understood; a newer version of that server may do better";
     status.ollama.flaws.iter().map(move |flaw| Finding::hint("ollama", flaw, advice))
+}
+
+/// Whether the table of what loads a model anew may have nothing of what this Ollama reads.
+fn newer_ollama(status: &StatusView) -> Option<Finding> {
+    let version = status.ollama.version.as_deref().filter(|version| is_newer(version))?;
+    let (major, minor) = NEWEST;
+    Some(Finding::hint(
+        "ollama",
+        format!(
+            "Ollama {version} is newer than the newest that this version of ollana knows ({major}.{minor}): a peer's request \
+             may have a field that makes it load a model anew"
+        ),
+        "look for a newer version of ollana",
+    ))
 }
 
 /// The port, if a URL is of this machine.

@@ -40,6 +40,7 @@ fn passed_within(
                 trusted: false,
             }),
             max_context,
+            ignored: Ignored::default(),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(refusal);
@@ -65,11 +66,11 @@ fn all_at_once(path: &'static str, text: &str) -> Result<String, Refusal> {
 #[test]
 fn one_byte_of_the_key_is_another_and_all_else_is_as_it_was() {
     for (written, sent) in [
-        (r#"{"model":"m","keep_alive":-1,"prompt":"x"}"#, r#"{"model":"m","keep_aliv6":-1,"prompt":"x"}"#),
-        (r#"{"KEEP_ALIVE" : "24h","model":"m"}"#, r#"{"KEEP_ALIV6" : "24h","model":"m"}"#),
-        (r#"{"model":"m","keep_aliv\u0065":0,"prompt":"x"}"#, r#"{"model":"m","keep_aliv\u0066":0,"prompt":"x"}"#),
-        (r#"{"\u212aeep\u005fAlive":0,"input":"x"}"#, r#"{"\u212aeep\u005fAliv6":0,"input":"x"}"#),
-        ("{\"\u{212a}eep_alive\":0,\"input\":\"x\"}", "{\"\u{212a}eep_aliv6\":0,\"input\":\"x\"}"),
+        (r#"{"model":"m","keep_alive":-1,"prompt":"x"}"#, r#"{"model":"m","keep_aliv ":-1,"prompt":"x"}"#),
+        (r#"{"KEEP_ALIVE" : "24h","model":"m"}"#, r#"{"KEEP_ALIV " : "24h","model":"m"}"#),
+        (r#"{"model":"m","keep_aliv\u0065":0,"prompt":"x"}"#, r#"{"model":"m","keep_aliv\u0060":0,"prompt":"x"}"#),
+        (r#"{"\u212aeep\u005fAlive":0,"input":"x"}"#, r#"{"\u212aeep\u005fAliv ":0,"input":"x"}"#),
+        ("{\"\u{212a}eep_alive\":0,\"input\":\"x\"}", "{\"\u{212a}eep_aliv \":0,\"input\":\"x\"}"),
         // Not the one that counts.
         (
             r#"{"keep_alives":0,"x":{"keep_alive":0},"y":"keep_alive"}"#,
@@ -129,16 +130,25 @@ fn how_a_model_is_loaded_is_not_for_a_lodger_to_say() {
     for (written, sent) in [
         (
             r#"{"model":"m","options":{"num_gpu":0,"seed":1,"num_thread":64,"num_ctx":4096},"prompt":"x"}"#,
-            r#"{"model":"m","options":{"num_gp6":0,"seed":1,"num_threa6":64,"num_ctx":4096},"prompt":"x"}"#,
+            r#"{"model":"m","options":{"num_gp ":0,"seed":1,"num_threa ":64,"num_ctx":4096},"prompt":"x"}"#,
         ),
         (
             r#"{"OPTION\u017f":{"main_gp\u0075":1,"use_mmap" :false,"num_batc\u0068":1}}"#,
-            r#"{"OPTION\u017f":{"main_gp\u0076":1,"use_mma6" :false,"num_batc\u0066":1}}"#,
+            r#"{"OPTION\u017f":{"main_gp\u007b":1,"use_mma " :false,"num_batc\u0060":1}}"#,
         ),
-        // Not those that count: in other letters, deeper, elsewhere, or as values.
+        // Whatever is not known may count in another version; not what is deeper, elsewhere, or a value.
         (
-            r#"{"options":{"NUM_GPU":1,"x":{"num_gpu":1},"y":["num_gpu"],"stop":"num_gpu"},"num_gpu":1}"#,
-            r#"{"options":{"NUM_GPU":1,"x":{"num_gpu":1},"y":["num_gpu"],"stop":"num_gpu"},"num_gpu":1}"#,
+            r#"{"options":{"NUM_GPU":1,"x":{"num_gpu":1},"stop":["num_gpu"],"seed":"num_gpu"},"num_gpu":1}"#,
+            r#"{"options":{"NUM_GP ":1," ":{"num_gpu":1},"stop":["num_gpu"],"seed":"num_gpu"},"num_gpu":1}"#,
+        ),
+        (
+            r#"{"options":{"draft_num_predict":8,"new_one6":1,"\u0041":1,"see\u0064":1,"a\"":1,"é":1,"":1},"prompt":"x"}"#,
+            r#"{"options":{"draft_num_predic ":8,"new_one ":1,"\u0040":1,"see\u0064":1,"a\"":1,"é":1,"":1},"prompt":"x"}"#,
+        ),
+        // Of the top level, without case.
+        (
+            r#"{"shift":false,"model":"m","\u017fHIF\u0054":true,"Shift":1,"shifts":1,"x":{"shift":1},"think":true}"#,
+            r#"{"shif ":false,"model":"m","\u017fHIF\u005b":true,"Shif ":1,"shifts":1,"x":{"shift":1},"think":true}"#,
         ),
         (r#"{"x":{"num_gpu":1},"options":[{"num_gpu":1}]}"#, r#"{"x":{"num_gpu":1},"options":[{"num_gpu":1}]}"#),
     ] {
@@ -149,6 +159,8 @@ fn how_a_model_is_loaded_is_not_for_a_lodger_to_say() {
             assert_eq!(passed("/api/embed", pieces, false).unwrap(), written);
         }
     }
+    let many = format!(r#"{{"options":{{{}"seed":1}},"prompt":"x"}}"#, r#""a":1,"#.repeat(257));
+    assert_eq!(all_at_once("/api/embed", &many).unwrap_err().code, "options");
     let twice = r#"{"options":{"num_gpu":1,"num_gp\u0075":2},"prompt":"x"}"#;
     assert_eq!(all_at_once("/api/embed", twice).unwrap_err().code, "doubled-key");
 }
@@ -172,7 +184,7 @@ fn a_context_counts_as_far_as_it_is_lent() {
         assert!(passed_within(Some(1), "/api/embed", &[of(number).as_bytes()], false).is_ok());
     }
     let hidden = String::from_utf8(within(Some(0), "8192").unwrap()).unwrap();
-    assert_eq!(hidden, of("8192").replace("num_ctx", "num_ct6"));
+    assert_eq!(hidden, of("8192").replace("num_ctx", "num_ct "));
 }
 
 /// A key of the top level in one of the spellings that Go takes for `keep_alive`.
@@ -260,12 +272,12 @@ proptest! {
         let (before, after) = (object(bytes), object(&out));
         prop_assert!(after.keys().all(|key| folded(key) != "keep_alive"));
         let others = |object: &Map<String, Value>| -> Vec<(String, Value)> {
-            object.iter().filter(|(key, _)| !["keep_alive", "keep_aliv6", "keep_alivf"].contains(&folded(key).as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+            object.iter().filter(|(key, _)| !["keep_alive", "keep_aliv ", "keep_aliv`", "keep_aliv@"].contains(&folded(key).as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
         };
         prop_assert_eq!(others(&before), others(&after));
         let changed: Vec<_> = bytes.iter().zip(&out).filter(|(a, b)| a != b).collect();
         prop_assert_eq!(changed.len(), before.keys().filter(|key| folded(key) == "keep_alive").count());
-        prop_assert!(changed.iter().all(|(_, new)| **new == UNKNOWN));
+        prop_assert!(changed.iter().all(|(_, new)| matches!(**new, b' ' | b'0')));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 /// What is known of the top level's `keep_alive`.
 #[derive(Debug, Default)]
 pub(super) struct KeepAlive {
-    at: Option<u64>,
     zero: bool,
     /// Of a number under way: whether a digit before the exponent was not 0.
     something: bool,
@@ -13,13 +12,9 @@ pub(super) struct KeepAlive {
 // === impl KeepAlive ===
 
 impl KeepAlive {
-    /// The key was read; the last byte of its name is at `at`.
-    pub(super) fn begin(&mut self, at: u64) {
-        *self = Self { at: Some(at), ..Self::default() };
-    }
-
-    pub(super) fn at(&self) -> Option<u64> {
-        self.at
+    /// The key was read.
+    pub(super) fn begin(&mut self) {
+        *self = Self::default();
     }
 
     /// Whether it says zero, as Ollama's `api.Duration` reads numbers and texts. (Fractions of a nanosecond, which are

@@ -49,6 +49,38 @@ impl Kept {
         self.raw.capacity()
     }
 
+    /// What makes it a text that no server has for a name, put in place of its last byte: a character that stands in none.
+    /// Nothing if it is empty, too long for a name, or ends in such a character.
+    pub(super) fn spoiled(&self) -> Option<u8> {
+        if self.overlong {
+            return None;
+        }
+        let mut rest = &*self.raw;
+        let last = loop {
+            let length = match rest {
+                [] => return None,
+                [b'\\', b'u', ..] => 6,
+                [b'\\', ..] => 2,
+                _ => 1,
+            };
+            match rest.get(length..) {
+                Some(more) if !more.is_empty() => rest = more,
+                _ => break rest,
+            }
+        };
+        match last {
+            [byte] if byte.is_ascii() => Some(b' '),
+            // The last digit is what may be another: ` `, `?`, `@`, `[`, `` ` `` and `{`.
+            [b'\\', b'u', b'0', b'0', digit, _] => match digit {
+                b'2' | b'4' | b'6' => Some(b'0'),
+                b'3' => Some(b'f'),
+                b'5' | b'7' => Some(b'b'),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// The string with its escapes undone, what is not Unicode in it replaced as Go does; nothing if it was too long.
     pub(super) fn text(&self) -> Option<Cow<'_, str>> {
         if self.overlong {

@@ -1,5 +1,7 @@
 //! The keys that matter, and how Go matches them.
 
+use crate::route::options::LOADING_KEYS;
+
 /// The keys of the top level that decide what a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -23,13 +25,15 @@ pub enum Key {
     Messages,
     /// `remote_host`: where a model that is created runs.
     RemoteHost,
+    /// One of [`LOADING_KEYS`].
+    Loading,
 }
 
 // === impl Key ===
 
 impl Key {
     /// All of them.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Model,
         Self::Name,
         Self::KeepAlive,
@@ -40,6 +44,7 @@ impl Key {
         Self::Prompt,
         Self::Messages,
         Self::RemoteHost,
+        Self::Loading,
     ];
 
     /// As it is usually written.
@@ -55,6 +60,7 @@ impl Key {
             Self::Prompt => "prompt",
             Self::Messages => "messages",
             Self::RemoteHost => "remote_host",
+            Self::Loading => "shift",
         }
     }
 
@@ -70,6 +76,9 @@ impl Key {
             return None;
         }
         let key = folded(key);
+        if LOADING_KEYS.contains(&&*key) {
+            return Some(Self::Loading);
+        }
         Self::ALL.into_iter().find(|k| k.as_str() == key)
     }
 }

@@ -68,20 +68,23 @@ pub fn simulated_streams() -> Group {
         Case::new("a break in the middle of events", v1()).with(|fake| set(fake, |s| s.break_after = Some(3))),
         Case::new("a break of what only the close ends", Script::one(old))
             .with(|fake| set(fake, |s| s.break_after = Some(3))),
-        Case::new("a break of nothing but a head", Script::one(head("GET /fake/break?after=0"))),
-        Case::new("a break after some bytes", Script::one(head("GET /fake/break?after=1000"))),
+        Case::new("a break of nothing but a head", Script::one(head("GET /api/version?fake=break&after=0"))),
+        Case::new("a break after some bytes", Script::one(head("GET /api/version?fake=break&after=1000"))),
         Case::new("five thousand tokens", chat()).with(|fake| set(fake, |s| s.tokens = 5000)),
         Case::new("a pull", Script::one(json("POST /api/pull", r#"{"model":"pulled"}"#))),
         Case::new(
             "a pull without a stream",
             Script::one(json("POST /api/pull", r#"{"model":"pulled","stream":false}"#)),
         ),
-        Case::new("bytes by length", Script::one(head("GET /fake/download?bytes=3000000&chunk=70000"))),
-        Case::new("bytes in chunks", Script::one(head("GET /fake/download?bytes=3000000&chunk=70000&chunked=1"))),
-        Case::new("an echo", Script::one(super::with_body("POST /fake/echo", "x".repeat(5000)))),
+        Case::new("bytes by length", Script::one(head("GET /api/version?fake=download&bytes=3000000&chunk=70000"))),
+        Case::new(
+            "bytes in chunks",
+            Script::one(head("GET /api/version?fake=download&bytes=3000000&chunk=70000&chunked=1")),
+        ),
+        Case::new("an echo", Script::one(super::with_body("POST /api/blobs/x?fake=echo", "x".repeat(5000)))),
         Case::new(
             "a refusal before anything is read",
-            Script::one(super::with_body("POST /fake/early", "x".repeat(5000))),
+            Script::one(super::with_body("POST /api/blobs/x?fake=early", "x".repeat(5000))),
         ),
     ];
     Group { name: "streams_break_and_go_wrong_as_they_do_directly", of: &[Kind::Simulated], cases }

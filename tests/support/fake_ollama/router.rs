@@ -47,8 +47,12 @@ X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-S
 X-Stainless-Package-Version,X-Stainless-Poll-Helper,X-Stainless-Retry-Count,X-Stainless-Runtime,\
 X-Stainless-Runtime-Version,X-Stainless-Timeout";
 
-/// The path as Go hands it to the router.
+/// The path as Go hands it to the router; or one of [`extra`](super::extra), whatever the path, if the query asks for that.
 pub(super) fn path(request: &Request<Incoming>) -> String {
+    let query = request.uri().query().unwrap_or_default();
+    if let Some(name) = query.split('&').find_map(|pair| pair.strip_prefix("fake=")) {
+        return format!("/fake/{name}");
+    }
     percent_encoding::percent_decode_str(request.uri().path()).decode_utf8_lossy().into_owned()
 }
 
@@ -57,15 +61,22 @@ pub(super) fn pass(request: &Request<Incoming>, path: &str) -> Result<HeaderMap,
     if let Some(answer) = server(request) {
         return Err(Box::new(answer));
     }
-    let (method, clean) = (request.method(), cleaned(path));
-    if clean != path && path != format!("{clean}/") {
-        return Err(Box::new(moved(method, 307, "Temporary Redirect", &clean)));
+    let (method, written) = (request.method(), request.uri().path());
+    // The mux looks at the path as it is written, and keeps a slash at its end.
+    let slash = if written.ends_with('/') && cleaned(written) != "/" { "/" } else { "" };
+    let clean = cleaned(written) + slash;
+    if clean != written {
+        let query = request.uri().query().filter(|query| !query.is_empty());
+        let to = clean.replace('%', "%25") + &query.map(|query| format!("?{query}")).unwrap_or_default();
+        return Err(Box::new(moved(method, 307, "Temporary Redirect", &to)));
     }
     let methods = allowed(path);
-    if methods.is_empty() && clean != path && allowed(&clean).contains(&method.as_str()) {
+    let clean = path.strip_suffix('/').unwrap_or(path);
+    if methods.is_empty() && clean != path && allowed(clean).contains(&method.as_str()) {
+        let clean = &(clean.to_owned() + &request.uri().query().map(|query| format!("?{query}")).unwrap_or_default());
         let get = method == Method::GET;
         let (status, text) = if get { (301, "Moved Permanently") } else { (307, "Temporary Redirect") };
-        return Err(Box::new(moved(method, status, text, &clean)));
+        return Err(Box::new(moved(method, status, text, clean)));
     }
     // gin's "no route" and "no method" pass the guards as routes do.
     let none = if path.starts_with("/fake/") || methods.contains(&method.as_str()) {
@@ -152,7 +163,8 @@ pub(super) fn cleaned(path: &str) -> String {
 
 /// Go writes a page for those who read it.
 fn moved(method: &Method, status: u16, text: &str, to: &str) -> Answer {
-    let page = if method == Method::GET { format!("<a href=\"{to}\">{text}</a>.\n\n") } else { String::new() };
+    let link = to.replace('&', "&amp;").replace('\'', "&#39;");
+    let page = if method == Method::GET { format!("<a href=\"{link}\">{text}</a>.\n\n") } else { String::new() };
     let mut answer = plain(status, &page);
     let headers = answer.headers_mut();
     headers.remove(CONTENT_TYPE);
