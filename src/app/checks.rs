@@ -156,17 +156,22 @@ pub async fn free_ports(config: &Config) -> Vec<Check> {
     let mut checks = Vec::new();
     if config.mode != Mode::Server {
         let wanted = config.listen.addr;
-        checks.push(match roles::bind_listener_now(config).await.map(|listeners| listeners.first().and_then(|first| first.local_addr().ok())) {
-            Ok(Some(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
-                "listen",
-                wanted,
-                "TCP",
-                format!("applications will find the API at http://{got}"),
-                "no action needed; or choose an address with --listen",
-            ),
-            Ok(_) => Check::new("listen", CheckResult::Fine(format!("TCP {wanted} is free"))),
-            Err(error) => Check::new("listen", CheckResult::Fatal(error.into())),
-        });
+        checks.push(
+            match roles::bind_listener_now(config)
+                .await
+                .map(|listeners| listeners.first().and_then(|first| first.local_addr().ok()))
+            {
+                Ok(Some(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
+                    "listen",
+                    wanted,
+                    "TCP",
+                    format!("applications will find the API at http://{got}"),
+                    "no action needed; or choose an address with --listen",
+                ),
+                Ok(_) => Check::new("listen", CheckResult::Fine(format!("TCP {wanted} is free"))),
+                Err(error) => Check::new("listen", CheckResult::Fatal(error.into())),
+            },
+        );
     }
     let wanted = config.mesh.addr;
     checks.push(match roles::bind_mesh(&config.mesh).map(|socket| socket.local_addr()) {

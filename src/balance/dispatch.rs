@@ -86,9 +86,7 @@ async fn aim_of(kind: &Kind, dialect: Dialect, parts: &mut Parts, body: Body) ->
         | Kind::Version
         | Kind::Any
         | Kind::Owner(_)
-        | Kind::Unknown => {
-            Ok((Aim::Any, body))
-        }
+        | Kind::Unknown => Ok((Aim::Any, body)),
     }
 }
 
