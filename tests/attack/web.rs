@@ -56,7 +56,7 @@ async fn a_page_with_a_rebound_name_reaches_nothing_by_the_listener() {
     // A target that says one name and a header that says another.
     let (status, _) = ask(node.listen, "GET http://evil.example/api/tags HTTP/1.1\r\nHost: localhost", "");
     assert!(matches!(status, 400 | 403), "{status}");
-    let own = ["/api/version", "/api/tags", "/api/ps", "/"];
+    let own = ["/api/version", "/api/tags", "/api/ps", "/v1/models", "/"];
     let now = ollama.counts().requests;
     assert!(now.keys().all(|path| own.contains(&path.as_str())), "{before:?} {now:?}");
     // Somebody else's page under its own name, at this machine's.

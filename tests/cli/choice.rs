@@ -48,7 +48,7 @@ async fn a_redirect_keeps_the_choice_of_a_node() {
                 let (went, reply) = follow(at, method, &target, body).await;
                 let asked = if path.is_empty() { "/" } else { path };
                 let (_, direct) = follow(straight, method, asked, body).await;
-                assert_eq!(reply.status, direct.status, "{method} {target}: {went:?}");
+                assert_eq!(reply.status, direct.status, "{method} {target}: {went:?}: {}", reply.body);
                 assert_eq!(reply.body.split("created_at").next(), direct.body.split("created_at").next(), "{target}");
                 assert!(went.iter().all(|location| location.starts_with(base.trim_end_matches('/'))), "{went:?}");
                 let expected = if asked == "/" { "laptop" } else { "gpu1" };

@@ -365,7 +365,7 @@ fn a_port_that_another_program_holds_alone_is_a_clear_error() {
     let a = net.bare_host("a");
     let mut hog = Node::hog(&a);
     let error = Node::fails(&a, 1, 4001);
-    assert!(error.contains("11436") && error.contains("discovery = false") && error.contains("--peer"), "{error}");
+    assert!(error.contains("11436") && error.contains("discovery false") && error.contains("--peer"), "{error}");
     hog.kill();
     Node::start(&a, 1, 4001);
 }

@@ -56,9 +56,9 @@ impl Node {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log = Arc::new(Mutex::new(Vec::new()));
         while let Some(Ok(line)) = lines.next() {
-            let serves = line.contains(" serves ");
+            let is_ready = line.contains(" is ready. ");
             log.lock().unwrap().push(line);
-            if serves {
+            if is_ready {
                 break;
             }
         }
