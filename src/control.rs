@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use client::{Client, ClientError, Lines, Searched};
 pub use models::{Catalog, ModelNode, ModelView, models};
-pub use others::others;
+pub use others::{others, quoted};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
 pub use server::{ControlError, Server};
 pub use state::{StateDir, StateError};

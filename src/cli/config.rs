@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::output::{Table, columns, print, shown};
 use super::{Failure, Place, block_on, source_text};
 use crate::config::{Config, ConfigError, ETC_CONFIG, File, Hours, Key, Layer, Settings};
-use crate::control::{Client, ClientError, StatusView};
+use crate::control::{Client, ClientError, StatusView, quoted};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,16 +113,19 @@ fn value_text(key: Key, settings: &Settings, config: &Config) -> String {
 fn target(place: &Place, writes: bool) -> Result<PathBuf, Failure> {
     let (own, named) = place.config_path()?;
     match running(place)? {
-        Running::Reads { file, .. } if named && !same(&file, &own) => {
+        // By this user's name for it: a link of another user's may lead elsewhere by the time that the file is written.
+        Running::Reads { file, .. } if same(&file, &own) => Ok(own),
+        Running::Reads { file, .. } if named => {
             note(&format!("the running node reads {}, not {}", file.display(), own.display()));
             Ok(own)
         }
         // What another user's node says must not choose the file that root writes, except the one that is meant for it.
-        Running::Reads { file, foreign: true } if writes && !same(&file, &own) && file != Path::new(ETC_CONFIG) => {
+        Running::Reads { file, foreign: true } if writes && file != Path::new(ETC_CONFIG) => {
             Err(Failure::new(format!(
-                "the running node reads {0}, not {1}; name the file to change: --config {0}",
+                "the running node reads {}, not {}; name the file to change: --config {}",
                 file.display(),
-                own.display()
+                own.display(),
+                quoted(&file)
             )))
         }
         Running::Reads { file, .. } => Ok(file),

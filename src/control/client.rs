@@ -190,7 +190,7 @@ impl fmt::Display for Searched {
             "no node of yours runs here (looked for {SOCKET} in {dirs}), but a node of another user does, in {}; \
              applications of all users may use it, and its owner or root controls it: `sudo ollana status --state-dir {}`",
             shown(&self.others),
-            other.display()
+            super::quoted(other)
         )
     }
 }

@@ -20,6 +20,16 @@ pub fn others() -> Vec<PathBuf> {
     dirs
 }
 
+/// A path as one word of a shell's command, since people type what a message says: the name of another user's directory
+/// could hold a command.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    match path.chars().all(|c| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c)) {
+        true => path,
+        false => format!("'{}'", path.replace('\'', r"'\''")),
+    }
+}
+
 /// The directories of the control sockets in a table of `/proc/net/unix` (unix(7) and net/unix/af_unix.c: `Num RefCount
 /// Protocol Flags Type St Inode Path`). The path is the one that was bound, before the socket was renamed.
 fn listening(table: &str) -> impl Iterator<Item = &Path> {
@@ -44,6 +54,18 @@ fn is_foreign(dir: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_in_a_command_is_one_word() {
+        for (path, word) in [
+            ("/home/anna/.local/share/ollana", "/home/anna/.local/share/ollana"),
+            ("/home/anna b", "'/home/anna b'"),
+            ("/tmp/$(id);`id`", "'/tmp/$(id);`id`'"),
+            ("/tmp/'; id; '", r"'/tmp/'\''; id; '\'''"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), word);
+        }
+    }
 
     #[test]
     fn control_sockets_that_listen_are_found_in_the_kernels_table() {

@@ -10,7 +10,7 @@ use super::inspect::{Ignored, Inspector, inspect};
 use super::queue::Why;
 use super::shares::{Crowded, Place};
 use super::{Caller, GateSettings};
-use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
+use crate::exchange::{Body, ExchangeError, Progress, Refusal, ServerKind};
 use crate::id::Scope;
 use crate::ollama::Ollama;
 use crate::route::headers::HOP_HEADER;
@@ -195,6 +195,7 @@ impl Admission<'_> {
             lodger: (scope < Scope::Manage).then(|| self.caller.clone()),
             max_context: self.settings.max_context,
             ignored: self.ignored.clone(),
+            progress: parts.extensions.get::<Progress>().cloned().unwrap_or_default(),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(deny(&route, &refusal));

@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 
 use super::Caller;
 use super::admit::{refusal, remote};
-use crate::exchange::{Body, ExchangeError, Refusal, ServerKind};
+use crate::exchange::{self, Body, ExchangeError, Refusal, ServerKind};
 use crate::ollama::State;
 use crate::route::{
     Form, FormProgress, Hidden, Look, ModelName, Progress, Reader, ZstdError, runs_web_search, unloads,
@@ -56,6 +56,8 @@ pub(super) struct Inspector {
     /// The longest context that such a one may ask for; none of theirs counts if it is 0.
     pub(super) max_context: Option<u64>,
     pub(super) ignored: Ignored,
+    /// Told once the server has all that it acts on.
+    pub(super) progress: exchange::Progress,
 }
 
 /// A body with the inspector at its side; the refusal comes out of the other half, at most once.
@@ -184,6 +186,15 @@ impl Inspector {
         self.objection().map_or(Ok(()), Err)
     }
 
+    /// Whether the server acts on what has come: it ignores whatever follows, and does not wait for the end.
+    fn is_acted_on(&self) -> bool {
+        match &self.reader {
+            Reader::Json(look) => look.progress() == Progress::Complete,
+            Reader::Form(form) => form.progress() == FormProgress::Complete,
+            Reader::Packed(_) => false,
+        }
+    }
+
     /// The piece as it may be passed on.
     fn clear(&self, passed: u64, data: Bytes) -> Bytes {
         let Reader::Json(look) = &self.reader else { return data };
@@ -245,6 +256,10 @@ impl Inspected {
     fn pass(&mut self, data: Bytes) -> Result<Option<Frame<Bytes>>, Refusal> {
         let (held_at, passed) = (self.passed.checked_sub(1), self.passed);
         self.inspector.see(passed, &data)?;
+        if self.inspector.is_acted_on() {
+            // Else a body that never ends would count as one that nothing was run of, and go to the next server, and the next.
+            self.inspector.progress.start();
+        }
         self.passed += data.len() as u64;
         let mut data = self.inspector.clear(passed, data);
         let held = self.held.take().zip(held_at);

@@ -37,16 +37,18 @@ impl http_body::Body for Answer {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeError>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        if !matches!(frame, Some(Ok(_))) {
-            self.upload = None;
-        }
-        if matches!(frame, Some(Err(_))) {
-            // Before anybody hears of the break and sends something else.
-            self.life.doubt();
-        }
-        Poll::Ready(
-            frame.map(|frame| frame.map_err(|error| ExchangeError::Ollama(self.from.to_string(), error.into()))),
-        )
+        let upload = if matches!(frame, Some(Ok(_))) { None } else { self.upload.take() };
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| match upload.as_ref().and_then(EndOfUpload::broke) {
+                // The connection ended with the request's own body, which says nothing of the server.
+                Some(why) => ExchangeError::Body(why.into()),
+                None => {
+                    // Before anybody hears of the break and sends something else.
+                    self.life.doubt();
+                    ExchangeError::Ollama(self.from.to_string(), error.into())
+                }
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

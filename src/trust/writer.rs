@@ -107,6 +107,11 @@ impl Writer {
                 self.time.opened_here |= opened;
             }
         }
+        let waits = outcome.standing.trust == Trust::None && matches!(outcome.news, Some(News::NameTaken { .. }));
+        if waits && self.snapshot().name_conflict(&met.id, &met.name).is_none() {
+            // A vouch for it has just expired. Until the book says so, whoever waits for the name would meet it again and again.
+            self.publish(self.ledger.clone());
+        }
         if outcome.pinned {
             self.pins_left.take(clock);
             self.origins.pinned(met.address.as_deref(), clock);

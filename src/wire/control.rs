@@ -4,13 +4,15 @@
 //! the answering side sends a [`Report`] at once and on each change, and its [`Load`] on each change and as a heartbeat.
 //! Beside that both may deal with trust ([`Dealing`]), and the dialler may ask for whom the other vouches ([`Vouching`]).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::dealing::Dealing;
-use super::frame::{self, FrameError, Kind};
+use super::frame::{self, FrameError, Kind, MAX_LOAD, MAX_REPORT};
 use super::vouching::Vouching;
-use crate::exchange::{Load, Report};
+use crate::exchange::{Load, Report, Residence};
 use crate::id::{Instance, NodeName};
 
 /// The version of the protocol this program speaks.
@@ -28,6 +30,8 @@ const MAX_MODELS: usize = 8192;
 const MAX_MODEL_NAME: usize = 640;
 /// Most requests that can wait for one model: more than a gate has room for.
 const MAX_QUEUED: f32 = 1e6;
+/// Bytes of a report or load beside its models, and to spare.
+const REST: usize = 1024;
 /// Longest digest: SHA-512 in hexadecimal, and the algorithm's name.
 const MAX_DIGEST: usize = 160;
 
@@ -153,8 +157,8 @@ impl Message {
         let (kind, json) = match self {
             Self::Hello(hello) => (Kind::Hello, serde_json::to_vec(hello)),
             Self::Refused(refused) => (Kind::Refused, serde_json::to_vec(refused)),
-            Self::Report(report) => (Kind::Report, serde_json::to_vec(report)),
-            Self::Load(load) => (Kind::Load, serde_json::to_vec(load)),
+            Self::Report(report) => (Kind::Report, report_that_fits(report)),
+            Self::Load(load) => (Kind::Load, load_that_fits(load)),
             Self::Trust(dealing) => (Kind::Trust, serde_json::to_vec(dealing)),
             Self::Vouching(vouching) => (Kind::Vouching, serde_json::to_vec(vouching)),
         };
@@ -184,6 +188,43 @@ impl Message {
             other => return Err(MessageError::Kind(other)),
         })
     }
+}
+
+/// A report without the models that it has no room for: else a server that lists thousands could not be shared at all.
+fn report_that_fits(report: &Report) -> serde_json::Result<Vec<u8>> {
+    let json = serde_json::to_vec(report)?;
+    if json.len() <= MAX_REPORT {
+        return Ok(json);
+    }
+    let models = with_room_for(MAX_REPORT - REST, report.models.iter().collect());
+    serde_json::to_vec(&Report { models, ..report.clone() })
+}
+
+/// The same of a load. What runs or is waited for comes first, then what is known to be in memory: of a server that does not
+/// say what is, all that it lists is here.
+fn load_that_fits(load: &Load) -> serde_json::Result<Vec<u8>> {
+    let json = serde_json::to_vec(load)?;
+    if json.len() <= MAX_LOAD {
+        return Ok(json);
+    }
+    let mut models: Vec<_> = load.models.iter().collect();
+    models.sort_by_key(|(_, model)| {
+        let rests = model.running == 0 && model.queued <= 0.0;
+        (rests, matches!(model.residence, Residence::Unknown | Residence::Disk))
+    });
+    let models = with_room_for(MAX_LOAD - REST, models);
+    serde_json::to_vec(&Load { models, ..load.clone() })
+}
+
+/// The first of these models that need no more than so many bytes.
+fn with_room_for<T: Serialize + Clone>(mut room: usize, models: Vec<(&String, &T)>) -> BTreeMap<String, T> {
+    let fits = |(name, model): (&String, &T)| {
+        // A pair of brackets and a comma for what is a colon and a comma in the object.
+        let size = serde_json::to_vec(&(name, model)).map_or(usize::MAX, |json| json.len());
+        room = room.checked_sub(size)?;
+        Some((name.clone(), model.clone()))
+    };
+    models.into_iter().map_while(fits).collect()
 }
 
 /// A report with a version that fits a line, and without models whose names nobody could show or type, and with no more of them than there is room for.
@@ -233,6 +274,7 @@ fn is_harmless(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::{ModelInfo, ModelLoad};
 
     fn hello(oldest: u16, newest: u16) -> Hello {
         Hello { protocol: newest, oldest_protocol: oldest, ..Hello::of(NodeName::lossy("a"), Instance(1)) }
@@ -277,6 +319,26 @@ mod tests {
         };
         assert_eq!(read.models.len(), MAX_MODELS);
         assert!(read.models.keys().all(|name| name.starts_with('m')));
+    }
+
+    #[test]
+    fn a_server_of_thousands_of_models_is_told_of_as_far_as_there_is_room() {
+        let (mut report, mut load) = (Report { provider: true, ..Report::default() }, Load::default());
+        for n in 0..MAX_MODELS {
+            let info = ModelInfo { digest: "d".repeat(64), ..ModelInfo::default() };
+            report.models.insert(format!("models/of-a-\"large\"-server:{n}"), info);
+            let model = ModelLoad { residence: Residence::Unknown, ..ModelLoad::default() };
+            load.models.insert(format!("models/of-a-\"large\"-server:{n}"), model);
+        }
+        let busy = ModelLoad { running: 1, ..ModelLoad::default() };
+        load.models.insert("zzz".to_owned(), busy);
+        let frame = Message::Report(report).encode().unwrap();
+        let Message::Report(read) = Message::decode(Kind::Report, &frame[frame::HEADER..]).unwrap() else { panic!() };
+        assert!(read.provider && (3000..MAX_MODELS).contains(&read.models.len()), "{}", read.models.len());
+        let frame = Message::Load(load).encode().unwrap();
+        let Message::Load(read) = Message::decode(Kind::Load, &frame[frame::HEADER..]).unwrap() else { panic!() };
+        assert!((400..1000).contains(&read.models.len()), "{}", read.models.len());
+        assert_eq!(read.models["zzz"], busy);
     }
 
     #[test]

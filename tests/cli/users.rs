@@ -71,6 +71,24 @@ fn root_changes_the_file_that_the_service_reads() {
 }
 
 #[test]
+fn root_writes_its_file_by_its_own_name_and_not_by_another_users_link() {
+    let Some(said) = script(
+        "mkdir -p \"$ROOT/.config/ollana\"; echo 'name = \"roots\"' > \"$ROOT/.config/ollana/config.toml\"
+         chmod -R a+rX \"$ROOT\"
+         ln -s \"$ROOT/.config/ollana/config.toml\" \"$SERVICE/link.toml\"
+         HOME=$SERVICE $NOBODY \"$BIN\" --config \"$SERVICE/link.toml\" serve -d > /dev/null
+         export HOME=$ROOT
+         dir=$SERVICE/.local/share/ollana
+         \"$BIN\" --state-dir \"$dir\" config set lend.push true
+         \"$BIN\" --state-dir \"$dir\" stop",
+    ) else {
+        return;
+    };
+    let set = said.lines().find(|line| line.starts_with("lend.push = true in ")).unwrap_or_else(|| panic!("{said}"));
+    assert!(set.contains("/root/.config/ollana/config.toml;"), "{said}");
+}
+
+#[test]
 fn another_users_node_is_named_and_cannot_choose_the_file_that_root_writes() {
     let Some(said) = script(
         "HOME=$SERVICE $NOBODY \"$BIN\" serve -d > /dev/null

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::node::{Node, node, read, until, within};
 use super::victim::{Poison, Victim};
@@ -58,6 +60,29 @@ async fn one_request_ends_one_server_and_no_other() {
         assert_eq!(status, StatusCode::OK, "{text}");
     }
     assert_eq!((lab.hits(), lab.alive()), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_without_end_ends_no_more_servers_than_another() {
+    for length in ["transfer-encoding: chunked\r\n\r\n400\r\n", "content-length: 4096\r\n\r\n"] {
+        let lab = Lab::start(Poison::Ends).await;
+        let mut application = TcpStream::connect(lab.user.listen).await.unwrap();
+        // A server acts on the value, and does not wait for what follows.
+        let request = format!("POST /api/generate HTTP/1.1\r\nhost: localhost\r\n{length}{}  ", says("POISON"));
+        application.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = async {
+            while !answer.contains("not tried elsewhere") {
+                let mut piece = [0; 1024];
+                let length = application.read(&mut piece).await.unwrap();
+                assert!(length > 0, "{answer}");
+                answer += &String::from_utf8_lossy(&piece[..length]);
+            }
+        };
+        within(read).await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert_eq!((lab.hits(), lab.alive()), (1, 2));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -154,8 +154,7 @@ async fn serve(stream: TcpStream, shared: Shared) {
 
 async fn answer(shared: &Shared, broken: &mpsc::Sender<()>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let line = format!("{} {}", request.method(), request.uri());
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let body = String::from_utf8_lossy(&body).into_owned();
+    let body = read(request.into_body()).await;
     let poisoned = body.contains("POISON");
     shared.came.send_modify(|came| came.push(Came { line: line.clone(), body }));
     if poisoned {
@@ -179,6 +178,20 @@ async fn answer(shared: &Shared, broken: &mpsc::Sender<()>, request: Request<Inc
         "GET /api/ps" => json(StatusCode::OK, r#"{"models":[{"name":"m:latest","size":1000,"digest":"d"}]}"#),
         _ => json(StatusCode::OK, r#"{"model":"m","response":"done as asked","done":true}"#),
     }
+}
+
+/// A body; of one that says `POISON` as much as Go's decoder waits for, which is a whole value.
+async fn read(mut body: Incoming) -> String {
+    let mut read = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(data) = frame.data_ref() else { continue };
+        read.extend_from_slice(data);
+        let value = serde_json::Deserializer::from_slice(&read).into_iter::<serde_json::Value>().next();
+        if matches!(value, Some(Ok(_))) && String::from_utf8_lossy(&read).contains("POISON") {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&read).into_owned()
 }
 
 fn json(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -41,6 +41,7 @@ fn passed_within(
             }),
             max_context,
             ignored: Ignored::default(),
+            progress: exchange::Progress::default(),
         };
         if let Some(refusal) = inspector.objection() {
             return Err(refusal);
