@@ -341,7 +341,7 @@ impl OllamaTarget {
         Self { url, explicit, left_out, here: OnceLock::new() }
     }
 
-    /// Whether it may be shared, and so asked at all: on this machine, or named to Ollana. What `OLLAMA_HOST` names may be
+    /// Whether it may be shared, and so asked at all: on this machine, or named to Ollana. `OLLAMA_HOST` may name
     /// somebody else's server, which is not ours to share. Where a name stands there the first answer may take 2 s.
     pub fn may_be_lent(&self) -> bool {
         let plain = self.url.scheme_str() == Some("http");

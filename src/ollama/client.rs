@@ -122,7 +122,7 @@ impl Client {
         &self.ours
     }
 
-    /// What is known of the server's process.
+    /// The state of the server's process, as far as it is known.
     pub(super) fn life(&self) -> &Life {
         &self.life
     }

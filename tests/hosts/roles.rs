@@ -137,7 +137,7 @@ pub fn an_address_of_this_machine_in_ollama_host_is_shared() {
     host.ip(&["link", "add", "docker0", "type", "dummy"]);
     host.ip(&["addr", "add", "172.17.0.1/16", "dev", "docker0"]);
     host.ip(&["link", "set", "docker0", "up"]);
-    // What the resolver takes for a name, and for an address, without a server of names.
+    // A text that the resolver takes for a name, and for an address, without a server of names.
     let named = format!("{}:11434", u32::from(host.v4(&lan)));
     let addresses =
         [format!("{}:11434", host.v4(&lan)), format!("[{}]:11434", host.v6(&lan)), "172.17.0.1:11434".to_owned()];
