@@ -104,9 +104,9 @@ pub struct Config {
 pub enum Mode {
     /// Whatever fits what runs on the machine.
     Auto,
-    /// Uses the mesh and lends nothing.
+    /// Uses other nodes and shares nothing.
     Client,
-    /// Lends its Ollama and has no listener for applications.
+    /// Shares its Ollama and has no listener for applications.
     Server,
 }
 

@@ -209,7 +209,7 @@ pub struct OllamaView {
     /// Which program it says it is, if it is no Ollama.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Whether it is lent to the mesh at this moment.
+    /// Whether it is shared with other nodes at this moment.
     #[serde(default)]
     pub lent: bool,
     /// Why it is not lent at this moment though it could be: what its owner set for times like this.

@@ -136,7 +136,7 @@ fn bind_loopback(port: u16) -> Result<Vec<TcpListener>, Held> {
 pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
     let any_family = |addr: SocketAddr| match transport::bind(addr) {
         Err(error) if !mesh.explicit && addr.is_ipv6() && error.kind() != ErrorKind::AddrInUse => {
-            tracing::debug!(%error, "no IPv6 for the mesh");
+            tracing::debug!(%error, "no IPv6 for other nodes");
             transport::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())))
         }
         bound => bound,

@@ -256,7 +256,7 @@ fn awaited(model: &ModelName, kept: &Kept, all: &[&Arc<Member>], search: &Search
             Some(member) => {
                 awaited.insert(holder.id, Hindered::of(member, members));
             }
-            // This node itself, which lends no Ollama any more.
+            // This node itself, which shares no Ollama any more.
             None if holder.id == search.node.id => {}
             None => {
                 awaited.insert(holder.id, Hindered::away(holder.id, &holder.name, members));

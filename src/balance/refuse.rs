@@ -149,7 +149,7 @@ pub(super) fn unknown_node(choice: &str, own: &NodeName, members: &Members) -> R
     let known =
         if known.is_empty() { "no node is known at the moment".to_owned() } else { format!("known are: {known}") };
     let what = match own.is(choice) {
-        true => format!("{own} is this node itself, which lends no Ollama"),
+        true => format!("{own} is this node itself, which shares no Ollama"),
         false => format!("no node is called '{}'", choice.escape_debug()),
     };
     Refusal {
