@@ -55,7 +55,7 @@ fn main() {
 fn lab() -> Result<()> {
     let runtime = Runtime::new()?;
     let home = tempfile::tempdir()?;
-    println!("Three nodes on loopback: gpu1 and gpu2 lend a simulated Ollama each, laptop has none.\n");
+    println!("Three nodes on loopback: gpu1 and gpu2 share a simulated Ollama each, laptop has none.\n");
 
     let ollamas = runtime.block_on(async {
         let settings = Settings { tokens: 24, pace: PACE, load: Duration::from_millis(150), ..Settings::default() };

@@ -305,7 +305,7 @@ impl App {
         self.mesh.info()
     }
 
-    /// What was found at the start that a person should know.
+    /// Findings of the start that a person should know.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -405,7 +405,7 @@ impl App {
         Ok(())
     }
 
-    /// What this node shares, when and with whom, as a sentence.
+    /// A sentence that says which Ollama this node shares, when and with whom.
     pub fn sharing(&self) -> String {
         if let Some(why) = &self.mesh.why_not_lent {
             return format!("No Ollama is shared: {why}");
@@ -425,7 +425,7 @@ fn replaced(wanted: SocketAddr, got: SocketAddr) -> Option<u16> {
     (wanted.port() != 0 && wanted.port() != got.port()).then(|| wanted.port())
 }
 
-/// What peers are told while the owner wants nothing shared.
+/// The denial that peers get while the owner wants nothing shared.
 fn lending_denial(why_not: watch::Receiver<Option<NotLent>>) -> NotNow {
     NotNow::new(move || why_not.borrow().as_ref().map(NotLent::denial))
 }

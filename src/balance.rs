@@ -6,7 +6,7 @@
 //! retry, the service it retries, and the room in which that waits. Endpoints are cheap to clone and always ready; their
 //! load counts until the end of an answer's body.
 //!
-//! What is tried again, and when: only before the first byte went to the application, only if the body can be sent again
+//! The rules for trying again: only before the first byte went to the application, only if the body can be sent again
 //! ([`replay`]), never where it failed before, never what changes models.
 //! - Where nothing was run (it was never sent, the gate did not let it in, is full or about to stop, its Ollama is away or
 //!   did not get all of it, the peer was lost before it said that the server had all of it) the next is tried at once, as

@@ -286,7 +286,8 @@ impl List {
         Some(models)
     }
 
-    /// What one that gives no list has by its last report: the fields that are known, and what a client cannot do without.
+    /// The models of a provider that gives no list, by its last report: with the fields that are known, and those that
+    /// a client cannot do without.
     fn last_report(self, endpoint: &Arc<dyn Endpoint>, room: &AtomicUsize) -> Vec<(ModelName, Model)> {
         let (report, load) = (endpoint.report().borrow().clone(), endpoint.load().borrow().clone());
         let mut models = Vec::new();

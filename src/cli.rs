@@ -1,7 +1,7 @@
 //! The command line: what may be typed, one file a command.
 //!
 //! Commands other than `serve` speak to a running node over its [control socket](crate::control), or read and change
-//! files where no node runs. What they print for people is a table; with `--json` it is what a script may rely on.
+//! files where no node runs. For people they print a table; a script may rely on the output of `--json`.
 
 mod config;
 mod daemon;

@@ -104,9 +104,9 @@ pub struct Config {
 pub enum Mode {
     /// Whatever fits what runs on the machine.
     Auto,
-    /// Uses the mesh and lends nothing.
+    /// Uses other nodes and shares nothing.
     Client,
-    /// Lends its Ollama and has no listener for applications.
+    /// Shares its Ollama and has no listener for applications.
     Server,
 }
 
@@ -341,7 +341,7 @@ impl OllamaTarget {
         Self { url, explicit, left_out, here: OnceLock::new() }
     }
 
-    /// Whether it may be shared, and so asked at all: on this machine, or named to Ollana. What `OLLAMA_HOST` names may be
+    /// Whether it may be shared, and so asked at all: on this machine, or named to Ollana. `OLLAMA_HOST` may name
     /// somebody else's server, which is not ours to share. Where a name stands there the first answer may take 2 s.
     pub fn may_be_lent(&self) -> bool {
         let plain = self.url.scheme_str() == Some("http");

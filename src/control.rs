@@ -209,7 +209,7 @@ pub struct OllamaView {
     /// Which program it says it is, if it is no Ollama.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
-    /// Whether it is lent to the mesh at this moment.
+    /// Whether it is shared with other nodes at this moment.
     #[serde(default)]
     pub lent: bool,
     /// Why it is not lent at this moment though it could be: what its owner set for times like this.
@@ -218,14 +218,14 @@ pub struct OllamaView {
     /// How many fields of peers' requests were ignored, since they would keep a model in memory or have it loaded anew.
     #[serde(default)]
     pub ignored: u64,
-    /// Why it is not healthy, or why it is never lent.
+    /// Why it is not healthy, or why it is never shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// A word for programs that says which problem it is: `nothing`, `silent`, `not-ready`, `needs-key`, `other-program`,
-    /// `ollana`, `broken` or `address`. Nothing where it is never lent.
+    /// `ollana`, `broken` or `address`. Nothing where it is never shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem_code: Option<String>,
-    /// What is wrong with it though it is healthy, a sentence each.
+    /// Flaws of a healthy server, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flaws: Vec<String>,
 }
@@ -299,7 +299,7 @@ pub struct PeerRequest {
     pub peer: String,
 }
 
-/// What `ollana forget` asks for: one of the two.
+/// The request of `ollana forget`: one of the two.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ForgetRequest {
@@ -394,7 +394,7 @@ pub struct InvitedView {
     pub until: u64,
     /// Who has.
     pub redeemed: Vec<Id>,
-    /// What those are called, in the same order.
+    /// The names of those, in the same order.
     #[serde(default)]
     pub names: Vec<NodeName>,
 }
@@ -496,7 +496,7 @@ pub fn no_vouch(peer: &Candidate) -> String {
     format!("this node does not vouch for {}; `ollana vouch --list` shows for whom it does", peer.name)
 }
 
-/// What to say when a key is revoked: its owner may make a new one, which first use would let in under another name.
+/// The advice after a key is revoked: its owner may make a new one, which first use would let in under another name.
 pub fn revoke_advice(policy: &TrustPolicy, peer: &Candidate) -> String {
     let name = peer.plain_name();
     let waits = format!(

@@ -128,7 +128,7 @@ pub struct Report {
     pub denial: Option<Denial>,
     /// Set while it finishes what runs and takes nothing new.
     pub draining: bool,
-    /// What an Ollama there says its version is; empty if it says none, or the server is another.
+    /// The version that an Ollama there says; empty if it says none, or the server is another.
     pub version: String,
     /// What its server speaks. A report without it is of a version that lent nothing but Ollamas.
     pub api: ServerKind,

@@ -83,7 +83,7 @@ pub struct State {
     pub remote: BTreeSet<ModelName>,
     /// Why it is not healthy.
     pub problem: Option<Trouble>,
-    /// What is wrong with it though it is healthy.
+    /// Its flaws though it is healthy.
     pub flaws: Flaws,
 }
 

@@ -66,9 +66,10 @@ pub struct Settings {
     pub sightings: mpsc::Receiver<Sighting>,
     /// Who has dialled us.
     pub callers: mpsc::Receiver<Caller>,
-    /// What came of looking up the peers that a person named.
+    /// The results of looking up the peers that a person named.
     pub look_ups: watch::Receiver<LookUps>,
-    /// Who made the invitation that this node was started with, and the addresses in it, which are named like those.
+    /// The node that made the invitation that this one was started with, and the addresses in it, which are named like
+    /// those.
     pub inviter: Option<(Id, Vec<PeerAddress>)>,
     /// Called when a dial failed: whoever knows addresses may want to look them up again.
     pub look_again: Box<dyn Fn() + Send + Sync>,
@@ -428,7 +429,7 @@ impl Actor {
                 Action::Cloned(Some(address)) => {
                     tracing::error!(
                         %address,
-                        "a running copy of this node has its key (a cloned disk?): neither lends until one of them was \
+                        "a running copy of this node has its key (a cloned disk?): neither shares until one of them was \
                          given a key of its own: stop it, delete identity.key from its state directory, start it again"
                     );
                     self.clone_at.send_replace(Some(address));

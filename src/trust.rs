@@ -176,7 +176,7 @@ pub struct Snapshot {
     vouched_by: BTreeMap<Id, Vec<Id>>,
     /// Whom this node vouches for.
     vouches: Vec<Said>,
-    /// What is recorded of the first-use window.
+    /// The record of the first-use window.
     opening: window::Opening,
     /// When something in it has had its time, in seconds since 1970.
     expires: Option<u64>,

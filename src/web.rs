@@ -73,7 +73,7 @@ pub async fn serve(listener: StdListener, mesh: Arc<dyn Mesh>, shutdown: Cancell
 
 async fn connection(stream: TcpStream, activity: Activity, mesh: Arc<dyn Mesh>) {
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-        // Whoever does not read an answer may have to give way as whoever ends no head.
+        // A client that does not read an answer may have to give way as one that ends no head.
         let _busy = activity.begin();
         let response = answer(mesh.as_ref(), request.method(), request.uri().path(), request.headers());
         async move { Ok::<_, Infallible>(response) }

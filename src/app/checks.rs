@@ -1,5 +1,5 @@
-//! What has to be in order before a node can start: one list, which `serve` goes through before it takes anything and
-//! `doctor` reports. Nothing here changes anything.
+//! The checks of everything that a node needs to start: one list, which `serve` goes through before it takes anything
+//! and `doctor` reports. Nothing here changes anything.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,13 +16,13 @@ use crate::pairing::Invitation;
 use crate::trust::{Book, TRUST_FILE};
 use crate::web;
 
-/// What group and others may do with a directory.
+/// The permissions of group and others on a directory.
 const FOREIGN_BITS: u32 = 0o077;
 
 /// One thing that was looked at.
 #[derive(Debug)]
 pub struct Check {
-    /// What was looked at, in a word.
+    /// The thing that was looked at, in a word.
     pub name: &'static str,
     /// How it is.
     pub result: CheckResult,
@@ -31,13 +31,13 @@ pub struct Check {
 /// How a thing is.
 #[derive(Debug)]
 pub enum CheckResult {
-    /// As it should be; this is what was found.
+    /// As it should be; with the finding.
     Fine(String),
     /// The node starts with it; a person should know.
     Warning {
-        /// What was found.
+        /// The finding.
         found: String,
-        /// What to do about it.
+        /// The command or action that corrects it.
         advice: String,
         /// Whether something is not safe or will not work.
         serious: bool,

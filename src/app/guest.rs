@@ -11,8 +11,8 @@ use crate::pairing::invitation::{InvitationError, MAX_TEXT};
 /// What group and others have no business with.
 const FOREIGN_BITS: u32 = 0o077;
 
-/// What systemd's credentials may have beside: they are root's, 0440 with an access control list for the service's user,
-/// which shows as the right of a group.
+/// The one more bit that systemd's credentials may have: they are root's, 0440 with an access control list for the
+/// service's user, which shows as the right of a group.
 const CREDENTIAL_BITS: u32 = 0o040;
 
 /// Why the invitation cannot be redeemed.

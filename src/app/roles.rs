@@ -1,8 +1,8 @@
-//! Which part this node plays: who holds port 11434, where peers come in, and whether there is an Ollama to lend.
+//! Which part this node plays: who holds port 11434, where peers come in, and whether there is an Ollama to share.
 //!
 //! Port 11434 is Ollama's before it is ours. A node takes it only at its start and only if nothing holds it; where an
 //! Ollama is set to start with the machine, the node waits for it first. `localhost` is 127.0.0.1 to one program and ::1 to
-//! another, and so both are ours or neither is: else some would find the mesh and some the Ollama, under one name.
+//! another, and so both are ours or neither is: else some would find this node and some the Ollama, under one name.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -136,7 +136,7 @@ fn bind_loopback(port: u16) -> Result<Vec<TcpListener>, Held> {
 pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
     let any_family = |addr: SocketAddr| match transport::bind(addr) {
         Err(error) if !mesh.explicit && addr.is_ipv6() && error.kind() != ErrorKind::AddrInUse => {
-            tracing::debug!(%error, "no IPv6 for the mesh");
+            tracing::debug!(%error, "no IPv6 for other nodes");
             transport::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())))
         }
         bound => bound,
@@ -158,7 +158,8 @@ pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
     }
 }
 
-/// Why there cannot be an Ollama to lend, for people; nothing if there can. `listen` is where applications find this node.
+/// Why there cannot be an Ollama to share, for people; nothing if there can. `listen` is where applications find this
+/// node.
 pub(super) fn why_not_lent(config: &Config, listen: &[SocketAddr]) -> Option<String> {
     if config.mode == Mode::Client {
         return Some("--mode client".to_owned());
@@ -197,7 +198,7 @@ pub(super) fn open_files() -> Option<u64> {
 
 fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // What closed connections of an earlier process leave behind is no reason to be kept out.
+    // Closed connections of an earlier process, in TIME_WAIT, do not keep this one from the port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;

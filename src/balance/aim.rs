@@ -163,7 +163,7 @@ fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Ref
     own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
 }
 
-/// What is in no table of routes is for its owner to ask of this machine's own server.
+/// A request in no table of routes goes to this machine's own server, and only its owner may send it.
 fn own_server(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     let mut own = search.members.values().filter(|member| member.is_local() && member.suits(search.dialect));
     let own = own.find(|member| member.obstacle().is_none()).filter(|_| !search.node.open);
@@ -186,7 +186,7 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         let away = members.departed().filter(|departed| departed.lent.has(model));
         let had = |id: &Id| search.kept.is_some_and(|kept| kept.holders.iter().any(|holder| holder.id == *id));
         let departed = |id: &Id| members.departed().any(|departed| departed.id == *id && departed.lent.has(model));
-        // Who refuses this node says no more what it has: it may have what was used from it before.
+        // A node that refuses this one no longer says what it has: it may have what was used from it before.
         let refusing = refuse::refusing(
             members,
             |member| had(&member.id()) && !all.iter().any(|known| known.id() == member.id()),
@@ -205,14 +205,15 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
             return Ok(usable);
         }
         // `ollama cp a b && ollama run b` is faster than the report that has `b` in it. And this machine's own Ollama has
-        // models that it lends to nobody, such as names for cloud models: it says itself whether this is one.
+        // models that it shares with nobody, such as names for cloud models: it says itself whether this is one.
         let own = |member: &Member| member.is_local() && !search.node.open && member.suits(Dialect::Ollama);
         usable.retain(|member| member.dealings.has_changed() || own(member));
         if !usable.is_empty() {
             return Ok(usable);
         }
-        // Else whoever asks would be told that there is no such model, and might load it from the internet. Who refuses a
-        // node that never used it and does not trust it is no reason for an error that Ollama would not have given.
+        // Else whoever asks would be told that there is no such model, and might load it from the internet. A refusal
+        // by a node that this one never used and does not trust is no reason for an error that Ollama would not have
+        // given.
         let around = members.around().unusable();
         let is_trusted = |id: &Id| around.iter().any(|node| node.trusted && node.id == Some(*id));
         let counts =
@@ -255,7 +256,7 @@ fn awaited(model: &ModelName, kept: &Kept, all: &[&Arc<Member>], search: &Search
             Some(member) => {
                 awaited.insert(holder.id, Hindered::of(member, members));
             }
-            // This node itself, which lends no Ollama any more.
+            // This node itself, which shares no Ollama any more.
             None if holder.id == search.node.id => {}
             None => {
                 awaited.insert(holder.id, Hindered::away(holder.id, &holder.name, members));

@@ -1,4 +1,4 @@
-//! What a router knows of nodes that are no endpoints, and of its own node's name: for the words of a refusal alone.
+//! A router's knowledge of nodes that are no endpoints, and of its own node's name: for the words of a refusal alone.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl Around {
         Self { own, id, unusable: Arc::new(unusable) }
     }
 
-    /// Who cannot be used, now. Worked out anew at each call, which is when a request is refused.
+    /// The nodes that cannot be used now. Worked out anew at each call, which is when a request is refused.
     pub(super) fn unusable(&self) -> Vec<Unusable> {
         (self.unusable)()
     }

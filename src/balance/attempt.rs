@@ -62,7 +62,7 @@ pub(super) async fn attempt(
         let now = *health.borrow_and_update();
         let suspect = now == Health::Suspect;
         let as_they_stand = members.borrow_and_update().clone();
-        // What a server works on already is not given up for a few lost datagrams.
+        // A request that a server works on already is not given up for a few lost datagrams.
         if now == Health::Gone || (suspect && !progress.has_started() && elsewhere(&as_they_stand)) {
             // An answer that is there already is still an answer.
             if let Some(result) = futures_util::FutureExt::now_or_never(&mut answer) {
@@ -133,7 +133,7 @@ struct Counted {
     counting: Option<Counting>,
 }
 
-/// What is noted of an answer.
+/// The records of an answer.
 struct Counting {
     in_flight: InFlight,
     entry: Entry,

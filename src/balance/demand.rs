@@ -39,7 +39,7 @@ const MOST_WAITING: f64 = 256.0;
 /// Models of which something is remembered.
 const MAX_MODELS: usize = 128;
 
-/// What was seen.
+/// The records of each model and server.
 #[derive(Debug, Default)]
 pub(super) struct Demand(HashMap<ModelName, Record>);
 
@@ -47,7 +47,7 @@ pub(super) struct Demand(HashMap<ModelName, Record>);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sight {
     pub(super) id: Id,
-    /// What it says of the model, with [`waited`](ModelLoad::waited) in the servers' time.
+    /// Its report of the model, with [`waited`](ModelLoad::waited) in the servers' time.
     pub(super) load: ModelLoad,
     /// Seconds that loading the model there costs.
     pub(super) cost: f64,
@@ -57,7 +57,7 @@ pub(super) struct Sight {
     pub(super) busy: bool,
 }
 
-/// What follows for it.
+/// The conclusion for one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Noted {
     /// Whether what was waited for the model is reason enough to load it there.
@@ -77,9 +77,9 @@ struct Server {
     /// As it was at the last look at it, which was then.
     sight: Sight,
     looked: Instant,
-    /// What has been waited there in all, as far as it is known by now.
+    /// All waiting time there, as far as it is known by now.
     waited: f64,
-    /// What was waited elsewhere while the model could have been loaded here.
+    /// Waiting time elsewhere while the model could have been loaded here.
     credit: f64,
     /// Since when nothing kept it from that.
     free: Instant,
@@ -153,7 +153,7 @@ impl Server {
         Self { sight, looked: now, waited: sight.load.waited, credit: 0.0, free: now, idle: now, helped: None }
     }
 
-    /// What was waited there for a model in memory since the last look, and whether it has begun to help.
+    /// The waiting time there for a model in memory since the last look, and whether it has begun to help.
     fn look(&mut self, sight: &Sight, now: Instant) -> (f64, bool) {
         let past = now.saturating_duration_since(std::mem::replace(&mut self.looked, now)).as_secs_f64();
         let (before, load) = (std::mem::replace(&mut self.sight, *sight).load, sight.load);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn many_short_waits_count_as_the_provider_has_counted_them() {
-        // Nobody waits whenever this node looks.
+        // The queue is empty whenever this node looks.
         let mut pair = Pair::new(0.0);
         for second in 0..20 {
             pair.warm.load.waited = f64::from(second) * 0.5;

@@ -105,7 +105,7 @@ impl Entry {
         }
     }
 
-    /// The head of what the application gets. What failed is told in the log, in a line and without what was asked.
+    /// The head of what the application gets. The log has a line for each failure, without what was asked.
     pub(super) fn answered(&self, status: u16, refusal: Option<String>) {
         let head_ms = self.elapsed();
         let mut account = self.lock();
@@ -139,7 +139,7 @@ impl Entry {
     fn over(&self, cut_off: Option<CutOff>) {
         let end_ms = self.elapsed();
         let mut account = self.lock();
-        // What the application did not get is a try that was given up, of which there may be several.
+        // An answer that the application did not get is a try that was given up, of which there may be several.
         if account.status.is_none() || account.end_ms.is_some() {
             return;
         }

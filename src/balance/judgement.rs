@@ -39,7 +39,7 @@ pub(crate) struct Judgement {
     latest: Option<Latest>,
 }
 
-/// What was to be expected, when a request was sent.
+/// The expectation when a request was sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Promise {
     /// Of the request: the [`promised`](super::score::Score::promised), without what was held against the server then, or it would

@@ -169,7 +169,7 @@ impl Once {
                 return Verdict::Elsewhere;
             }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
-            // What ended this server may end the next one.
+            // The request that ended this server may end the next one.
             Outcome::Failed(ExchangeError::Ended(..) | ExchangeError::Reset(_, ResetCode::Ended)) => Verdict::Fail,
             Outcome::Lost(_) | Outcome::Failed(_) if !asked.errand.repeatable => Verdict::Fail,
             Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) if !started => Verdict::Elsewhere,

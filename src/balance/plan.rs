@@ -178,9 +178,9 @@ fn best_warm<'a>(candidates: &'a [Candidate], best: &Choice<'a>, random: usize) 
 }
 
 /// Work conservation: no request waits while a server that has the model in memory has a slot for it, unless waiting is expected
-/// to be over sooner. What is compared is when this one request would be done; what queueing costs others, and how far from a
-/// conversation's cache it may be, is no reason to leave a server idle. A server that has been idle for long is taken to be as
-/// fast as the best one: it is time that it was measured again.
+/// to be over sooner. Compared are the times at which this one request would be done; what queueing costs others, and
+/// how far from a conversation's cache it may be, is no reason to leave a server idle. A server that has been idle for
+/// long is taken to be as fast as the best one: it is time that it was measured again.
 fn free<'a>(candidates: &'a [Candidate], best: &Choice<'_>, random: usize) -> Option<Choice<'a>> {
     // One where it queues already has given it no slot, whatever it says.
     if best.of.free && best.of.score.warm && !best.of.held {

@@ -58,7 +58,7 @@ pub(super) fn nobody(members: &Members) -> Refusal {
     let told = |id: &Id| unusable.iter().any(|node| node.id == Some(*id));
     let away = members.departed().filter(|departed| !told(&departed.id));
     let away = away.map(|departed| Hindered::away(departed.id, &departed.label, members));
-    // Who is here says more of itself.
+    // A connected node says more of itself.
     let around = unusable.iter().filter(|node| node.id.is_none_or(|id| members.get(&id).is_none()));
     let here = members.values().map(|member| Hindered::of(member, members));
     let others = describe(here.chain(away).chain(around.map(Hindered::around)).collect());
@@ -96,7 +96,7 @@ pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, member
     unavailable("no-provider", message, members)
 }
 
-/// Nobody is known to have the model, and some that may have it refuse this node.
+/// No node is known to have the model, and some that may have it refuse this node.
 pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Refusal {
     let refusing = describe(refusing);
     let message =
@@ -149,7 +149,7 @@ pub(super) fn unknown_node(choice: &str, own: &NodeName, members: &Members) -> R
     let known =
         if known.is_empty() { "no node is known at the moment".to_owned() } else { format!("known are: {known}") };
     let what = match own.is(choice) {
-        true => format!("{own} is this node itself, which lends no Ollama"),
+        true => format!("{own} is this node itself, which shares no Ollama"),
         false => format!("no node is called '{}'", choice.escape_debug()),
     };
     Refusal {

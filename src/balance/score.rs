@@ -82,7 +82,7 @@ pub(crate) struct Server {
     pub(crate) eviction: Option<Eviction>,
     /// How many times as long as it says it takes ([`Judgement`](super::judgement::Judgement)); at least 1.
     pub(crate) slowness: f64,
-    /// What is held against it for the moment: that it failed lately, that it keeps nobody's turn. At least 1.
+    /// The factor for recent failures and for turns that it did not keep. At least 1.
     pub(crate) caution: f64,
     /// The same because it has just come: many see it come, idle, at the same time. At least 1.
     pub(crate) newcomer: f64,
@@ -131,7 +131,7 @@ pub(crate) struct Score {
     pub(crate) price: f64,
     /// What the sum is multiplied by.
     pub(crate) factor: f64,
-    /// What of it stands for failures and for what the owner prefers.
+    /// The part of it that stands for failures and for what the owner prefers.
     bias: f64,
     /// What is compared.
     pub(crate) total: f64,
@@ -258,7 +258,7 @@ impl Score {
         (self.wait + self.load + self.service) * self.bias
     }
 
-    /// What it would take with a slot at once, what that costs others included.
+    /// The time with a slot at once, what that costs others included.
     pub(crate) fn alone(&self) -> f64 {
         (self.service + self.externality) * self.bias
     }
@@ -268,7 +268,7 @@ impl Score {
         self.alone().min(service * self.bias)
     }
 
-    /// What it would be with the model in memory and a slot at once, of a server whose model is not.
+    /// The score with the model in memory and a slot at once, of a server whose model is not.
     pub(crate) fn loaded(&self) -> f64 {
         (self.wait + self.service + self.externality + self.price) * self.bias
     }

@@ -185,8 +185,8 @@ async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<
             }
             Decision::Queue => {
                 let wanted: Vec<_> = weighed.queues_at().cloned().collect();
-                // Who finds a free slot does not wait. If it is gone by then, there is one more who waits, and as few of them
-                // as there are slots.
+                // A request that finds a free slot does not wait. If it is gone by then, there is one more who waits,
+                // and as few of them as there are slots.
                 if place.is_none() && !weighed.finds_slot() {
                     place = room.places.clone().try_acquire_owned().ok();
                     if place.is_none() && held.is_empty() {

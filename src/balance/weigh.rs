@@ -59,7 +59,7 @@ struct Weight {
     server: Server,
     cached: f64,
     candidate: Candidate,
-    /// What it says of the model.
+    /// Its report of the model.
     load: ModelLoad,
     /// Where it stands in the queue there.
     ahead: Option<f32>,

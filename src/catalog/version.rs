@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(trusted(&["0.33.0", "0.9.10", "v0.9.9"]), Some("v0.9.9"));
         assert_eq!(trusted(&["0.12.0", "0.12.0-rc1"]), Some("0.12.0-rc1"));
         assert_eq!(trusted(&["0.12.0+own", "0.12.1"]), Some("0.12.0+own"));
-        // What says nothing is no reason to believe that a client is too new.
+        // A version that says nothing is no reason to believe that a client is too new.
         assert_eq!(trusted(&["0.0.0", "0.33.0", "", "b9000", "1.2.3.4.5", "1..2"]), Some("0.33.0"));
         assert_eq!(trusted(&["own", "0.0.0"]), Some("0.0.0"));
         assert_eq!(trusted(&["", ""]), None);

@@ -119,7 +119,7 @@ fn target(place: &Place, writes: bool) -> Result<PathBuf, Failure> {
             note(&format!("the running node reads {}, not {}", file.display(), own.display()));
             Ok(own)
         }
-        // What another user's node says must not choose the file that root writes, except the one that is meant for it.
+        // Another user's node must not choose the file that root writes, except the one that is meant for it.
         Running::Reads { file, foreign: true } if writes && file != Path::new(ETC_CONFIG) => {
             Err(Failure::new(format!(
                 "the running node reads {}, not {}; name the file to change: --config {}",

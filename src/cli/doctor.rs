@@ -60,7 +60,7 @@ impl Finding {
     }
 }
 
-/// What `serve` checks, as a finding.
+/// A check of `serve`, as a finding.
 impl From<Check> for Finding {
     fn from(Check { name, result }: Check) -> Self {
         match result {
@@ -152,7 +152,7 @@ fn config(place: &Place, node: &Node, findings: &mut Vec<Finding>) -> Result<Con
         }
         Err(failure) => {
             findings.push(Finding::problem("config", failure.line, "correct it; no node starts with it"));
-            // What the file says is lost, not the rest of the examination.
+            // The settings in the file are lost, not the rest of the examination.
             Ok(Config::load(&Layer::default(), &place.environment.only_paths(), None)?)
         }
     }

@@ -49,7 +49,7 @@ pub(super) struct Args {
     #[command(subcommand)]
     list: Option<list::Command>,
 
-    /// What it may do here: nothing (none), run models (infer), or also pull and delete them (manage)
+    /// Its permission here: nothing (none), run models (infer), or also pull and delete them (manage)
     #[arg(long, value_enum, default_value = "infer")]
     scope: ScopeArg,
 

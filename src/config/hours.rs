@@ -168,7 +168,8 @@ struct Entry {
     whole_days: bool,
 }
 
-/// What stands between two commas: days with times, either alone, or several of them where a shell took the quotes away.
+/// The entries between two commas: days with times, either alone, or several of them where a shell took the quotes
+/// away.
 fn entries_of(text: &str) -> Result<Vec<Entry>, String> {
     // `18:00 - 08:00` as well.
     let text = text.split('-').map(str::trim).collect::<Vec<_>>().join("-");

@@ -40,7 +40,7 @@ pub(super) fn strict(text: &str) -> Result<Uri, String> {
 /// How long the name of a machine may take to be resolved. A node does not start before it knows.
 const RESOLVES: Duration = Duration::from_secs(2);
 
-/// What clients of either API put behind the address of a server, and Ollana adds by itself.
+/// Paths that clients of either API put behind the address of a server, and that Ollana adds by itself.
 const API_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/models", "/v1", "/api"];
 
 /// The address without the path of an API at its end, and that path if there was one.
@@ -79,14 +79,14 @@ fn interfaces() -> Vec<IpAddr> {
     if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip()).collect()
 }
 
-/// What a name stands for; nothing if that is not known in time. The system's resolver cannot be stopped, so it has a thread
-/// of its own.
+/// The addresses of a name; none if they are not known in time. The system's resolver cannot be stopped, so it has a
+/// thread of its own.
 fn resolve(host: &str) -> Vec<SocketAddr> {
     let (found, answer) = mpsc::channel();
     let host = host.to_owned();
     let asked = thread::Builder::new().name("resolver".to_owned()).spawn(move || {
         let addresses = (host, 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        // Nobody may wait for it any more.
+        // The receiver may be gone by now.
         let _ = found.send(addresses.unwrap_or_default());
     });
     match asked {

@@ -113,8 +113,8 @@ impl Balance {
     /// a fifth is as likely none; then the request stays at home, where it takes nothing from a neighbour, nothing of it
     /// crosses the network, and the conversation's cache stays where the next question comes from.
     pub const PREFER_LOCAL: f64 = 1.2;
-    /// See [`max_wait`](Self::max_wait): no bound, as at an Ollama. What is expected is an estimate, and whoever asks for
-    /// much at once knows best how long to wait for it.
+    /// See [`max_wait`](Self::max_wait): no bound, as at an Ollama. The expected time is an estimate, and whoever asks
+    /// for much at once knows best how long to wait for it.
     pub const MAX_WAIT: Duration = Duration::MAX;
     /// See [`waiting`](Self::waiting).
     #[expect(clippy::cast_possible_truncation, reason = "a thousand")]

@@ -75,7 +75,7 @@ pub struct ModelNode {
     pub loaded: bool,
 }
 
-// What a node of a version before says nothing of.
+// Defaults of fields that a node of an earlier version does not send.
 
 fn used() -> Use {
     Use::Yes

@@ -224,7 +224,7 @@ pub enum Unresolved {
         nearest.as_ref().map(|name| format!(", did you mean {name}?")).unwrap_or_default()
     )]
     Unknown {
-        /// What was typed.
+        /// The text that was typed.
         text: String,
         /// A known name that looks like it.
         nearest: Option<NodeName>,
@@ -241,7 +241,7 @@ pub enum Unresolved {
     /// Several fit.
     #[error("{text:?} could be {}; give the ID", list(candidates))]
     Ambiguous {
-        /// What was typed.
+        /// The text that was typed.
         text: String,
         /// Whom it fits.
         candidates: Vec<Candidate>,

@@ -42,7 +42,7 @@ pub struct PeerAddress {
     pub port: u16,
 }
 
-/// What came of the last look-up of a fixed peer.
+/// The result of the last look-up of a fixed peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LookUp {
     /// None has come to its end yet.
@@ -88,7 +88,7 @@ impl FixedPeers {
         Self { ask, look_ups, _tasks: tasks }
     }
 
-    /// What came of the look-ups, the latest.
+    /// The results of the latest look-ups.
     pub fn look_ups(&self) -> watch::Receiver<LookUps> {
         self.look_ups.clone()
     }

@@ -37,7 +37,7 @@ pub enum Denial {
 /// A node that cannot be used as it is, and what a person can do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unusable {
-    /// What to call it: the name it is shown under, or what was typed after `--peer`.
+    /// Its name for people: the name it is shown under, or what was typed after `--peer`.
     pub node: String,
     /// Its key's ID: proved, unless `verified` says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,9 +53,9 @@ pub struct Unusable {
     /// The code that it gave, if it refuses this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denial: Option<Denial>,
-    /// What is in the way.
+    /// The obstacle.
     pub reason: String,
-    /// What to do about it.
+    /// The command or action that removes the obstacle.
     #[serde(default, rename = "do", skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
 }
@@ -68,7 +68,7 @@ impl Denial {
         !matches!(self, Self::OutsideHours | Self::InUse | Self::Cloned)
     }
 
-    /// What is in the way, without the provider's name.
+    /// The obstacle, without the provider's name.
     pub fn reason(self, own: &NodeName) -> String {
         match self {
             Self::NameKnown => {
@@ -88,7 +88,7 @@ impl Denial {
         }
     }
 
-    /// What a person can do about it, `peer` being the provider and `own` and `id` this node.
+    /// The command or action that removes the obstacle, `peer` being the provider and `own` and `id` this node.
     pub fn advice(self, peer: &str, own: &NodeName, id: &Id) -> Option<String> {
         match self {
             // The name alone would mean the other key too.

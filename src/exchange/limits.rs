@@ -1,7 +1,8 @@
 //! How many requests at once are taken, of whom: the defaults, in one place.
 //!
-//! What refuses protects memory, and lies above what an honest application meets: an Ollama lets 512 requests wait
-//! (`OLLAMA_MAX_QUEUE`), and a request that waits costs some kilobytes here. A request that finds a free slot does not wait.
+//! A bound that refuses protects memory, and lies above what an honest application meets: an Ollama lets 512 requests
+//! wait (`OLLAMA_MAX_QUEUE`), and a request that waits costs some kilobytes here. A request that finds a free slot does
+//! not wait.
 
 /// Requests that may wait for a slot: those of one peer at a provider, and those of this machine's applications, or of one
 /// other machine at an open listener.
@@ -15,8 +16,8 @@ pub const REQUESTS_EACH: usize = WAITING_EACH + WAITING_EACH / 2;
 /// Requests at once of all peers together whom no person trusts.
 pub const REQUESTS_OF_STRANGERS: usize = strangers_of(WAITING) + WAITING_EACH;
 
-/// What all together may have whom no person trusts, of so much: the rest is kept for those who are trusted. A key costs
-/// nothing, so strangers may be any number of peers.
+/// The part of `all` that all peers together may have whom no person trusts: the rest is kept for those who are
+/// trusted. A key costs nothing, so strangers may be any number of peers.
 pub const fn strangers_of(all: usize) -> usize {
     all.div_ceil(2)
 }

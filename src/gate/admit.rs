@@ -276,7 +276,7 @@ impl Admission<'_> {
             ServerKind::Ollama | ServerKind::OpenAi => "is no Ollama: of it only what runs and lists models at /v1",
             ServerKind::Grpc => "speaks gRPC: of it what is not below /api or /v1",
         };
-        let message = format!("this server {speaks} is lent, which {} {} is not", parts.method, parts.uri.path());
+        let message = format!("this server {speaks} is shared, which {} {} is not", parts.method, parts.uri.path());
         Some(deny(route, &refusal(StatusCode::FORBIDDEN, "other-api", message)))
     }
 

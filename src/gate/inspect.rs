@@ -16,8 +16,9 @@
 //! So is how a model is loaded ([`options`](crate::route::options)): Ollama loads it anew for a request that asks for it
 //! otherwise, and everybody waits. All options but those that are known to be one answer's own are made unknown in the same
 //! way, since a newer Ollama may load a model for any other. The context (`num_ctx`) is part of what is asked for; it passes
-//! as far as the owner lends it (`lend.max_context`), beyond that the request is refused, and where nothing is lent of it
-//! that key is unknown too. Servers of the OpenAI API have none of this, and what they are sent is as it was written.
+//! as far as the owner shares it (`lend.max_context`), beyond that the request is refused, and where nothing is shared
+//! of it that key is unknown too. Servers of the OpenAI API have none of this, and what they are sent is as it was
+//! written.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -328,7 +328,7 @@ impl Queue {
             _ if all <= waiting && (!is_stranger || of_strangers <= waiting_strangers) => return Ok(()),
             _ => {
                 let most = match is_stranger {
-                    // What is too many of them is made up for among them.
+                    // Strangers beyond their bound make room among themselves.
                     true if of_strangers > waiting_strangers => strangers().max().filter(|(n, _)| *n > own),
                     true => others().max().filter(|(n, _)| *n > own),
                     false => strangers().max().or_else(|| others().max().filter(|(n, _)| *n > own)),

@@ -25,7 +25,7 @@ impl fmt::Debug for NotNow {
     }
 }
 
-/// Who reads a report, and by which rules.
+/// The peer that reads a report, and the rules for it.
 #[derive(Debug, Clone)]
 pub(super) struct Reader {
     pub(super) id: Id,
@@ -36,7 +36,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// What it is told: whom this node does not trust learns that it shares something, and why not with it.
+    /// The report for it: a peer that this node does not trust learns that it shares something, and why not with that
+    /// peer.
     pub(super) fn report(&self, book: &Snapshot, report: &Report) -> Report {
         let scope = book.standing(&self.id).scope;
         match scope {

@@ -141,8 +141,8 @@ impl Answerer {
 }
 
 /// Takes `/@name` off the path, and the scheme and authority off the target: what is left is what Ollama would see. The
-/// name becomes the choice, unless a header chooses already: that is the more particular of the two. What was taken off
-/// the path is given back, as it was written.
+/// name becomes the choice, unless a header chooses already: that is the more particular of the two. The part that was
+/// taken off the path is given back, as it was written.
 ///
 /// As the base of a program's addresses it may end in a slash, and each path begins with one: of two, one is the base's.
 fn take_prefix(parts: &mut Parts) -> Option<String> {
@@ -172,7 +172,7 @@ fn take_prefix(parts: &mut Parts) -> Option<String> {
 }
 
 /// A server behind a node knows nothing of `/@name`: where its answer sends the application to another path, that begins
-/// with the choice again. What leads to another host is left alone, and a relative path leads there by itself.
+/// with the choice again. A location at another host is left alone, and a relative path leads there by itself.
 fn keep_choice(response: &mut Response<Body>, prefix: &str, asked: &Asked) {
     if !response.status().is_redirection() {
         return;
@@ -253,9 +253,10 @@ fn owner_only() -> Refusal {
     Refusal {
         status: StatusCode::FORBIDDEN,
         code: "owner-only",
-        message: "this acts on the account of an Ollama's owner and never crosses the mesh: ask the Ollama on its own \
-                  machine directly"
-            .to_owned(),
+        message:
+            "this acts on the account of an Ollama's owner and is never sent to other nodes: ask the Ollama on its \
+                  own machine directly"
+                .to_owned(),
         retry_after: None,
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Connections {
     tasks: JoinSet<()>,
     open: HashMap<Id, (Activity, AbortHandle)>,
     most: usize,
-    /// What the times of [`Activity`] count from.
+    /// The instant that the times of [`Activity`] count from.
     began: Instant,
     /// The listener that is asked first.
     first: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Connections {
     failing: bool,
 }
 
-/// What a connection does. Clones share it.
+/// The activity of a connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity(Arc<Inner>);
 

@@ -50,7 +50,8 @@ pub(super) struct Said {
     answering: Answering,
     /// Set if it breaks off, where only the close of the connection is its end.
     broke: Option<Arc<AtomicBool>>,
-    /// What its connection has as long as this is on its way: a request, and a place if it has no more of them than so many.
+    /// Counted for its connection as long as this is on its way: a request, and a place if it has no more of them than
+    /// so many.
     _holds: Holds,
 }
 

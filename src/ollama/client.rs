@@ -82,7 +82,7 @@ pub(super) enum Spoken {
 /// Why the place where a server should be is not asked.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
-    #[error("{0} is no http:// address; a server behind TLS cannot be lent yet")]
+    #[error("{0} is no http:// address; a server behind TLS cannot be shared yet")]
     Address(Uri),
     #[error("what answers there is an Ollana, not an Ollama")]
     Ollana,
@@ -122,7 +122,7 @@ impl Client {
         &self.ours
     }
 
-    /// What is known of the server's process.
+    /// The state of the server's process, as far as it is known.
     pub(super) fn life(&self) -> &Life {
         &self.life
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-/// What is known of the server's process. Clones share it.
+/// The state of the server's process, as far as it is known. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Life(Arc<Inner>);
 
@@ -38,7 +38,7 @@ impl Life {
         *self.0.witness.lock().unwrap_or_else(PoisonError::into_inner) = connection;
     }
 
-    /// What tells later whether the process that is there now has ended.
+    /// A witness that tells later whether the process that is there now has ended.
     pub(super) fn witness(&self) -> Option<Witness> {
         self.0.witness.lock().unwrap_or_else(PoisonError::into_inner).clone().map(Witness)
     }

@@ -38,10 +38,10 @@ pub(super) enum NoList {
     /// It was answered with an error.
     #[error("answered {0}")]
     Status(StatusCode),
-    /// What came is no list of models.
+    /// The answer is no list of models.
     #[error("answered with something else than a list of models")]
     NoneSuch,
-    /// What came begins like one and cannot be read.
+    /// The answer begins like one and cannot be read.
     #[error("answered with a list that cannot be read ({0})")]
     Broken(String),
 }

@@ -19,7 +19,7 @@ use super::listing::{self, MODELS, NoList, TAGS};
 use super::trouble::Trouble;
 use crate::exchange::{Body, ExchangeError, ServerKind, full};
 
-/// What an Ollama says its version at.
+/// The path at which an Ollama says its version.
 const VERSION: &str = "/api/version";
 /// Longest version and name of a server that are kept.
 const MAX_VERSION: usize = 40;
@@ -43,7 +43,7 @@ pub(super) struct Asked {
 pub(super) struct Met {
     /// Its kind and its models, but not which of an Ollama's are in memory.
     pub(super) state: State,
-    /// What it answers to the question for its version; as long as that stays the same, so does its kind.
+    /// Its answer to the question for its version; as long as that stays the same, so does its kind.
     pub(super) greeting: Option<String>,
     /// Whether an Ollama's list for the OpenAI API has to be asked for again: it has names there that are nowhere else, or
     /// was too slow.

@@ -36,9 +36,9 @@ pub enum Trouble {
     NeedsKey {
         /// Where it is.
         url: Uri,
-        /// What was asked.
+        /// The path of the question.
         path: &'static str,
-        /// What it answered.
+        /// The status of its answer.
         status: StatusCode,
     },
     /// It speaks HTTP, and it is no server of models.
@@ -46,7 +46,7 @@ pub enum Trouble {
     Other {
         /// Where it is.
         url: Uri,
-        /// What it was asked, and how it answered.
+        /// The path of each question, and the answer to it.
         answers: Vec<(&'static str, String)>,
     },
     /// It is a node.
@@ -57,16 +57,16 @@ pub enum Trouble {
     Broken {
         /// Where it is.
         url: Uri,
-        /// What happened.
+        /// The failure.
         why: String,
     },
 }
 
-/// What is wrong with a server that can be shared all the same, by what it was asked.
+/// The flaws of a server that can be shared all the same, by the path of the question.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Flaws(BTreeMap<&'static str, Vec<String>>);
 
-/// What was found in one answer: each fault with the first entry that has it, and how many there are.
+/// The faults of one answer: each fault with the first entry that has it, and how many there are.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<(&'static str, String, usize)>);
 
@@ -120,7 +120,7 @@ impl Flaws {
         self.0.values().flatten().map(String::as_str)
     }
 
-    /// What is wrong with the latest answer to a question, in place of what was.
+    /// Replaces the flaws of the answer to a question by those of the latest answer.
     pub(super) fn set(&mut self, path: &'static str, faults: Faults) {
         let sentences: Vec<String> = faults.0.into_iter().map(|fault| sentence(path, fault)).collect();
         match sentences.is_empty() {

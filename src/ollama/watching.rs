@@ -40,9 +40,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(60);
 /// A list that takes longer is worth a word to the owner.
 const SLOW: Duration = Duration::from_secs(2);
-/// What is said of it.
+/// The flaw of such a list.
 const IS_SLOW: &str = "takes more than 2 s to answer: what it said last is used meanwhile";
-/// What is said if the latest answer is of no use.
+/// The flaw where the latest answer is of no use.
 const IS_OLD: &str = "gives no list at the moment: what it said last is used";
 /// Most flaws of one server that the log has; a list that changes may have others each time.
 const MAX_TOLD: usize = 64;
@@ -325,8 +325,8 @@ impl Watch {
         }
     }
 
-    /// What was known holds, if the server has answered and that was of no use; one that says that there is no such list, or
-    /// none for us, is met anew.
+    /// The last list holds, if the server has answered and that was of no use; one that says that there is no such
+    /// list, or none for us, is met anew.
     async fn old_list(&mut self, path: &'static str, none: NoList) -> Result<Seen, Trouble> {
         match none {
             NoList::Unanswered(error) => Err(self.trouble(&error)),
@@ -340,7 +340,8 @@ impl Watch {
         }
     }
 
-    /// What is known of it already, if it answers a question that needs no disk; one that answers another way is met anew.
+    /// The state as it is known, if the server answers a question that needs no disk; one that answers another way is
+    /// met anew.
     async fn still_there(&mut self) -> Result<Seen, Trouble> {
         let state = State::clone(&self.publish.borrow());
         let same = state.kind == ServerKind::Ollama && self.greeting().await? == self.greeting;

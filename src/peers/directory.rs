@@ -38,7 +38,7 @@ pub struct PeerView {
     pub use_: Use,
     /// What it may do at our gate.
     pub scope: Scope,
-    /// What it lets this node do there, if it has said so.
+    /// The access of this node there, if it has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote_scope: Option<Scope>,
     /// Why it does not serve this node, if it does not.
@@ -135,7 +135,7 @@ pub(super) struct Live {
 
 pub(super) type Entries = Arc<BTreeMap<Id, Entry>>;
 
-/// What a peer says of itself.
+/// A peer's description of itself.
 #[derive(Debug, Clone)]
 pub struct Reported {
     /// The name it is shown under.
@@ -144,7 +144,7 @@ pub struct Reported {
     pub id: Id,
     /// Whether it gets requests of this node.
     pub use_: Use,
-    /// What it has.
+    /// Its latest report.
     pub report: Arc<Report>,
     /// How busy it is.
     pub load: Arc<Load>,
@@ -153,7 +153,7 @@ pub struct Reported {
 /// Who there is. Clones see the same.
 #[derive(Debug, Clone)]
 pub struct Directory {
-    /// What this node is called, and its ID.
+    /// This node's name and ID.
     pub(super) me: Arc<(NodeName, Id)>,
     pub(super) entries: watch::Receiver<Entries>,
     pub(super) unanswering: watch::Receiver<Arc<Unanswering>>,
@@ -217,7 +217,7 @@ impl Directory {
         views
     }
 
-    /// What each connected peer that shares something has.
+    /// The report of each connected peer that shares something.
     pub fn reports(&self) -> Vec<Reported> {
         let entries = self.entries.borrow().clone();
         let trust = self.trust.borrow().clone();
@@ -235,7 +235,7 @@ impl Directory {
         reported.filter(|reported| reported.report.provider).collect()
     }
 
-    /// What is in conflict between nodes that are connected now, a sentence each: what, and behind an arrow what ends it.
+    /// Conflicts between nodes that are connected now, a sentence each: what, and behind an arrow what ends it.
     pub fn conflicts(&self) -> Vec<String> {
         let (trust, entries) = (self.trust.borrow().clone(), self.entries.borrow().clone());
         let conflict = |(id, entry): (&Id, &Entry)| Some(format!("{}: {}", entry.label, entry.conflict(&trust, *id)?));

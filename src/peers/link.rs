@@ -134,7 +134,7 @@ pub fn is_refusal(closed: &Closed) -> bool {
     [CloseCode::Revoked, CloseCode::Version, CloseCode::SameKey].iter().any(|code| closed.is(*code))
 }
 
-/// What the other side's code says of this node, where it said no.
+/// The denial that the other side's code stands for, where it said no.
 pub fn denial(closed: &Closed) -> Option<Denial> {
     match () {
         () if closed.is(CloseCode::Revoked) => Some(Denial::Revoked),
@@ -154,7 +154,7 @@ pub enum Event {
     Access(LinkId, Access),
 }
 
-/// What a provider lets this node do.
+/// This node's access to a provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// Nothing, and why.
@@ -164,7 +164,7 @@ pub enum Access {
 }
 
 impl Access {
-    /// What a report says of it; nothing where its node shares nothing.
+    /// The access that a report gives; nothing where its node shares nothing.
     pub fn of(report: &Report) -> Option<Self> {
         match (report.provider, report.scope) {
             (false, _) => None,
@@ -187,7 +187,7 @@ pub struct Follow {
     pub pulse: Arc<Pulse>,
     pub heard: watch::Sender<Instant>,
     pub events: mpsc::Sender<Event>,
-    /// What it let this node do when it last shared something.
+    /// The access of this node when the peer last shared something.
     pub access: Option<Access>,
     /// How often the log was told of that.
     pub access_told: u32,

@@ -94,7 +94,7 @@ pub struct Failed {
     pub denial: Option<Denial>,
     /// Why, for people.
     pub reason: String,
-    /// What they can do about it.
+    /// The command or action that people can take.
     pub advice: Option<String>,
 }
 

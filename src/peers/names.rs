@@ -1,4 +1,4 @@
-//! What each node is shown as, and which of them have one name.
+//! The name that each node is shown under, and which of them have one name.
 //!
 //! A name is a label that anyone may take. The key that is known by it keeps it as it is, also while it is away: else a stranger could
 //! take it by saying it. The others have the beginning of their ID behind it. A conflict is between nodes that are connected

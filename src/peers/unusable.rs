@@ -58,7 +58,7 @@ impl Directory {
     /// A peer that has proved its key and refuses this node.
     fn refusing(&self, id: Id, entry: &Entry, trust: &Snapshot) -> Option<Unusable> {
         let standing = entry.standing(id, trust);
-        // What a person here decided needs no reason.
+        // A person's decision here needs no reason.
         if standing.is_revoked() || (standing.trust == Trust::Trusted && standing.use_ == Use::No) {
             return None;
         }
@@ -152,7 +152,7 @@ fn named(peer: &PeerAddress, row: &Unanswered) -> Unusable {
     }
 }
 
-/// What does not fit into a list that people read.
+/// The line for nodes that do not fit into a list that people read.
 fn more(count: usize) -> Unusable {
     Unusable {
         node: format!("{count} more"),

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 /// Entries that are read of one list. As many models as a report to a peer may have.
 pub(crate) const MAX_ENTRIES: usize = 8192;
 
-/// What of an entry anybody asks for; the rest is not kept.
+/// Fields of an entry that are used; the rest is not kept.
 const KEYS: [&str; 14] = [
     "name",
     "model",
@@ -61,7 +61,7 @@ pub(crate) struct Entry<'a> {
     fields: Vec<(&'static str, &'a RawValue)>,
 }
 
-/// What a field says.
+/// The value of a field.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Said<T> {
     /// Nothing: it is not there, or `null`.
@@ -116,7 +116,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Listing<'a> {
 // === impl List ===
 
 impl<'a> List<'a> {
-    /// `null` is what Go writes for an empty list that was never made. What is no list at all is none.
+    /// `null` is what Go writes for an empty list that was never made. A value that is no list is none.
     fn of(raw: &'a RawValue) -> Option<Self> {
         match raw.get() {
             "null" => Some(Self::default()),
@@ -207,7 +207,7 @@ impl<'a> Entry<'a> {
             return Said::This(bytes);
         }
         match serde_json::from_str::<f64>(value) {
-            // What lies below 2⁵³ is exact.
+            // A whole number below 2⁵³ is exact.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             Ok(bytes) if bytes.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&bytes) => {
                 Said::This(bytes as u64)
@@ -243,7 +243,7 @@ impl<'a> Entry<'a> {
 // === impl Said ===
 
 impl<T> Said<T> {
-    /// What it says, if it is as it should be.
+    /// The value, if it is as it should be.
     pub(crate) fn this(self) -> Option<T> {
         match self {
             Self::This(value) => Some(value),

@@ -1,10 +1,10 @@
-//! What of a request decides how an Ollama loads its model. One that asks for it otherwise than the model was loaded makes
-//! Ollama load it anew, and everybody waits (`needsReload` in its `server/sched.go`).
+//! The fields of a request that decide how an Ollama loads its model. One that asks for it otherwise than the model was
+//! loaded makes Ollama load it anew, and everybody waits (`needsReload` in its `server/sched.go`).
 //!
 //! Read from `Options` and `Runner` in `api/types.go`, and from `needsReload`, of Ollama 0.1.20, 0.3.14, 0.5.7, 0.9.6, 0.24.0,
 //! 0.30.0, 0.32.15 and 0.33.0-rc2. `tests/real` compares with the source of another one that is at hand.
 
-/// What an entry of a request's `options` does. `options` is a map to Go: its keys are matched exactly.
+/// The effect of an entry of a request's `options`. `options` is a map to Go: its keys are matched exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// It is one answer's own: how a token is chosen, or when to stop.
@@ -18,7 +18,7 @@ pub enum Effect {
 /// The newest version that the table was read from: major and minor.
 pub const NEWEST: (u32, u32) = (0, 33);
 
-/// All options that are known. What is not here may load a model anew in some version.
+/// All options that are known. One that is not here may load a model anew in some version.
 pub const OPTIONS: &[(&str, Effect)] = &[
     ("num_ctx", Effect::Context),
     ("num_batch", Effect::Load),

@@ -165,7 +165,7 @@ pub(super) fn ollamas(path: &str) -> Option<&'static Known> {
 /// The known route that this is, spelled as its server will read it and not otherwise.
 pub(super) fn listed(method: &Method, path: &str) -> Option<Kind> {
     let (known, name) = ROUTES.iter().find_map(|known| Some((known, known.name(path)?)))?;
-    // What a careless router would find elsewhere is no name.
+    // A path that a careless router would find elsewhere is no name.
     let below = || strictest(path).starts_with(known.path.trim_end_matches('*'));
     let is_name = name.is_empty() || (!has_dots(name) && (known.path == MODEL || !name.contains('/')) && below());
     if is_name && method == Method::HEAD && matches!(known.does, Does::V1Models | Does::PathModel) {

@@ -22,7 +22,8 @@ pub fn unknown_model(path: &str, model: &ModelName) -> Refusal {
         },
         None if model.is_cloud() => {
             let message = format!(
-                "model '{written}' runs in the cloud on the account of a server's owner; that is not shared over the mesh"
+                "model '{written}' runs in the cloud on the account of a server's owner; that is not shared with other \
+                 nodes"
             );
             (StatusCode::FORBIDDEN, "cloud", message)
         }

@@ -1,6 +1,6 @@
-//! What Ollama's router says of a request that none of its routes takes: Go's mux (`net/http`, of Go 1.26) cleans the path,
-//! gin (1.10, with `HandleMethodNotAllowed`) takes a slash from its end or says 404 or 405. The same bytes are said here, so
-//! that such a request has to reach no server.
+//! The answers of Ollama's router to a request that none of its routes takes: Go's mux (`net/http`, of Go 1.26) cleans
+//! the path, gin (1.10, with `HandleMethodNotAllowed`) takes a slash from its end or says 404 or 405. The same bytes
+//! are said here, so that such a request has to reach no server.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::exchange::{Body, empty, full};
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain");
 
-/// What an Ollama says of a request that is not [known](super::is_known).
+/// The answer of an Ollama to a request that is not [known](super::is_known).
 pub fn unrouted(method: &Method, uri: &Uri) -> Response<Body> {
     let written = uri.path();
     if written == "*" {

@@ -25,7 +25,7 @@ pub enum Unreached {
     NoRoute,
     /// The machine says that nothing listens at the port, or its firewall does.
     Closed,
-    /// Nothing came back. What is known of the MTU on the way.
+    /// Nothing came back. With the MTU on the way, if it is known.
     Silent(Option<u32>),
 }
 
@@ -46,7 +46,7 @@ impl Unreached {
         }
     }
 
-    /// What is in the way, without the node's name.
+    /// The obstacle, without the node's name.
     pub fn reason(self, address: SocketAddr) -> String {
         let (ip, port) = (address.ip(), address.port());
         match self {
@@ -68,7 +68,7 @@ impl Unreached {
         }
     }
 
-    /// What a person can do about it.
+    /// The command or action that removes the obstacle.
     pub fn advice(self, address: SocketAddr) -> Option<String> {
         let port = address.port();
         match self {
@@ -88,7 +88,7 @@ async fn probe(address: SocketAddr) -> io::Result<Unreached> {
     if let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_MTU) {
         return Ok(Unreached::Mtu(mtu));
     }
-    // What is no packet of QUIC is dropped unread there.
+    // A datagram that is no packet of QUIC is dropped unread there.
     socket.send(&[0]).await?;
     match tokio::time::timeout(ICMP_WITHIN, socket.recv(&mut [0])).await {
         Ok(Err(error)) => Err(error),

@@ -1,7 +1,7 @@
-//! What a person has forgotten: peers that are gone, and names that others may have.
+//! The forgetting of peers that are gone, and of names that others may have.
 //!
-//! Forgetting gives a key nothing: it is as new as any when it is met again. What was decided against a key stays, and so does
-//! the time at which the first-use window opened.
+//! Forgetting gives a key nothing: it is as new as any when it is met again. A decision against a key stays, and so
+//! does the time at which the first-use window opened.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::ledger::Ledger;
 use super::{Book, Pin, Trust, TrustError};
 use crate::id::{Id, NodeName};
 
-/// What was forgotten.
+/// The peers and names that were forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Forgotten {
     /// Keys that are not in the book any more.
@@ -88,7 +88,7 @@ impl Book {
 // === impl Ledger ===
 
 impl Ledger {
-    /// As if it had never been met. What vouchers say of it stands: that is theirs to withdraw.
+    /// As if it had never been met. The words of its vouchers stand: they are theirs to withdraw.
     pub(super) fn forget(&mut self, id: &Id) {
         if self.pins.get(id).is_some_and(|pin| pin.trust != Trust::Revoked) {
             self.pins.remove(id);

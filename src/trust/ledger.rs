@@ -254,7 +254,7 @@ impl Ledger {
         first
     }
 
-    /// What is recorded of the first-use window.
+    /// The record of the first-use window.
     pub(super) fn opening(&self, policy: &TrustPolicy) -> Opening {
         let (opened, spent) = (self.first_provider_met, self.first_use_spent);
         Opening { opened, spent, span: policy.first_use_window.as_secs() }

@@ -11,8 +11,8 @@ use crate::id::{Id, Scope, Use};
 /// An invitation is redeemed within milliseconds of the meeting, and a person is not needed then.
 const SETTLED_WITHIN: Duration = Duration::from_secs(2);
 
-/// Says what has changed for keys that were known before. What a person did is said where it was done, and of a new key it is
-/// said that it was met.
+/// Says what has changed for keys that were known before. A person's change is said where it was made, and of a new key
+/// it is said that it was met.
 pub(super) fn say_changes(before: &Snapshot, after: &Snapshot) {
     for pin in after.pins().filter(|pin| matches!(pin.trust, Trust::FirstUse | Trust::Vouched)) {
         let Some(former) = before.pin(&pin.id).filter(|former| former.trust == pin.trust) else { continue };
@@ -26,7 +26,7 @@ pub(super) fn say_changes(before: &Snapshot, after: &Snapshot) {
     }
 }
 
-/// What a key may do here, for people.
+/// The permission of a key here, for people.
 pub(super) fn may(scope: Scope) -> &'static str {
     match scope {
         Scope::None => "may do nothing here",
@@ -57,7 +57,7 @@ pub(super) fn warn_unless_settled(book: watch::Receiver<Arc<Snapshot>>, met: &Me
 
 async fn is_settled_soon(mut book: watch::Receiver<Arc<Snapshot>>, id: Id, direction: Direction) -> bool {
     let settled = |standing: Standing| match direction {
-        // Whatever a person, or an invitation, decided.
+        // A person, or an invitation, has decided.
         _ if matches!(standing.trust, Trust::Trusted | Trust::Revoked) => true,
         Direction::Inbound => standing.scope > Scope::None,
         Direction::Outbound { .. } => standing.use_ == Use::Yes,

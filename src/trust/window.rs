@@ -19,7 +19,7 @@ pub(super) const RECORD_EVERY: u64 = 5 * 60;
 /// slower.
 const JUMP: u64 = 60;
 
-/// What is recorded of the window.
+/// The record of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Opening {
     /// When it opened, in seconds since 1970.
@@ -143,7 +143,7 @@ impl Clocks {
     }
 }
 
-/// What the writer knows of the window's time in this run.
+/// The writer's knowledge of the window's time in this run.
 #[derive(Debug)]
 pub(super) struct Watch {
     /// The clocks when the node started, or when the system clock was last found set.

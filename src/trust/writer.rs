@@ -48,9 +48,9 @@ pub(super) struct Writer {
     pins_left: Bucket,
     origins: Origins,
     loud_left: Bucket,
-    /// What was last said of whom, so that it is said once. As many as there may be pins of first use.
+    /// The last news of each key that was logged, so that it is logged once. As many as there may be pins of first use.
     told: HashMap<Id, News>,
-    /// What time it is; a test puts other clocks here.
+    /// The clocks; a test puts others here.
     pub(super) clocks: Box<dyn FnMut() -> Clocks + Send>,
     pub(super) time: Watch,
     pub(super) present: HashMap<Id, Weak<()>>,
@@ -290,7 +290,7 @@ impl Writer {
         }
     }
 
-    /// What a person can do about a name that is known with another key.
+    /// The advice about a name that is known with another key.
     fn name_taken(&self, Met { id, name, .. }: &Met, standing: Standing, by: &Id) -> String {
         let revoked = self.ledger.pins.get(by).is_some_and(|pin| pin.trust == Trust::Revoked);
         match standing.trust {

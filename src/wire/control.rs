@@ -75,7 +75,7 @@ impl Hello {
     }
 }
 
-/// What people on this side are told: numbers, and no word of the other side's.
+/// The sentence for people on this side: numbers, and no word of the other side's.
 fn no_common_version(oldest: u16, newest: u16) -> String {
     format!(
         "it speaks versions {oldest} to {newest} of the protocol, this node (ollana {}) {OLDEST_PROTOCOL} to {PROTOCOL}; \
@@ -102,12 +102,12 @@ impl Refused {
     /// No common version of the protocol.
     pub const VERSION: &'static str = "version";
 
-    /// What a node is told that speaks no version of the protocol that this one understands.
+    /// The refusal of a node that speaks no version of the protocol that this one understands.
     pub fn version() -> Self {
         Self { code: Self::VERSION.to_owned(), protocol: PROTOCOL, oldest_protocol: OLDEST_PROTOCOL }
     }
 
-    /// What it means, for people on this side.
+    /// Its meaning, for people on this side.
     pub fn sentence(&self) -> String {
         match &*self.code {
             Self::VERSION => no_common_version(self.oldest_protocol, self.protocol),
@@ -252,7 +252,7 @@ fn sensible(mut load: Load) -> Load {
     load
 }
 
-/// What the version of a program is made of. No blank, so that no sentence comes of it.
+/// Whether it is a character of a program's version. No blank, so that no sentence comes of it.
 fn is_of_version(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_')
 }

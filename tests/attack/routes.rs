@@ -1,4 +1,4 @@
-//! What a server has beside the routes of the mesh stays its owner's, whatever server it is.
+//! The routes of a server that are not in the table stay its owner's, whatever server it is.
 
 use http::Method;
 use ollana::id::Scope;
@@ -117,7 +117,7 @@ async fn no_route_outside_the_table_reaches_a_server_of_whatever_kind() {
     provider.trust(id, Scope::Manage).await;
     let manager = Evil::showing(Some(shown)).meet(provider.mesh, "manager").await.unwrap();
     attacks(&manager, &victim).await;
-    // What is in the table is served.
+    // A route in the table is served.
     let said = manager.ask("POST", "/api/generate", &[], br#"{"model":"m","prompt":"x"}"#).await.unwrap();
     assert!(said.status == 200 && said.text().contains("done as asked"), "{}", said.text());
     let said = manager.ask("DELETE", "/api/delete", &[], br#"{"model":"m"}"#).await.unwrap();
@@ -164,7 +164,7 @@ async fn the_owner_asks_this_machines_own_server_for_anything() {
         let answer = within(user.send(method.parse().unwrap(), path, r#"{"model":"m"}"#)).await;
         assert_eq!(answer.headers()["ollana-peer"], "laptop");
         let (status, text) = read(answer).await;
-        // By Ollama's own names it is the mesh's to say.
+        // Ollama's own names are answered by the nodes.
         assert!(status == 200 && text.contains("done as asked"), "{method} {path}: {status} {text}");
     }
     let asked: Vec<String> = own.came().into_iter().map(|came| came.line).collect();

@@ -69,7 +69,7 @@ async fn the_version_is_the_lowest_and_the_same_every_time() {
     let lab = Lab::start(&[("gpu1", version("0.33.0")), ("gpu2", version("0.5.1")), ("own", version("0.0.0"))]).await;
     let at = lab.laptop();
     for n in 0..20 {
-        // Whoever has the least to do changes all the while.
+        // The least busy server changes all the while.
         let busy = tokio::spawn(ask(at, "POST", "/api/chat", CHAT));
         let reply = ask(at, "GET", "/api/version", "").await;
         assert_eq!((reply.status, &*reply.body), (200, r#"{"version":"0.5.1"}"#), "{n}");
@@ -83,7 +83,7 @@ async fn the_version_is_the_lowest_and_the_same_every_time() {
         assert_eq!(reply.body, format!(r#"{{"version":"{own}"}}"#));
         assert_eq!(reply.field("Ollana-Peer"), Some(node));
     }
-    // Whom a person trusts counts more than whom nobody knows.
+    // A trusted node counts more than one that nobody knows.
     lab.home().ok(&["trust", &lab.id("gpu1"), "--yes"]);
     lab.until(|peers| peers.iter().any(|peer| peer["trust"] == "trusted")).await;
     let mut said = String::new();

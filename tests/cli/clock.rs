@@ -78,7 +78,7 @@ async fn a_clock_that_is_set_neither_closes_the_first_use_window_nor_opens_it() 
     let log = || std::fs::read_to_string(user.state().join("ollana.log")).unwrap();
     assert!(log().contains("the system clock was set forward by 14 d"), "{}", log());
 
-    // What happens while it does not run cannot be told from time that passes.
+    // A change while it does not run cannot be told from time that passes.
     // An hour beside whole days, since each jump is measured to a second or so.
     for (seconds, state, said) in [
         (3600, "closed", "window closed 399 d ago"),
@@ -102,7 +102,7 @@ async fn a_clock_that_is_set_neither_closes_the_first_use_window_nor_opens_it() 
             assert!(began.elapsed() < PATIENCE, "{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        // Who was used is used, whatever the clock says.
+        // A provider that was used is used, whatever the clock says.
         peer_once(&user, "gpu0", |peer| peer["use"] == "yes");
     }
     for home in providers.iter().chain([&user]) {

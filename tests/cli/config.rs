@@ -148,7 +148,7 @@ fn the_file_of_the_running_node_is_changed() {
     assert!(home.ok(&["config", "set", "lend.push", "true"]).contains(other));
     assert!(!home.config().exists());
     assert!(std::fs::read_to_string(other).unwrap().contains("push = true"));
-    // Somebody who names a file means it.
+    // A user who names a file means it.
     let named = home.run(&["--config", home.config().to_str().unwrap(), "config", "path"]);
     assert_eq!(named.out.trim(), home.config().to_str().unwrap());
     assert!(named.err.contains("note: the running node reads") && named.err.contains(other), "{}", named.err);

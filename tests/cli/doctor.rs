@@ -21,7 +21,7 @@ fn finding(home: &Home, check: &str) -> (Option<i32>, Value) {
     (ran.code, (*found).clone())
 }
 
-/// What `serve` refuses to start with: its one line.
+/// The one line with which `serve` refuses to start.
 fn refusal(home: &Home) -> String {
     let ran = home.run(&["serve"]);
     assert_eq!(ran.code, Some(1), "{}", ran.err);

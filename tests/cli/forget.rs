@@ -157,7 +157,7 @@ fn a_new_key_under_a_revoked_name_waits_until_the_name_is_freed() {
     let found = findings(&gpu, "peers");
     assert!(found.iter().any(|finding| finding["do"].as_str().unwrap_or_default().contains(&new)), "{found:?}");
     assert_eq!(gpu.json(&["status", "--json"])["conflicts"], json!([]), "the old key is gone");
-    // Whatever it does, it is said once.
+    // The refusal is said once, whatever laptop does.
     laptop.ok(&["stop"]);
     laptop.ok(&["serve", "-d", "--name", "ben", "--peer", &address]);
     peer_once(&gpu, &new, |peer| peer["state"] == "connected" && peer["scope"] == "none");
@@ -199,7 +199,7 @@ fn a_machine_set_up_anew_is_blocked_until_it_is_trusted() {
     let said = gpu.fails(1, &["revoke", "anna"]);
     assert!(said.contains(&old) && said.contains(&new) && said.contains("not trusted, connected"), "{said}");
 
-    // What the message asks for ends it.
+    // The command that the message names ends it.
     gpu.ok(&["trust", &new, "--yes"]);
     let shown = peer_once(&gpu, &new, |peer| peer["scope"] == "infer" && peer["problem"].is_null());
     assert_eq!(shown["name"], "anna");

@@ -29,7 +29,7 @@ pub struct Reply {
 }
 
 impl Lab {
-    /// Each of these lends an Ollama with the model `m`, and `laptop` uses them.
+    /// Each of these shares an Ollama with the model `m`, and `laptop` uses them.
     pub async fn start(providers: &[(&'static str, Settings)]) -> Self {
         Self::start_with(providers, &[], &[]).await
     }
@@ -74,7 +74,7 @@ impl Lab {
         tokio::time::timeout(PATIENCE, looking).await.expect("the providers are not connected");
     }
 
-    /// Where applications find the mesh.
+    /// Where applications find laptop.
     pub fn laptop(&self) -> SocketAddr {
         address(&self.laptop, "listen")
     }
@@ -84,7 +84,7 @@ impl Lab {
         &self.laptop
     }
 
-    /// Where a provider's own applications find the mesh.
+    /// Where a provider's own applications find its node.
     pub fn listener(&self, provider: &str) -> SocketAddr {
         address(&self.provider(provider).2, "listen")
     }

@@ -14,7 +14,7 @@ use super::fake_ollama::Settings;
 use super::home::Home;
 use super::lab::{Lab, PATIENCE, Reply, address, ask};
 
-/// What an application sends to run a model for some tokens.
+/// An application's request to run a model for some tokens.
 const GENERATE: &str = r#"{"model":"m","prompt":"why","stream":false,"options":{"num_predict":4}}"#;
 
 /// So many at once are all answered, and well.

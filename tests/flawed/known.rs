@@ -13,7 +13,7 @@ struct Known {
     answered: &'static [(&'static str, &'static str)],
     /// A name that stands in the list at this path.
     listed: &'static [(&'static str, &'static str)],
-    /// What is said to be wrong with it.
+    /// The flaws that are said of it.
     flaws: &'static [&'static str],
 }
 

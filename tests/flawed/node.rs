@@ -22,7 +22,7 @@ pub struct Node {
     pub mesh: SocketAddr,
 }
 
-/// What an application is answered.
+/// An application's answer.
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
@@ -77,7 +77,7 @@ impl Node {
         node
     }
 
-    /// What it logs, so far.
+    /// Its log, so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
@@ -103,7 +103,7 @@ impl Node {
         until(|| Some(self.server()).filter(&is), || format!("{what}: {}\n{}", self.server(), self.log()))
     }
 
-    /// Waits until it lists a model of the mesh under this name.
+    /// Waits until it lists another node's model under this name.
     pub fn until_model(&self, model: &str) {
         let listed = || self.models().contains(&model.to_owned());
         until(|| listed().then_some(()), || format!("no {model}: {:?}\n{}", self.models(), self.log()));

@@ -1,4 +1,4 @@
-//! What cannot be shared, and what is said of it.
+//! Servers that cannot be shared, and what is said of them.
 
 use crate::node::Node;
 use crate::shaped::{self, Answer, Shaped, Table, json, status};

@@ -46,7 +46,7 @@ async fn what_changes_models_needs_manage_in_every_spelling() {
         }
     }
     let reached = provider.fake.counts().requests;
-    let own = ["/api/version", "/api/tags", "/api/ps"];
+    let own = ["/api/version", "/api/tags", "/api/ps", "/v1/models"];
     assert!(reached.keys().all(|path| own.contains(&path.as_str())), "{reached:?}");
 }
 

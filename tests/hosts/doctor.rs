@@ -1,4 +1,4 @@
-//! What `ollana doctor` says of ports that other programs use.
+//! `ollana doctor` on ports that other programs use.
 
 use std::net::UdpSocket;
 

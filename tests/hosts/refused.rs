@@ -15,7 +15,7 @@ const DIALLED: Duration = Duration::from_secs(30);
 /// A node that was refused asks again after 20 s, and some.
 const ASKS_AGAIN: Duration = Duration::from_secs(40);
 
-/// What `ollana doctor` prints, whatever it ends with.
+/// The output of `ollana doctor`, whatever it ends with.
 fn doctor(home: &Home) -> String {
     let mut command = Command::new(OLLANA);
     command.arg("doctor").arg("--state-dir").arg(home.state_dir()).env("HOME", home.state_dir());
@@ -77,7 +77,7 @@ pub fn a_node_set_up_anew_is_told_who_refuses_it_and_what_to_type() {
     gpu2.until_peer(&format!("ben-{short}"), CHANGE, |peer| peer.id == ben.id());
     assert_eq!(ben.status()["conflicts"], serde_json::json!([]), "it is no conflict");
 
-    // A model that nobody is known to have: `ollama run` pulls it, as without a mesh.
+    // A model that nobody is known to have: `ollama run` pulls it, as without Ollana.
     let app = App::on(&hosts[2]);
     let missing = app.chat_with("large", "hello", 1, None).unwrap();
     assert_eq!(missing.status, 404);
@@ -107,7 +107,7 @@ pub fn a_revoked_node_is_told_so_at_once_and_after_a_restart() {
     desktop.until_peer("anna", CHANGE, |peer| peer.scope == "infer");
     let app = App::on(&hosts[1]);
     assert_eq!(app.is_answered("before"), "desktop");
-    // What is used is written a moment later.
+    // The digests that are used are written a moment later.
     until(CHANGE, "it is written what was used", || homes[1].state_dir().join("digests.toml").exists().then_some(()));
 
     desktop.ollana(&["revoke", "anna"]).unwrap();
@@ -296,7 +296,7 @@ pub fn an_invited_node_is_trusted_without_a_warning_before() {
     }
 }
 
-/// What people read without asking for more has no type of the program in it.
+/// The output that people read without asking for more has no type of the program in it.
 fn is_plain(node: &Node) {
     for line in node.log().lines().filter(|line| !line.contains("DEBUG") && !line.contains("TRACE")) {
         for form in ["use_=", "Some(", "Link {", "Transmit {", "r#"] {

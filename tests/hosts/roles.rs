@@ -134,10 +134,10 @@ pub fn an_address_of_this_machine_in_ollama_host_is_shared() {
     let (net, lan) = Net::new();
     let host = net.host("gpu", &lan);
     // As a bridge of containers is: no other machine is there.
-    host.ip(&["link", "add", "docker0", "type", "dummy"]);
+    host.ip(&["link", "add", "docker0", "type", "bridge"]);
     host.ip(&["addr", "add", "172.17.0.1/16", "dev", "docker0"]);
     host.ip(&["link", "set", "docker0", "up"]);
-    // What the resolver takes for a name, and for an address, without a server of names.
+    // A text that the resolver takes for a name, and for an address, without a server of names.
     let named = format!("{}:11434", u32::from(host.v4(&lan)));
     let addresses =
         [format!("{}:11434", host.v4(&lan)), format!("[{}]:11434", host.v6(&lan)), "172.17.0.1:11434".to_owned()];
@@ -211,9 +211,15 @@ pub fn an_ollama_at_either_address_of_loopback_holds_the_port() {
         let holder = host.inside(|| TcpListener::bind((held, 11434)).unwrap());
         let holds = std::thread::spawn(move || {
             while let Ok((mut stream, _)) = holder.accept() {
-                let _ = stream.read(&mut [0; 1024]);
-                let said = "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: 20\r\n\
-                            Connection: close\r\n\r\n{\"version\":\"0.24.0\"}";
+                let mut asked = [0; 1024];
+                let read = stream.read(&mut asked).unwrap_or(0);
+                let lists = asked[..read].starts_with(b"GET /api/tags ");
+                let said = if lists { r#"{"models":[]}"# } else { r#"{"version":"0.24.0"}"# };
+                let said = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\
+                     Connection: close\r\n\r\n{said}",
+                    said.len()
+                );
                 let _ = stream.write_all(said.as_bytes());
             }
         });

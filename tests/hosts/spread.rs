@@ -177,7 +177,7 @@ fn warm_servers_share_the_work(settings: impl Fn(&mut Settings)) {
     let lab = Lab::new(&net, &lan, 2, 2, settings);
     lab.warm(0, MODEL);
     lab.warm(1, MODEL);
-    // What is too short to tell how fast it is takes longer than one would guess.
+    // Answers that are too short to tell how fast a server is take longer than one would guess.
     lab.ask_at(1, 3, SHORT - 1);
     let shares = lab.ask(120, SHORT);
     assert!(shares[1] >= 120 / 4, "{shares:?}");

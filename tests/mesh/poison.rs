@@ -54,7 +54,7 @@ async fn one_request_ends_one_server_and_no_other() {
     assert_eq!(status, StatusCode::BAD_GATEWAY, "{text}");
     assert!(text.contains("ended while it had the request") && text.contains("not tried elsewhere"), "{text}");
     assert_eq!((lab.hits(), lab.alive()), (1, 2));
-    // The others go on, also for requests that are sent before the mesh has heard of the end.
+    // The others go on, also for requests that are sent before the nodes have heard of the end.
     for _ in 0..20 {
         let (status, text) = read(within(lab.user.post("/api/generate", &says("hello"))).await).await;
         assert_eq!(status, StatusCode::OK, "{text}");
@@ -159,7 +159,7 @@ async fn what_had_no_slot_yet_runs_elsewhere_when_a_server_ends() {
     };
     let ends = async {
         one.until_hit("slow", 1).await;
-        // Until the others have come; whatever waits then has not been sent to the server.
+        // Until the others have come; a request that waits then has not been sent to the server.
         tokio::time::sleep(Duration::from_millis(300)).await;
         one.waits(false);
     };

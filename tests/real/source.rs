@@ -15,7 +15,7 @@ pub fn checkout() -> Result<PathBuf, String> {
     }
 }
 
-/// What stands between this line and the `}` that ends it.
+/// The text between this line and the `}` that ends it.
 fn block<'a>(source: &'a str, begins: &str) -> &'a str {
     let from = source.find(begins).unwrap_or_else(|| panic!("no {begins}"));
     let text = &source[from..];
@@ -43,7 +43,7 @@ pub fn the_table_of_options_has_what_this_source_has() {
     assert!(unknown.is_empty(), "these load a model anew and are not in the table as that: {unknown:?}");
     let unknown: Vec<_> = answers.difference(&known(|effect| effect == Effect::Answer)).copied().collect();
     assert!(unknown.is_empty(), "these are not in the table, and so ignored: {unknown:?}");
-    // What of a request decides: its model, its options, and `shift`.
+    // The parts of a request that decide: its model, its options, and `shift`.
     let decides = block(&sched, "func (runner *runnerRef) needsReload(");
     let fields: BTreeSet<&str> = decides
         .split("req.")

@@ -255,7 +255,7 @@ pub async fn beside_an_ollama_calls_go_where_they_are_understood() {
         drop(up);
         assert_eq!(all(within(client.send_request(request)).await.unwrap()).await.0, ["cba"]);
         assert_eq!(user.post("/api/generate", &prompt("m", 1)).await.headers()["ollana-peer"], "gpu2");
-        // What nobody is known to have is not sent at all.
+        // A call that nobody is known to serve is not sent at all.
         assert_eq!(user.get("/nope").await.headers()["ollana-peer"], "laptop");
     }
 }

@@ -77,11 +77,11 @@ pub struct Settings {
     pub most_loaded: Option<usize>,
     /// Whether answers say how long they really took, and how many words their prompts had; else they always say the same.
     pub measured: bool,
-    /// What answers of its own API say of durations beside that.
+    /// The durations in answers of its own API, beside that.
     pub durations: Durations,
 }
 
-/// What an answer of Ollama's own API says of how long it took.
+/// The durations in an answer of Ollama's own API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durations {
     /// As [`Settings::measured`] says: the truth, or always the same.

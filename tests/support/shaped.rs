@@ -23,7 +23,7 @@ pub struct Answer {
     pub headers: Vec<(&'static str, String)>,
 }
 
-/// What it answers, by method and path (`GET /api/tags`); whatever else is asked is what `*` says, or a 404.
+/// Its answers, by method and path (`GET /api/tags`); whatever else is asked is what `*` says, or a 404.
 #[derive(Debug, Clone, Default)]
 pub struct Table(BTreeMap<String, Answer>);
 
@@ -151,7 +151,7 @@ impl Shaped {
         self.accepting = Some(thread::spawn(move || accept(&listener, &shared)));
     }
 
-    /// What it was asked, `GET /api/tags`.
+    /// The requests that it got, as `GET /api/tags`.
     pub fn seen(&self) -> Vec<String> {
         self.shared.lock().unwrap().seen.clone()
     }

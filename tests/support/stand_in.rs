@@ -1,7 +1,7 @@
 //! A server with an Ollama's routes that costs next to nothing, and a client that reads as slowly as it is told.
 //!
 //! What a prompt says is what is done: `small` is answered in one piece, `tokens N` streams so many, `tokens N every MS`
-//! at that pace, `wait` gets no head at all. `GET /download/N` is a body of N bytes; a blob of any size is read to its
+//! at that pace, `wait` gets no head at all. `POST /api/show` with `"download":"N"` is a body of N bytes; a blob of any size is read to its
 //! end.
 #![allow(dead_code, reason = "each test takes what it needs of it")]
 
@@ -113,8 +113,9 @@ async fn serve(mut wire: Wire, shared: Shared) -> io::Result<()> {
                 let entry = format!("{{\"name\":\"{MODEL}\",\"model\":\"{MODEL}\",\"digest\":\"{}\"}}", "0".repeat(64));
                 wire.answer("200 OK", &format!("{{\"models\":[{entry}]}}")).await?;
             }
-            _ if target.starts_with("/download/") => {
-                let length: u64 = target.rsplit('/').next().unwrap().parse().unwrap();
+            "/api/show" => {
+                let length = body.split("\"download\":\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+                let length: u64 = length.parse().unwrap();
                 let _ = tell.send(Event::Began);
                 wire.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes()).await?;
                 let mut left = length;
@@ -206,7 +207,11 @@ impl Wire {
 
     /// Asks for a body of so many bytes.
     pub async fn ask_download(&mut self, length: u64) {
-        self.write(format!("GET /download/{length} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
+        // A known route, or it would not cross; one that takes no slot.
+        let body = format!("{{\"model\":\"{MODEL}\",\"download\":\"{length}\"}}");
+        let head =
+            format!("POST /api/show HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        self.write(head.as_bytes()).await.unwrap();
     }
 
     /// Announces a blob of so many bytes, for the node of this name.

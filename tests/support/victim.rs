@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What becomes of a request that says `POISON`.
+/// The effect of a request that says `POISON`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Poison {
     /// The process ends: its port and all its connections are closed.
@@ -109,7 +109,7 @@ impl Victim {
         self.slow.send_replace(slow);
     }
 
-    /// What came beside the questions of its own node.
+    /// The requests beside the questions of its own node.
     pub fn came(&self) -> Vec<Came> {
         self.came.borrow().iter().filter(|came| !OWN.contains(&came.line.as_str())).cloned().collect()
     }
@@ -127,7 +127,7 @@ impl Victim {
     }
 }
 
-/// What a node asks its server by itself.
+/// The questions that a node asks its server by itself.
 const OWN: [&str; 4] = ["GET /api/version", "GET /api/tags", "GET /api/ps", "GET /v1/models"];
 
 async fn accept(listener: &TcpListener, shared: &Shared) {

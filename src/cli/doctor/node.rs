@@ -17,7 +17,7 @@ use crate::route::options::{NEWEST, is_newer};
 
 /// Where Ollama's own clients look.
 const DEFAULT_URL: &str = "http://127.0.0.1:11434";
-/// What to do where there is no Ollama to share.
+/// The advice where there is no Ollama to share.
 const SHARE: &str = "no action needed if this machine only uses remote models; to share a local Ollama, start it, or name \
                      its address: ollana config set ollama http://127.0.0.1:11500";
 
@@ -117,7 +117,7 @@ fn ollama_of(status: &StatusView) -> Finding {
     Finding::hint("ollama", format!("no Ollama is shared: {problem}{}", used.unwrap_or_default()), SHARE)
 }
 
-/// What is odd in the answers of the local server.
+/// Oddities in the answers of the local server.
 fn flaws_of(status: &StatusView) -> impl Iterator<Item = Finding> {
     let advice = "it is shared all the same, with what is understood; a newer version of that server may do better";
     status.ollama.flaws.iter().map(move |flaw| Finding::hint("ollama", flaw, advice))
@@ -202,7 +202,7 @@ async fn default_port(status: &StatusView, listen: SocketAddr, export: String) -
     }
 }
 
-/// What is where the Ollama to share should be, for a node that does not run yet.
+/// The server at the address of the Ollama to share, for a node that does not run yet.
 pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
     let url = &config.ollama.url;
     if !config.ollama.may_be_lent() {

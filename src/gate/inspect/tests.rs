@@ -137,7 +137,7 @@ fn how_a_model_is_loaded_is_not_for_a_lodger_to_say() {
             r#"{"OPTION\u017f":{"main_gp\u0075":1,"use_mmap" :false,"num_batc\u0068":1}}"#,
             r#"{"OPTION\u017f":{"main_gp\u007b":1,"use_mma " :false,"num_batc\u0060":1}}"#,
         ),
-        // Whatever is not known may count in another version; not what is deeper, elsewhere, or a value.
+        // A key that is not known may count in another version; not one that is deeper or elsewhere, nor a value.
         (
             r#"{"options":{"NUM_GPU":1,"x":{"num_gpu":1},"stop":["num_gpu"],"seed":"num_gpu"},"num_gpu":1}"#,
             r#"{"options":{"NUM_GP ":1," ":{"num_gpu":1},"stop":["num_gpu"],"seed":"num_gpu"},"num_gpu":1}"#,

@@ -17,7 +17,7 @@ const SHOWN: usize = 16;
 pub struct Unanswered {
     /// Where.
     pub address: SocketAddr,
-    /// Who is said to be there: nobody's proof, unless `called`.
+    /// The node that is said to be there: no proof, unless `called`.
     pub claim: Option<Claim>,
     /// Whether a person has named it.
     pub fixed: bool,
@@ -25,7 +25,7 @@ pub struct Unanswered {
     pub called: bool,
     /// Why not, without a name.
     pub reason: String,
-    /// What a person can do about it.
+    /// The command or action that a person can take.
     pub advice: Option<String>,
 }
 
@@ -80,7 +80,7 @@ impl Candidate {
     /// Whether nobody answers there, though somebody should.
     fn is_missed(&self) -> bool {
         let Some(in_the_way) = &self.in_the_way else { return false };
-        // Whoever was reached there may just be switched off: only a beacon since then says that it is not.
+        // A node that was reached there may just be switched off: only a beacon since then says that it is not.
         self.fixed || !self.proved || self.heard > Some(in_the_way.since)
     }
 

@@ -13,13 +13,13 @@ const MAX_NUMBER: usize = 32;
 pub struct Hidden {
     /// Where its last byte is, as it is written, counted from the body's start.
     pub at: u64,
-    /// What to put there.
+    /// The byte to put there.
     pub spoiled: u8,
     /// Whether it is `num_ctx`, which counts where the owner shares a context.
     pub is_context: bool,
 }
 
-/// What is known of them, and of the context that is asked for.
+/// The hidden keys that were found, and the context that is asked for.
 #[derive(Debug, Default)]
 pub(super) struct HiddenKeys {
     keys: Vec<Hidden>,

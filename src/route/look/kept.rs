@@ -49,8 +49,8 @@ impl Kept {
         self.raw.capacity()
     }
 
-    /// What makes it a text that no server has for a name, put in place of its last byte: a character that stands in none.
-    /// Nothing if it is empty, too long for a name, or ends in such a character.
+    /// The byte that makes it a text that no server has for a name, in place of its last byte: a character that stands
+    /// in none. Nothing if it is empty, too long for a name, or ends in such a character.
     pub(super) fn spoiled(&self) -> Option<u8> {
         if self.overlong {
             return None;

@@ -1,5 +1,5 @@
-//! The routes under `/fake`, which no Ollama has. What is in no table of routes does not cross a mesh: there they are asked
-//! for by the query of another route, as in `GET /api/version?fake=download&bytes=N`.
+//! The routes under `/fake`, which no Ollama has. A route in no table does not cross to other nodes: there they are
+//! asked for by the query of another route, as in `GET /api/version?fake=download&bytes=N`.
 //! - `GET /fake/download?bytes=N[&chunk=C][&chunked=1]`: N bytes, by length or chunked
 //! - `POST /fake/sink[?hash=1]`: reads a body to its end and says how long it was
 //! - `POST /fake/echo`: gives a body back while it comes
