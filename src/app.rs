@@ -323,7 +323,7 @@ impl App {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         if let Some(api) = self.config.ollama.left_out {
             tracing::info!(
-                "requests to the server at {} have {api} in their path already: it was left out of the address",
+                "the server to share is asked at {}: {api} was left out of its address, since requests have it already",
                 self.config.ollama.url
             );
         }

@@ -210,17 +210,20 @@ pub fn an_ollama_at_either_address_of_loopback_holds_the_port() {
         let home = Home::new("host");
         let holder = host.inside(|| TcpListener::bind((held, 11434)).unwrap());
         let holds = std::thread::spawn(move || {
+            // Each connection by itself: the node keeps one open that asks nothing.
             while let Ok((mut stream, _)) = holder.accept() {
-                let mut asked = [0; 1024];
-                let read = stream.read(&mut asked).unwrap_or(0);
-                let lists = asked[..read].starts_with(b"GET /api/tags ");
-                let said = if lists { r#"{"models":[]}"# } else { r#"{"version":"0.24.0"}"# };
-                let said = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\
+                std::thread::spawn(move || {
+                    let mut asked = [0; 1024];
+                    let read = stream.read(&mut asked).unwrap_or(0);
+                    let lists = asked[..read].starts_with(b"GET /api/tags ");
+                    let said = if lists { r#"{"models":[]}"# } else { r#"{"version":"0.24.0"}"# };
+                    let said = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\n\
                      Connection: close\r\n\r\n{said}",
-                    said.len()
-                );
-                let _ = stream.write_all(said.as_bytes());
+                        said.len()
+                    );
+                    let _ = stream.write_all(said.as_bytes());
+                });
             }
         });
         let node = Node::start(&host, &home, &[]);

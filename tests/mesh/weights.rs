@@ -62,7 +62,7 @@ async fn a_name_stands_for_the_weights_used_first_until_a_person_chooses_others(
     let error = user.keep("m", "gpu3").await.unwrap_err().to_string();
     assert!(error.contains("gpu3"), "{error}");
     let error = user.keep("nope", other).await.unwrap_err().to_string();
-    assert!(error.contains("does not lend a model"), "{error}");
+    assert!(error.contains("has no model"), "{error}");
     let kept = user.keep("M", other).await.unwrap();
     assert_eq!((kept.model.as_str(), kept.peer.as_str()), ("m:latest", other));
     for _ in 0..5 {

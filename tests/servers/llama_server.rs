@@ -237,7 +237,7 @@ async fn what_it_does_not_lend_is_refused(needs: Needs) {
     assert_eq!(direct.0, StatusCode::OK, "{}", direct.2);
     for path in ["/slots", "/props", "/lora-adapters", "/metrics", "/health", "/v1/health"] {
         let (status, _, text) = ask(user.listen, &format!("/@gpu1{path}"), None).await;
-        assert_eq!(status, StatusCode::FORBIDDEN, "{path}: {text}");
+        assert_eq!(status, StatusCode::NOT_FOUND, "{path}: {text}");
     }
     assert_eq!(ask(provider.listen, "/slots", None).await.0, StatusCode::OK, "its owner sees them");
     let (status, _, text) = ask(user.listen, "/v1/chat/completions", Some(&json!({"model": "nope"}))).await;

@@ -161,17 +161,18 @@ impl World {
         let random = &self.random;
         let model = if random.chance(0.75) { MODELS[0] } else { MODELS[1] };
         let (path, body) = match random.unit() {
-            own if own < 0.04 => ("/jobs", r#"{"do":"it"}"#.to_owned()),
+            own if own < 0.04 => ("/api/copy", r#"{"source":"a","destination":"b"}"#.to_owned()),
             chat if chat < 0.5 => ("/api/chat", format!(r#"{{"model":"{model}","messages":[]}}"#)),
             _ => ("/api/generate", format!(r#"{{"model":"{model}","prompt":"why"}}"#)),
         };
-        let choice = (path == "/api/chat" && random.chance(0.03)).then(|| format!("gate{}", random.below(GATES)));
+        let chosen = path == "/api/copy" || (path == "/api/chat" && random.chance(0.03));
+        let choice = chosen.then(|| format!("gate{}", random.below(GATES)));
         // Some go away in the middle of their answer.
         self.ask_for(path, body, choice, random.chance(0.02));
     }
 
     fn ask_for(&self, path: &str, body: String, choice: Option<String>, leaves: bool) {
-        let job = self.ledger.asks(path != "/jobs");
+        let job = self.ledger.asks(path != "/api/copy");
         let request = Request::post(path).header(JOB, job);
         let request = choice.into_iter().fold(request, |request, choice| request.header("ollana-peer", choice));
         let request = request.body(exchange::full(body)).unwrap();
