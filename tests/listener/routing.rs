@@ -337,7 +337,11 @@ async fn a_cloud_model_is_for_the_own_ollama_alone() {
     for (head, body) in ask {
         let reply = node.ask(head, body).await;
         assert_eq!(reply.status, 403, "{head}");
-        assert!(reply.body.contains("not shared with other nodes") && reply.body.contains(r#""error""#), "{}", reply.body);
+        assert!(
+            reply.body.contains("not shared with other nodes") && reply.body.contains(r#""error""#),
+            "{}",
+            reply.body
+        );
     }
     node.joins(&me);
     for (head, body) in ask {
