@@ -429,8 +429,9 @@ impl Actor {
                 Action::Cloned(Some(address)) => {
                     tracing::error!(
                         %address,
-                        "a running copy of this node has its key (a cloned disk?): neither shares until one of them was \
-                         given a key of its own: stop it, delete identity.key from its state directory, start it again"
+                        "a running copy of this node has its key (a cloned disk?): neither shares until one of them \
+                         was given a key of its own: stop it, delete identity.key from its state directory, start it \
+                         again"
                     );
                     self.clone_at.send_replace(Some(address));
                 }

@@ -253,10 +253,9 @@ fn owner_only() -> Refusal {
     Refusal {
         status: StatusCode::FORBIDDEN,
         code: "owner-only",
-        message:
-            "this acts on the account of an Ollama's owner and is never sent to other nodes: ask the Ollama on its \
-                  own machine directly"
-                .to_owned(),
+        message: "this acts on the account of an Ollama's owner and is never sent to other nodes: ask the Ollama on \
+                  its own machine directly"
+            .to_owned(),
         retry_after: None,
     }
 }

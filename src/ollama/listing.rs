@@ -1,7 +1,7 @@
 //! What a server says it has: `/api/tags` and `/api/ps` of an Ollama, `/v1/models` of others.
 //!
 //! Each field is read for itself. An odd one is unknown, an entry without a name is left out, and of either the
-//! [`Flaws`] say so; the server is used all the same.
+//! [`Flaws`](super::trouble::Flaws) say so; the server is used all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
