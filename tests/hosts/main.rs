@@ -97,7 +97,6 @@ fn main() -> ExitCode {
             roles::an_ollama_that_starts_stops_and_starts_again_is_lent_withdrawn_and_lent_again
             roles::beside_an_ollama_the_listener_is_at_the_next_port
             roles::a_listener_of_ollana_is_never_taken_for_an_ollama
-            roles::an_address_of_this_machine_in_ollama_host_is_shared
             roles::both_addresses_of_loopback_lead_to_the_mesh
             roles::an_ollama_at_either_address_of_loopback_holds_the_port
             roles::a_port_that_is_taken_is_a_clear_message_and_not_half_a_start
