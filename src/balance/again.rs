@@ -43,7 +43,10 @@ impl Policy<Arc<Walk>, Tried, Infallible> for Again {
 
     fn retry(&mut self, walk: &mut Arc<Walk>, tried: &mut Result<Tried, Infallible>) -> Option<Ready<()>> {
         let Ok(tried) = tried else { return None };
-        let may_move = || walk.may_move(&self.known.members.borrow(), &self.known.node);
+        let may_move = || {
+            let members = self.known.members.borrow().clone();
+            walk.may_move(&members, &self.known.node)
+        };
         let again = match tried.verdict {
             Verdict::Pass | Verdict::Fail => false,
             Verdict::Elsewhere => may_move(),

@@ -54,7 +54,8 @@ impl Inner {
     /// Whether what is in no table of routes goes to this machine's own server, as its owner's applications ask it.
     fn is_for_own_server(&self, errand: &Errand) -> Result<bool, Refusal> {
         let known = &self.known;
-        let candidates = errand.candidates(&known.members.borrow().clone(), &known.node);
+        let members = known.members.borrow().clone();
+        let candidates = errand.candidates(&members, &known.node);
         match (candidates, &errand.aim) {
             (Ok(candidates), _) => Ok(!known.node.open && candidates.iter().all(|member| member.is_local())),
             (Err(refusal), Aim::Chosen(_)) => Err(refusal),

@@ -93,8 +93,8 @@ impl GateSettings {
 
     /// What a look at the server has found.
     pub(super) fn found<'a>(&self, ollama: &Ollama, state: &'a State) -> BTreeMap<&'a str, Found> {
-        let paces = ollama.paces();
-        let paces = paces.borrow();
+        // A copy: `slots` below takes the lock under which the paces are published.
+        let paces = ollama.paces().borrow().clone();
         let load_time = |name: &str| Duration::try_from_secs_f32(paces.get(name)?.load?).ok();
         let found = |name: &str| Found {
             loaded: (!state.loaded_unknown).then(|| state.loaded.contains(name)),

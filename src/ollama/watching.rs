@@ -394,7 +394,8 @@ impl Watch {
                 tracing::info!(url = %self.client.target(), "the local server has a flaw: {flaw}");
             }
         }
-        self.speeds.loaded(state.loaded_since(&self.publish.borrow()));
+        let before = self.publish.borrow().clone();
+        self.speeds.loaded(state.loaded_since(&before));
         self.publish.send_if_modified(|known| {
             let changed = **known != state;
             if changed {
