@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -14,7 +15,12 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use super::{ErrorView, SOCKET};
+use super::{ErrorView, SOCKET, StateDir};
+
+/// How long a node may take to say how things are. It has the answer in memory.
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(15);
+/// How long it may take to do something: it waits for a disk, or for whoever else edits its files.
+const DONE_WITHIN: Duration = Duration::from_secs(120);
 
 /// A node that answers.
 #[derive(Debug, Clone)]
@@ -77,9 +83,21 @@ impl Client {
     }
 
     async fn request<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
-        let (body, _driver) = self.open(method, path, body).await?;
-        let bytes = body.collect().await.map_err(|error| ClientError::Broken(io::Error::other(error)))?.to_bytes();
+        let patience = if method == Method::GET { SNAPSHOT_WITHIN } else { DONE_WITHIN };
+        let answer = async {
+            let (body, _driver) = self.open(method, path, body).await?;
+            Ok(body.collect().await.map_err(|error| ClientError::Broken(io::Error::other(error)))?.to_bytes())
+        };
+        let bytes = match tokio::time::timeout(patience, answer).await {
+            Ok(answered) => answered?,
+            Err(_) => return Err(self.silent(patience)),
+        };
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Unclear(error.to_string()))
+    }
+
+    fn silent(&self, waited: Duration) -> ClientError {
+        let noted = std::fs::read_to_string(StateDir::pid_file(&self.state_dir)).unwrap_or_default();
+        ClientError::Silent { waited, pid: noted.trim().parse().ok() }
     }
 
     /// The body of an answer that is none of an error, and what has to be kept while it is read.
@@ -157,6 +175,14 @@ pub enum ClientError {
     /// It broke off.
     #[error("the connection to the node was lost: {0}; its log may say why")]
     Broken(#[source] io::Error),
+    /// It does not answer in time.
+    #[error("{}", silence(*.waited, *.pid))]
+    Silent {
+        /// How long it was waited for.
+        waited: Duration,
+        /// The node's process.
+        pid: Option<u32>,
+    },
     /// It says no.
     #[error("{}", view.error)]
     Refused {
@@ -192,6 +218,16 @@ impl fmt::Display for Searched {
             shown(&self.others),
             super::quoted(other)
         )
+    }
+}
+
+fn silence(waited: Duration, pid: Option<u32>) -> String {
+    let waited = waited.as_secs();
+    match pid {
+        Some(pid) => format!(
+            "the node (process {pid}) does not answer within {waited} s; its log may say why, and `kill -9 {pid}` stops it"
+        ),
+        None => format!("the node does not answer within {waited} s; its log may say why"),
     }
 }
 

@@ -113,3 +113,16 @@ fn the_socket_speaks_plain_http() {
     );
     home.ok(&["stop"]);
 }
+
+#[test]
+fn commands_say_when_the_node_does_not_answer() {
+    let home = Home::new();
+    home.ok(&["serve", "-d"]);
+    let pid = home.json(&["status", "--json"])["pid"].as_i64().unwrap();
+    let process = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+    let line = home.fails(1, &["status"]);
+    assert!(line.contains("does not answer") && line.contains(&format!("kill -9 {pid}")), "{line}");
+    rustix::process::kill_process(process, rustix::process::Signal::CONT).unwrap();
+    home.ok(&["stop"]);
+}
