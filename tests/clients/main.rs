@@ -19,6 +19,7 @@ mod real_ollama;
 mod tools;
 
 mod cancelled;
+mod many;
 mod mesh;
 mod real;
 mod refused;
@@ -47,7 +48,7 @@ fn each(clients: &[Client], name: &str, run: fn(Client)) -> Vec<Test> {
 
 fn main() {
     let arguments = Arguments::from_args();
-    let tests = [same::tests(), cancelled::tests(), refused::tests(), real::tests()];
+    let tests = [same::tests(), many::tests(), cancelled::tests(), refused::tests(), real::tests()];
     let trials = tests.into_iter().flatten().map(|Test { name, needs, run }| {
         // The harness prints no reason of its own, so it stands in the name's kind.
         let kind = needs.as_ref().err().cloned().unwrap_or_default();

@@ -74,6 +74,14 @@ const actions = {
     await step("list", () => client.list());
   },
 
+  // As many calls at once as the environment says.
+  async many() {
+    const calls = Array.from({ length: Number(process.env.MANY) }, () => client.chat({ model, messages, options }));
+    const answers = await Promise.allSettled(calls);
+    const failed = answers.filter(({ status }) => status === "rejected").map(({ reason }) => String(reason));
+    say("many", { answered: answers.length - failed.length, failed: failed.slice(0, 3) });
+  },
+
   // Changes models, and leaves them as they were.
   async manage() {
     if (process.env.PULL) {

@@ -6,7 +6,7 @@ import os
 import tempfile
 
 import ollama
-from transcript import PNG, SCHEMA, cancel, main, once, step
+from transcript import PNG, SCHEMA, cancel, main, many, once, step
 
 OPTIONS = {"num_predict": 6, "seed": 1, "temperature": 0}
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -126,13 +126,17 @@ async def stop(kind, client, model):
     await cancel(kind, lambda: client.chat(model, QUESTION, stream=True))
 
 
+async def crowd(kind, client, model):
+    await many(lambda: client.chat(model, QUESTION, options=OPTIONS))
+
+
 def chosen():
     """The node that the environment chooses, if any."""
     return {"headers": {"ollana-peer": os.environ["PEER"]}} if "PEER" in os.environ else {}
 
 
 main(
-    {"transcript": transcript, "manage": manage, "ask": ask, "change": change, "cancel": stop},
+    {"transcript": transcript, "manage": manage, "ask": ask, "change": change, "cancel": stop, "many": crowd},
     lambda url: ollama.Client(url, **chosen()),
     lambda url: ollama.AsyncClient(url, **chosen()),
 )

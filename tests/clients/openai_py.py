@@ -3,7 +3,7 @@
 import time
 
 import openai
-from transcript import PNG, SCHEMA, cancel, main, once, step
+from transcript import PNG, SCHEMA, cancel, main, many, once, step
 
 FEW = {"max_tokens": 6, "seed": 1, "temperature": 0}
 QUESTION = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -84,12 +84,17 @@ async def retry(kind, client, model):
     await step(f"{kind} seconds", seconds)
 
 
+async def crowd(kind, client, model):
+    chat = client.with_options(max_retries=0).chat.completions.create
+    await many(lambda: chat(model=model, messages=QUESTION, **FEW))
+
+
 async def stop(kind, client, model):
     await cancel(kind, lambda: client.chat.completions.create(model=model, messages=QUESTION, stream=True))
 
 
 main(
-    {"transcript": transcript, "ask": ask, "retry": retry, "cancel": stop},
+    {"transcript": transcript, "ask": ask, "retry": retry, "cancel": stop, "many": crowd},
     lambda url: openai.OpenAI(base_url=f"{url}/v1", api_key="ollama"),
     lambda url: openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="ollama"),
 )

@@ -8,6 +8,7 @@ where there is something to wait for.
 import asyncio
 import inspect
 import json
+import os
 import sys
 
 PNG = (  # one transparent pixel
@@ -71,6 +72,13 @@ async def cancel(kind, begin):
         await asyncio.wait([task])
     say("given up", None)
     await asyncio.to_thread(sys.stdin.readline)
+
+
+async def many(call):
+    """As many calls at once as the environment says, in tasks of one loop."""
+    answers = await asyncio.gather(*(settle(call()) for _ in range(int(os.environ["MANY"]))), return_exceptions=True)
+    failed = [repr(answer) for answer in answers if isinstance(answer, BaseException)]
+    say("many", {"answered": len(answers) - len(failed), "failed": failed[:3]})
 
 
 def main(actions, sync, asynchronous):

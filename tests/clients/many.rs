@@ -1,0 +1,32 @@
+//! Hundreds of requests of one application at once.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::mesh::{MODEL, Mesh};
+use super::script::Client;
+use super::{Test, each};
+
+/// At once, by one process.
+const MANY: u32 = 500;
+
+/// Those without a limit of their own on what they do at once, or with one above a hundred.
+const CLIENTS: &[Client] = &[Client::OllamaPython, Client::OllamaNode, Client::OpenAi];
+
+pub fn tests() -> Vec<Test> {
+    each(CLIENTS, "five_hundred_requests_at_once_are_all_answered", five_hundred)
+}
+
+fn five_hundred(client: Client) {
+    let mesh = Mesh::start();
+    mesh.set(|settings| (settings.pace, settings.tokens) = (Duration::from_millis(1), 3));
+    let steps = client.run("many-async", &mesh.url(), MODEL, &[("MANY", &MANY.to_string())]);
+    assert_eq!(steps[0].result, json!({"answered": MANY, "failed": []}));
+    let served: Vec<u64> = mesh
+        .ollamas
+        .iter()
+        .map(|ollama| ["/api/chat", "/v1/chat/completions"].iter().map(|path| ollama.counts().of(path)).sum())
+        .collect();
+    assert_eq!(served.iter().sum::<u64>(), u64::from(MANY), "each ran once: {served:?}");
+}
