@@ -249,7 +249,6 @@ pub fn run() -> ExitCode {
             tokio::select! {
                 Some(sighting) = sightings.recv() => print(&Line::Seen(Seen::of(&sighting, start.elapsed()))),
                 order = orders.recv() => match order.as_deref() {
-                    Some("ask") => discovery.ask(),
                     Some("goodbye") => {
                         discovery.goodbye().await;
                         return ExitCode::SUCCESS;
