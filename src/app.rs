@@ -310,7 +310,8 @@ impl App {
         &self.warnings
     }
 
-    /// Who is seen and what they have, for whoever holds the app rather than the socket.
+    /// The state of the node as the control socket sees it.
+    #[cfg(feature = "internals")]
     pub fn mesh(&self) -> Arc<dyn Mesh> {
         self.mesh.clone()
     }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use netns::{Net, nft_permitted, trial};
 use node::{Node, Send};
-use ollana::discovery::GROUP_PORT;
-use ollana::wire::beacon::BeaconKind;
+use ollana::internals::discovery::GROUP_PORT;
+use ollana::internals::wire::beacon::BeaconKind;
 
 /// The environment variable that tells a copy of this program what to be.
 const ROLE: &str = "OLLANA_TEST_ROLE";
