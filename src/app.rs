@@ -223,7 +223,7 @@ impl App {
             grace: GRACE,
         };
         let directory = peers.directory();
-        let router = Router::spawn_among(settings, endpoints, move || directory.unusable());
+        let router = Router::spawn(settings, endpoints, move || directory.unusable());
         let mut balances = None;
         let listener = match listen.is_empty() {
             false => {
@@ -475,7 +475,7 @@ mod tests {
             preferences: Preferences::default(),
             grace: GRACE,
         };
-        let router = Router::spawn(settings, broken);
+        let router = Router::spawn(settings, broken, Vec::new);
         tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }

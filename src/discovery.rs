@@ -16,7 +16,7 @@ mod known;
 mod machine;
 mod sockets;
 
-pub use fixed::{DEFAULT_PORT, FixedPeers, LookUp, LookUps, ParsePeerAddressError, PeerAddress};
+pub use fixed::{FixedPeers, LookUp, LookUps, PeerAddress};
 
 use std::io;
 use std::net::SocketAddr;

@@ -70,7 +70,7 @@ impl Node {
             digests: setup.digests,
             grace: setup.grace,
         };
-        let router = Router::spawn(settings, discover.boxed());
+        let router = Router::spawn(settings, discover.boxed(), Vec::new);
         let settings =
             ListenerSettings { name: "me".parse().unwrap(), origins: Vec::new(), open: setup.open, drain: setup.drain };
         let shutdown = CancellationToken::new();

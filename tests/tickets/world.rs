@@ -61,7 +61,7 @@ impl World {
                 preferences: Preferences { waiting: 24, ..Preferences::default() },
                 grace: ollana::internals::balance::GRACE,
             };
-            routers.push(Router::spawn(settings, changes));
+            routers.push(Router::spawn(settings, changes, Vec::new));
             discover.push(sender);
         }
         let gates = (0..GATES).map(|_| Some(Life::new(&ledger, &random))).collect();
