@@ -223,7 +223,7 @@ impl App {
             grace: GRACE,
         };
         let directory = peers.directory();
-        let router = Router::spawn_among(settings, endpoints, move || directory.unusable());
+        let router = Router::spawn(settings, endpoints, move || directory.unusable());
         let mut balances = None;
         let listener = match listen.is_empty() {
             false => {
@@ -310,7 +310,8 @@ impl App {
         &self.warnings
     }
 
-    /// Who is seen and what they have, for whoever holds the app rather than the socket.
+    /// The state of the node as the control socket sees it.
+    #[cfg(feature = "internals")]
     pub fn mesh(&self) -> Arc<dyn Mesh> {
         self.mesh.clone()
     }
@@ -474,7 +475,7 @@ mod tests {
             preferences: Preferences::default(),
             grace: GRACE,
         };
-        let router = Router::spawn(settings, broken);
+        let router = Router::spawn(settings, broken, Vec::new);
         tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }

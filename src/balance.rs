@@ -164,17 +164,9 @@ impl Default for Preferences {
 // === impl Router ===
 
 impl Router {
-    /// Balances over whatever `discover` brings. Has to be called within a tokio runtime.
-    pub fn spawn<D>(settings: RouterSettings, discover: D) -> Self
-    where
-        D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
-    {
-        Self::spawn_among(settings, discover, Vec::new)
-    }
-
-    /// The same, where `unusable` tells of the nodes that are known of and cannot be used: a request that nobody can take is
-    /// refused with the reasons.
-    pub fn spawn_among<D>(
+    /// Balances over whatever `discover` brings. `unusable` returns the known nodes that cannot be used: a request that no
+    /// node can take is refused with their reasons. Has to be called within a tokio runtime.
+    pub fn spawn<D>(
         settings: RouterSettings,
         discover: D,
         unusable: impl Fn() -> Vec<Unusable> + Send + Sync + 'static,

@@ -44,7 +44,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, ClientError, Lines, Searched};
+pub use client::{Client, ClientError, Lines};
 pub use models::{Catalog, ModelNode, ModelView, models};
 pub use others::{others, quoted};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};

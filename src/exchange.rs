@@ -28,7 +28,7 @@ use tokio::sync::watch;
 
 use crate::id::{Id, NodeName, Scope, Use};
 
-pub use account::{Account, CutOff, Decision, Look, NoRequestId, RequestId, Try, Weighed};
+pub use account::{Account, CutOff, Decision, Look, RequestId, Try, Weighed};
 pub use denial::{Denial, Unusable};
 pub use load::{Caveat, Load, ModelLoad, Numbers, Pace, Residence};
 pub use progress::Progress;

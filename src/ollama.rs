@@ -92,11 +92,13 @@ pub struct State {
 impl Ollama {
     /// Watches the server at `target` (`http://host:port`, perhaps with a path in front of its own paths), whether it
     /// is there yet or not. The watch ends when the handle is dropped.
+    #[cfg(feature = "internals")]
     pub fn spawn(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
         Self::spawn_with(target, false, Cadence::default())
     }
 
     /// The same of a server that somebody named as the one to lend: it may also be one of gRPC.
+    #[cfg(feature = "internals")]
     pub fn spawn_named(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
         Self::spawn_with(target, true, Cadence::default())
     }

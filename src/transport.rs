@@ -185,7 +185,7 @@ impl Transport {
     /// [`ConnectError`]. Dropping the future gives up.
     pub async fn dial(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
         // The name is a formality: no verifier looks at names, and it keeps real ones off the wire.
-        let connecting = self.endpoint.connect_with(self.client.clone(), address, "ollana")?;
+        let connecting = self.endpoint.connect_with(self.client.clone(), address, tls::SERVER_NAME)?;
         finish(connecting).await
     }
 

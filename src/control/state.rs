@@ -109,11 +109,6 @@ impl StateDir {
         &self.path
     }
 
-    /// Where the socket is.
-    pub fn socket(&self) -> PathBuf {
-        self.path.join(super::SOCKET)
-    }
-
     /// Where the trust book is.
     pub fn trust(&self) -> PathBuf {
         self.path.join(crate::trust::TRUST_FILE)

@@ -292,4 +292,6 @@ fn broken(error: ZstdError) -> ExchangeError {
 }
 
 #[cfg(test)]
+mod go_vectors;
+#[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! The routes of a server that are not in the table stay its owner's, whatever server it is.
 
 use http::Method;
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 
 use super::evil::{Evil, Session, key};
 use super::node::{node, read, until, within};

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
-use ollana::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
-use ollana::id::NodeName;
+use ollana::internals::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
+use ollana::NodeName;
 
 use crate::{Call, FakeEndpoint, Node, request, soon};
 
@@ -84,7 +84,7 @@ async fn what_was_not_run_is_tried_as_often_as_there_are_servers() {
 
 #[tokio::test]
 async fn what_a_server_had_whole_is_tried_once_more_at_most() {
-    type Fails = fn(&Call) -> Result<Response<ollana::exchange::Body>, ExchangeError>;
+    type Fails = fn(&Call) -> Result<Response<ollana::internals::exchange::Body>, ExchangeError>;
     let failures: [Fails; 4] = [
         |_| Err(broken("x")),
         |_| Err(ExchangeError::Ollama("x".into(), "reset".into())),
@@ -413,12 +413,12 @@ async fn what_has_started_is_not_taken_away_from_a_peer_that_is_silent_for_a_mom
 async fn what_changes_models_is_never_sent_twice() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, b) = FakeEndpoint::new("b", &["m"]);
-    _a.reports(|report| report.scope = ollana::id::Scope::Manage);
+    _a.reports(|report| report.scope = ollana::internals::id::Scope::Manage);
     let node = Node::over(&[&_a, &_b]).await;
     let mut client = node.client().await;
     client.send(&request("POST /api/pull", CHAT)).await;
     let call = soon(a.next()).await;
-    _b.reports(|report| report.scope = ollana::id::Scope::Manage);
+    _b.reports(|report| report.scope = ollana::internals::id::Scope::Manage);
     call.reply(Err(broken("a")));
     let reply = client.reply().await;
     assert_eq!(reply.status, 502);

@@ -1,10 +1,10 @@
 //! Which node a request goes to, and what is said where none can take it.
 
 use http::StatusCode;
-use ollana::digests::{Digests, Holder};
-use ollana::exchange::{Endpoint, Health};
-use ollana::id::{Scope, Use};
-use ollana::route::ModelName;
+use ollana::internals::digests::{Digests, Holder};
+use ollana::internals::exchange::{Endpoint, Health};
+use ollana::internals::id::{Scope, Use};
+use ollana::internals::route::ModelName;
 
 use crate::{FakeEndpoint, Node, soon};
 

@@ -1,8 +1,8 @@
 //! Tickets at gates that say anything.
 
 use http::{Response, StatusCode};
-use ollana::exchange::{Body, Health, REFUSAL_HEADER, Slot, Turn, full};
-use ollana::id::Use;
+use ollana::internals::exchange::{Body, Health, REFUSAL_HEADER, Slot, Turn, full};
+use ollana::internals::id::Use;
 use tokio::sync::oneshot;
 
 use crate::{FakeEndpoint, Node, Setup, request, soon};

@@ -1,4 +1,4 @@
-//! The decompressor, by example and by property. What Ollama's own makes of odd bodies is in `tests/route`.
+//! The decompressor, by example and by property. What Ollama's own makes of odd bodies is in `go_vectors`.
 
 use futures_util::stream;
 use http_body_util::StreamBody;

@@ -2,10 +2,10 @@
 //! them (`tests/data/go-json.jsonl`, made by `go-json.go` beside it).
 
 use data_encoding::BASE64;
-use ollana::route::{Look, Progress};
+use crate::route::{Look, Progress};
 use serde::Deserialize;
 
-const RECORDED: &str = include_str!("../data/go-json.jsonl");
+const RECORDED: &str = include_str!("../../../tests/data/go-json.jsonl");
 
 #[derive(Deserialize)]
 struct Vector {

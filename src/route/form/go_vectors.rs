@@ -4,10 +4,10 @@
 use data_encoding::BASE64;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Uri};
-use ollana::route::{Form, FormProgress};
+use crate::route::{Form, FormProgress};
 use serde::Deserialize;
 
-const RECORDED: &str = include_str!("../data/go-form.jsonl");
+const RECORDED: &str = include_str!("../../../tests/data/go-form.jsonl");
 
 #[derive(Deserialize)]
 struct Vector {
