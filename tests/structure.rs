@@ -1,4 +1,4 @@
-//! Who may know whom (DESIGN.md §7): the test that keeps the house's walls where the plan has them.
+//! Which module may import which: the lists below say it, and this test keeps to them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The words that everyone may use, and that know nothing above them.
 const LEAVES: [&str; 4] = ["id", "wire", "exchange", "route"];
 
-/// Whom a module may know beside itself; `None` where the plan draws no wall but [`NEVER`].
+/// Whom a module may know beside itself; `None` where there is no bound but [`NEVER`].
 fn may_know(module: &str) -> Option<Vec<&'static str>> {
     let leaves_and = |more: &[&'static str]| Some(LEAVES.iter().chain(more).copied().collect());
     match module {
@@ -33,7 +33,7 @@ fn may_know(module: &str) -> Option<Vec<&'static str>> {
         "control" => Some(vec!["id", "digests", "exchange", "pairing", "peers", "route", "trust"]),
         "web" => Some(vec!["id", "exchange", "control", "listener", "peers", "trust"]),
         "app" | "cli" | "lib" | "main" => None,
-        other => panic!("src has a module `{other}` that DESIGN.md §7 has no place for: give it one here and there"),
+        other => panic!("src has a module `{other}` that is in no list: say here what it may import"),
     }
 }
 
@@ -136,7 +136,7 @@ fn no_module_knows_whom_it_must_not() {
             wrong.push(format!("{}: `{module}` must not know `{other}`", file.strip_prefix(&src).unwrap().display()));
         }
     }
-    assert!(wrong.is_empty(), "DESIGN.md §7 forbids:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports that the lists above do not allow:\n{}", wrong.join("\n"));
 }
 
 #[test]
