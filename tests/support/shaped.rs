@@ -137,8 +137,6 @@ impl Shaped {
             }
         }
         if let Some(accepting) = self.accepting.take() {
-            // Wakes it.
-            let _ = TcpStream::connect(self.addr);
             accepting.join().unwrap();
         }
     }
@@ -146,6 +144,7 @@ impl Shaped {
     pub fn listen(&mut self) {
         let listener = TcpListener::bind(self.addr).expect("its port is free");
         self.addr = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         self.shared.lock().unwrap().stops = false;
         let shared = Arc::clone(&self.shared);
         self.accepting = Some(thread::spawn(move || accept(&listener, &shared)));
@@ -167,13 +166,20 @@ impl Drop for Shaped {
     }
 }
 
+/// Looks by itself whether it shall stop: a connection that woke it could not be made from another network namespace.
 fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
+    loop {
+        let accepted = listener.accept();
         let mut known = shared.lock().unwrap();
         if known.stops {
             return;
         }
+        let Ok((stream, _)) = accepted else {
+            drop(known);
+            thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        stream.set_nonblocking(false).unwrap();
         known.open.push(stream.try_clone().unwrap());
         let shared = Arc::clone(shared);
         thread::spawn(move || {
