@@ -284,7 +284,7 @@ pub fn ollama(version: &str) -> Table {
 
 /// llama.cpp's `llama-server`: no version, and `/api/tags` is its list for OpenAI's API.
 pub fn llama_server() -> Table {
-    let list = r#"{"models":[{"name":"qwen","model":"qwen","modified_at":"","size":"","digest":"","type":"model","description":"","tags":[""],"capabilities":["completion"],"parameters":"","details":{"parent_model":"","format":"gguf","family":"","families":[""],"parameter_size":"","quantization_level":""}}],"object":"list","data":[{"id":"qwen","aliases":["qwen"],"tags":[],"object":"model","created":1795379205,"owned_by":"llamacpp","meta":{"n_vocab":49152}}]}"#;
+    let list = r#"{"models":[{"name":"qwen","model":"qwen","modified_at":"","size":"","digest":"","type":"model","description":"","tags":[""],"capabilities":["completion"],"parameters":"","details":{"parent_model":"","format":"gguf","family":"","families":[""],"parameter_size":"","quantization_level":""}}],"object":"list","data":[{"id":"qwen","aliases":["qwen","gpt-3.5-turbo"],"tags":[],"object":"model","created":1795379205,"owned_by":"llamacpp","meta":{"n_vocab":49152}}]}"#;
     with_openai_chat(Table::of([
         ("GET /v1/models", json(list)),
         ("GET /api/tags", json(list)),
@@ -306,7 +306,7 @@ pub fn llama_swap() -> Table {
         (
             "GET /v1/models",
             json(
-                r#"{"data":[{"id":"qwen","object":"model","created":1795379205,"owned_by":"llama-swap","meta":{"llamaswap":{"port":9001}}},{"id":"gemma","object":"model","created":1795379205,"owned_by":"llama-swap"}],"object":"list"}"#,
+                r#"{"data":[{"id":"qwen","object":"model","created":1795379205,"owned_by":"llama-swap","meta":{"llamaswap":{"aliases":["gpt-4"],"port":9001}}},{"id":"gemma","object":"model","created":1795379205,"owned_by":"llama-swap"}],"object":"list"}"#,
             ),
         ),
         ("*", Answer { body: "404 page not found\n".to_owned(), ..status(404) }.with("content-type", "text/plain")),
