@@ -23,7 +23,7 @@ const SHARE: &str = "no action needed if this machine only uses remote models; t
 
 /// The node that runs on this machine, as far as this user may see it.
 pub(super) enum Node {
-    Runs(Box<StatusView>),
+    Runs(Box<StatusView>, Client),
     /// One of another user's.
     Foreign,
     None,
@@ -65,7 +65,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<N
     }
     findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status).await?);
-    Ok(Node::Runs(Box::new(status)))
+    Ok(Node::Runs(Box::new(status), client))
 }
 
 /// Whether other nodes reach this one on the port that firewalls are set up for.
