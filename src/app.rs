@@ -116,7 +116,7 @@ impl App {
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
         let book = Book::open(&state.trust(), config.trust)?;
-        let listen = roles::bind_listener(&config).await?;
+        let listen = roles::bind_listener(&config).await?.sockets;
         let listeners = listen.iter().map(StdListener::local_addr).collect::<Result<Vec<_>, _>>()?;
         let transport = Transport::new(&identity, roles::bind_mesh(&config.mesh)?)?;
         let mesh_addr = transport.local_addr()?;

@@ -103,6 +103,7 @@ fn main() -> ExitCode {
             roles::a_port_that_is_taken_is_a_clear_message_and_not_half_a_start
             doctor::the_program_on_port_11434_is_named_and_its_end_noticed
             doctor::a_udp_port_that_was_replaced_is_told
+            doctor::every_port_that_serve_uses_is_checked_before_it_starts
             doctor::a_port_that_serve_cannot_do_without_is_told_in_its_words
             trust::an_impostor_with_a_known_name_gets_nothing_and_is_reported
             trust::a_provider_that_turns_up_late_waits_for_a_person;
