@@ -167,17 +167,11 @@ pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
     }
 }
 
-/// Why there cannot be an Ollama to share, for people; nothing if there can. `listen` is where applications find this
-/// node.
+/// Why there cannot be an Ollama to share as long as this node runs, for people; nothing if there can. `listen` is where
+/// applications find this node.
 pub(super) fn why_not_lent(config: &Config, listen: &[SocketAddr]) -> Option<String> {
     if config.mode == Mode::Client {
         return Some("--mode client".to_owned());
-    }
-    if !config.ollama.may_be_lent() {
-        return Some(format!(
-            "OLLAMA_HOST names {}, which is not on this machine; to share it, start this node with --ollama {0}",
-            config.ollama.url
-        ));
     }
     if is_at(&config.ollama.url, listen) {
         return Some(format!(

@@ -100,6 +100,7 @@ fn main() -> ExitCode {
             roles::both_addresses_of_loopback_lead_to_the_mesh
             roles::an_ollama_at_either_address_of_loopback_holds_the_port
             roles::an_address_of_this_machine_in_ollama_host_is_shared
+            roles::an_address_that_comes_and_goes_is_shared_while_it_is_here
             roles::a_port_that_is_taken_is_a_clear_message_and_not_half_a_start
             doctor::the_program_on_port_11434_is_named_and_its_end_noticed
             doctor::a_udp_port_that_was_replaced_is_told
