@@ -174,3 +174,21 @@ fn a_forbidden_import_is_seen_however_it_is_written() {
     assert!(forbidden("main", "use ollana::cli::Cli;").is_empty());
     assert!(forbidden("app", "use crate::transport::Transport;").is_empty());
 }
+
+#[test]
+fn security_md_names_tests_and_constants_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for dir in ["src", "tests"] {
+        sources(&root.join(dir), &mut files);
+    }
+    let code: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: BTreeSet<&str> = code.split(|c| !is_name(c)).collect();
+    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let quoted = page.split('`').skip(1).step_by(2);
+    // Names of tests have several words; what has two only may be a setting.
+    let names = quoted.filter(|text| text.chars().all(is_name) && text.matches('_').count() > 1);
+    let gone: Vec<&str> = names.filter(|name| !words.contains(name)).collect();
+    assert!(gone.is_empty(), "SECURITY.md names what is not in the code: {gone:?}");
+}
