@@ -63,13 +63,9 @@ pub fn a_udp_port_that_was_replaced_is_told() {
 }
 
 pub fn every_port_that_serve_uses_is_checked_before_it_starts() {
-    let net = Net::empty();
-    let host = net.bare_host("host");
+    let (net, lan) = Net::new();
+    let host = net.host("host", &lan);
     let home = Home::new("host");
-    // A multicast route, as every machine on a network has.
-    host.ip(&["link", "add", "lan0", "type", "dummy"]);
-    host.ip(&["addr", "add", "10.83.9.1/24", "dev", "lan0"]);
-    host.ip(&["link", "set", "lan0", "up"]);
     let (_, free) = home.ollana(&host, &["doctor"]);
     for words in [
         "TCP 127.0.0.1:11434 and [::1]:11434 can be used",
