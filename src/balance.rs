@@ -78,11 +78,11 @@ use crate::id::{Id, NodeName};
 use crate::route::{self, Dialect, ModelName, Route};
 
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
-/// mesh may take to be able to use it (issue 2).
+/// mesh may take to be able to use it.
 pub const GRACE: Duration = Duration::from_secs(1);
 
 /// How long a request waits where all who could take it are suspect: a little longer than the silence after which they
-/// count as unreachable (DESIGN §4), so that by then each was heard of again or is known to be gone. A few lost datagrams
+/// count as unreachable (3 s), so that by then each was heard of again or is known to be gone. A few lost datagrams
 /// make a server suspect, and are no reason to send an application away. As long for one to come back in whose queue it
 /// stood: a connection that is replaced is back at once.
 const SUSPENSE: Duration = Duration::from_millis(3500);

@@ -7,7 +7,7 @@
 //! server said: where servers have different weights under its name, one that has those which are used; this machine's
 //! own if it has it, else the one that Ollama would put first (most recently modified, for `ps` the one that stays loaded
 //! longest). The order is Ollama's too. The version of the whole is the lowest. With no provider at all the answer is the mesh's
-//! 503 with the reason and not an empty list, which would read as "there are no models" (DESIGN §3).
+//! 503 with the reason and not an empty list, which would read as "there are no models".
 
 mod version;
 

@@ -1,4 +1,4 @@
-//! One name, two digests: which weights a model's name stands for on this node (DESIGN §3).
+//! One name, two digests: which weights a model's name stands for on this node.
 //!
 //! Two servers may hold different models under one name. A node keeps to the digest that it used first, over restarts
 //! too, since embeddings would silently mix otherwise: not even while all who hold it are away is the name taken for

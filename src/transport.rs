@@ -264,7 +264,7 @@ fn transport_config(streams: u32, stream_window: u32, window: u32) -> TransportC
     congestion.initial_window(INITIAL_WINDOW);
     config.congestion_controller_factory(Arc::new(congestion));
     let mut acks = AckFrequencyConfig::default();
-    // Fewer acknowledgements on a network that loses little: measured at 10 (DESIGN.md §4).
+    // Fewer acknowledgements on a network that loses little: measured at 10 (`benches/exchange.rs`).
     acks.ack_eliciting_threshold(VarInt::from_u32(10));
     config.ack_frequency_config(Some(acks));
     config

@@ -13,7 +13,7 @@ use crate::exchange::stopwatch::Stopwatch;
 use crate::route::ModelName;
 
 /// How long a server that failed comes after all others where nothing but what is in flight counts: longer than one quick
-/// failure takes, short enough that a server which is well again has its share within the 5 s that issue 4 wants.
+/// failure takes, short enough that a server which is well again has its share within the 5 s of a slow start.
 const STUMBLE: Duration = Duration::from_secs(1);
 
 /// How long after a change of its models through this node a server may have one that it has not reported: its gate looks

@@ -343,7 +343,7 @@ impl Why {
                 ("busy", message, wait)
             }
             Self::Draining => ("draining", "this server is about to stop and takes nothing new".to_owned(), SOON),
-            Self::NotLent => ("not-lent", "this server does not lend its Ollama at the moment".to_owned(), SOON),
+            Self::NotLent => ("not-lent", "this node does not share its Ollama at the moment".to_owned(), SOON),
             Self::NoOllama => ("no-ollama", "this server has no Ollama running at the moment".to_owned(), SOON),
         };
         let retry_after = Some(Duration::max(after, SOON));
