@@ -184,7 +184,9 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         // With nobody to ask at all, all that are known are told of.
         let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
-        let had = |id: &Id| search.kept.is_some_and(|kept| kept.holders.iter().any(|holder| holder.id == *id));
+        let kept = |id: &Id| search.kept.is_some_and(|kept| kept.holders.iter().any(|holder| holder.id == *id));
+        // Some say no digest, of which none can be kept.
+        let had = |id: &Id| kept(id) || members.has_run(id, model);
         let departed = |id: &Id| members.departed().any(|departed| departed.id == *id && departed.lent.has(model));
         // A node that refuses this one no longer says what it has: it may have what was used from it before.
         let refusing = refuse::refusing(
@@ -212,16 +214,14 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
             return Ok(usable);
         }
         // Else whoever asks would be told that there is no such model, and might load it from the internet. A refusal
-        // by a node that this one never used and does not trust is no reason for an error that Ollama would not have
-        // given.
+        // by a node that no person trusts, and that was never used for this model, is no reason for an error that Ollama
+        // would not have given: `ollama run` pulls a new model on its 404.
         let around = members.around().unusable();
         let is_trusted = |id: &Id| around.iter().any(|node| node.trusted && node.id == Some(*id));
-        let counts =
-            |id: &Id| is_trusted(id) || search.node.digests.were_used_from(id) || members.has_served_and_left(id);
         let refusing = refuse::refusing(
             members,
-            |member| member.dealings.has_served() || counts(&member.id()),
-            |node| node.id.is_some_and(|id| counts(&id)),
+            |member| is_trusted(&member.id()),
+            |node| node.id.is_some_and(|id| is_trusted(&id)),
         );
         return Err(match refusing.is_empty() || model.fault().is_some() {
             true => unknown_model(search.path, model),

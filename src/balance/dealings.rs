@@ -50,6 +50,8 @@ struct Record {
     running: HashMap<u64, Running>,
     used: Option<Instant>,
     numbers: u64,
+    /// Whether it ever answered a request of ours.
+    served: bool,
 }
 
 /// One that runs, of which it is known how long it should take.
@@ -110,9 +112,17 @@ impl Dealings {
         self.own.load(Ordering::Relaxed)
     }
 
-    /// It answered a request of ours.
-    pub(super) fn served(&self) {
+    /// It answered a request of ours, for this model if for any.
+    pub(super) fn served(&self, model: Option<&ModelName>) {
         self.served.store(true, Ordering::Relaxed);
+        if let Some(model) = model {
+            entry(&mut lock(&self.models), model, self.clock.now()).served = true;
+        }
+    }
+
+    /// Whether it ever answered a request of ours for this model.
+    pub(super) fn has_run(&self, model: &ModelName) -> bool {
+        lock(&self.models).get(model).is_some_and(|record| record.served)
     }
 
     /// Whether it ever did.

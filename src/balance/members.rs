@@ -112,9 +112,11 @@ impl Members {
         self.departed.iter()
     }
 
-    /// Whether it left a moment ago, after it answered requests of this node.
-    pub(super) fn has_served_and_left(&self, id: &Id) -> bool {
-        self.departed().any(|departed| departed.id == *id && departed.served())
+    /// Whether it answered requests of this node for this model, and is here or left a moment ago.
+    pub(super) fn has_run(&self, id: &Id, model: &ModelName) -> bool {
+        let present = self.get(id).map(|member| &member.dealings);
+        let departed = self.departed().filter(|departed| departed.id == *id).map(|departed| &departed.dealings);
+        present.into_iter().chain(departed).any(|dealings| dealings.has_run(model))
     }
 
     /// Everyone whom `text` may mean, who left a moment ago included: what was meant for them is not another one's.

@@ -196,10 +196,12 @@ impl Once {
             },
         };
         let passes = matches!(verdict, Verdict::Pass);
-        if passes {
-            member.dealings.served();
-        } else {
-            member.dealings.stumbled();
+        match passes {
+            // In its gate's words, and no answer of its server's.
+            true if refused => return verdict,
+            true => member.dealings.served(asked.errand.aim.model()),
+            false => member.dealings.stumbled(),
+        let refused = matches!(outcome, Outcome::Answered(answer) if answer.headers().contains_key(REFUSAL_HEADER));
         }
         match asked.weights() {
             Some((model, digest)) if passes => self.known.node.digests.answered(model, digest),
