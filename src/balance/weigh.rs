@@ -48,6 +48,8 @@ pub(super) struct Queues {
 pub(super) struct Weighing<'a> {
     scales: &'a Scales<'a>,
     candidates: Vec<Weight>,
+    /// Whether any of them lists the model.
+    listed: bool,
     plan: Plan,
     /// How long it would have to wait for a slot if that is too long.
     too_long: Option<Duration>,
@@ -99,7 +101,11 @@ impl<'a> Scales<'a> {
         if weights.iter().all(|weight| !weight.candidate.eligible) {
             weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
         }
-        self.note(&mut weights);
+        // Of a model that nobody lists nothing is remembered: it would push out one that is used.
+        let listed = !infos.is_empty();
+        if listed {
+            self.note(&mut weights);
+        }
         let all: Vec<Candidate> = weights.iter().map(|weight| weight.candidate).collect();
         let plan = plan::plan(&all, rand::random_range(0..=usize::MAX >> 1))?;
         let too_long = self.too_long(&all, plan);
@@ -108,7 +114,7 @@ impl<'a> Scales<'a> {
         {
             self.known.demand().spend(self.model);
         }
-        Some(Weighing { scales: self, candidates: weights, plan, too_long })
+        Some(Weighing { scales: self, candidates: weights, listed, plan, too_long })
     }
 
     fn weight(
@@ -221,7 +227,7 @@ impl Weighing<'_> {
     pub(super) fn promised(&self, id: Id) -> Option<Duration> {
         let Score { promised, warm, .. } =
             self.candidates.iter().find(|weight| weight.member.id() == id)?.candidate.score;
-        Duration::try_from_secs_f64(promised).ok().filter(|_| warm)
+        Duration::try_from_secs_f64(promised).ok().filter(|_| warm && self.listed)
     }
 
     /// How long it should wait there for a slot, in seconds.
