@@ -20,6 +20,7 @@ use super::dealings::{Dealings, Standing};
 use super::departed::{Departed, Lent, Memory};
 use super::priors::Machine;
 use super::unreported::Unreported;
+use super::{RETURN, SUSPENSE};
 use crate::exchange::{Caveat, Denial, Endpoint, Health, Load, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
@@ -132,6 +133,18 @@ impl Members {
         }
     }
 
+    /// Until when it is waited for those who may be back in a moment, where nobody could be used since `since`.
+    pub(super) fn awaited(&self, since: Instant) -> Option<Instant> {
+        let here = self.values().filter(|member| member.is_used()).filter_map(|member| match member.obstacle()? {
+            Obstacle::Suspect => Some(since + SUSPENSE),
+            Obstacle::Gone => member.lent().map(|_| since + RETURN),
+            // By a connection that has just taken another one's place.
+            Obstacle::NoOllama if member.has_said_nothing() => member.lent().map(|lent| lent.until + RETURN),
+            _ => None,
+        });
+        here.chain(self.departed().map(|departed| departed.lent.until + RETURN)).max()
+    }
+
     fn insert(&mut self, id: Id, endpoint: Arc<dyn Endpoint>) -> Arc<Member> {
         let before = self.present.get(&id).map(|member| (member.dealings.clone(), member.lent()));
         let departed = Arc::make_mut(&mut self.departed).take(&id);
@@ -229,6 +242,11 @@ impl Member {
 
     fn lends_by(&self, view: &View) -> bool {
         view.report.provider && (self.is_local() || view.report.scope >= Scope::Infer)
+    }
+
+    /// Whether its first report is still to come.
+    fn has_said_nothing(&self) -> bool {
+        *self.view().report == Report::default()
     }
 
     /// Whether a person said not to use it.

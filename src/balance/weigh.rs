@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Known;
 use super::breaker::{Outcome, slow_start};
 use super::demand::Sight;
 use super::errand::Errand;
@@ -15,6 +14,7 @@ use super::priors::Usual;
 use super::refuse;
 use super::score::{Score, Server, score};
 use super::seek::Found;
+use super::{Known, MOST_LATE, MOST_LATE_AT_ONE};
 use crate::exchange::{Decision, Load, Look, ModelInfo, ModelLoad, Refusal, Residence, Weighed};
 use crate::id::Id;
 use crate::route::ModelName;
@@ -223,7 +223,7 @@ impl Weighing<'_> {
     }
 
     /// How long it should take there once it has a slot; nothing where the model has to be loaded first, which takes as long
-    /// as it takes.
+    /// as it takes, or may not be there at all.
     pub(super) fn promised(&self, id: Id) -> Option<Duration> {
         let Score { promised, warm, .. } =
             self.candidates.iter().find(|weight| weight.member.id() == id)?.candidate.score;
@@ -242,6 +242,11 @@ impl Weighing<'_> {
         let lets = |member: &Member| member.dealings.standing(self.scales.model).keeps_places;
         let mut others = self.candidates.iter().map(|weight| &weight.member).filter(|other| other.id() != member.id());
         member.is_used() && (lets(member) || !others.any(|other| lets(other)))
+    }
+
+    /// How often its turn may be over before it was heard of.
+    pub(super) fn most_late(&self) -> usize {
+        if self.candidates.len() > 1 { MOST_LATE } else { MOST_LATE_AT_ONE }
     }
 
     /// A gate would not queue it, or cannot.
