@@ -125,11 +125,6 @@ impl Digests {
         }
     }
 
-    /// Whether a model was used from this node.
-    pub fn were_used_from(&self, id: &Id) -> bool {
-        self.lock().values().any(|entry| entry.kept.holders.iter().any(|holder| holder.id == *id))
-    }
-
     /// What the name stands for, if it was used.
     pub fn of(&self, model: &ModelName) -> Option<Kept> {
         self.lock().get(model).map(|entry| entry.kept.clone())

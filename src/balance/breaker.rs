@@ -92,6 +92,11 @@ pub(crate) enum Outcome {
 // === impl Breaker ===
 
 impl Breaker {
+    /// Whether nothing ever failed there, and it was never full.
+    pub(crate) const fn says_nothing(&self) -> bool {
+        matches!(self.state, State::Closed) && self.round == 0 && self.failed_at.is_none() && self.full_until.is_none()
+    }
+
     /// Whether one may pass that queues there already.
     pub(crate) fn keeps_places(&self, now: Instant) -> bool {
         self.open_for(now).is_none()

@@ -106,7 +106,7 @@ mod tests {
         let view = Arc::new(View::new(Arc::new(Report { models, ..Report::default() })));
         let dealings = Arc::new(Dealings::default());
         if served {
-            dealings.served();
+            dealings.served(None);
         }
         Departed {
             id: Id::of_spki(&n.to_be_bytes()),

@@ -32,6 +32,21 @@ const SAYS_WITHIN: Duration = Duration::from_secs(1);
 const MAX_WORDS: usize = 16 * 1024;
 const MAX_MESSAGE: usize = 1000;
 
+/// Why nobody can take a request now.
+#[derive(Debug)]
+pub(super) struct Unmet {
+    pub(super) refusal: Refusal,
+    /// Whether what was in the way of somebody was gone when that was to be named: health changes at any moment, so it is
+    /// worth another look.
+    pub(super) recovered: bool,
+}
+
+impl From<Refusal> for Unmet {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, recovered: false }
+    }
+}
+
 /// A node that something is in the way of, as a sentence names it.
 #[derive(Debug)]
 pub(super) struct Hindered {
@@ -53,7 +68,7 @@ enum Rank {
 }
 
 /// No server at all can take it.
-pub(super) fn nobody(members: &Members) -> Refusal {
+pub(super) fn nobody(members: &Members) -> Unmet {
     let unusable = members.around().unusable();
     let told = |id: &Id| unusable.iter().any(|node| node.id == Some(*id));
     let away = members.departed().filter(|departed| !told(&departed.id));
@@ -61,15 +76,19 @@ pub(super) fn nobody(members: &Members) -> Refusal {
     // A connected node says more of itself.
     let around = unusable.iter().filter(|node| node.id.is_none_or(|id| members.get(&id).is_none()));
     let here = members.values().map(|member| Hindered::of(member, members));
-    let others = describe(here.chain(away).chain(around.map(Hindered::around)).collect());
-    let message = if others.is_empty() {
+    let known: Vec<Hindered> = here.chain(away).chain(around.map(Hindered::around)).collect();
+    let is_any_known = !known.is_empty();
+    let (others, recovered) = describe(known);
+    let message = if !is_any_known {
         "no Ollama server is known: this node sees no other node on the network that shares one. Is `ollana serve` running \
          on the machine with Ollama? `ollana doctor` looks for what is in the way"
             .to_owned()
+    } else if others.is_empty() {
+        "no Ollama server can be used at the moment".to_owned()
     } else {
         format!("no Ollama server can be used at the moment. Known nodes: {others}")
     };
-    unavailable("no-provider", message, members)
+    Unmet { refusal: unavailable("no-provider", message, members), recovered }
 }
 
 /// There are servers, and none that understands requests of this dialect.
@@ -91,23 +110,24 @@ pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Memb
 }
 
 /// There are servers with the model, and something is in the way of each.
-pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Refusal {
-    let message = format!("no server with model '{model}' can be used at the moment: {}", describe(holders));
-    unavailable("no-provider", message, members)
+pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Unmet {
+    let (holders, recovered) = describe(holders);
+    let message = format!("no server with model '{model}' can be used at the moment: {holders}");
+    Unmet { refusal: unavailable("no-provider", message, members), recovered }
 }
 
 /// No node is known to have the model, and some that may have it refuse this node.
-pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Refusal {
-    let refusing = describe(refusing);
+pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Unmet {
+    let (refusing, recovered) = describe(refusing);
     let message =
         format!("no server that can be used has model '{model}', and it is not known what these have: {refusing}");
-    unavailable("no-provider", message, members)
+    Unmet { refusal: unavailable("no-provider", message, members), recovered }
 }
 
 /// Which nodes were not asked, for a request that was answered as Ollama would: nothing if there is none.
 pub(super) fn beside(members: &Members) -> Option<String> {
     let refusing = refusing(members, |_| true, |_| true);
-    (!refusing.is_empty()).then(|| format!("not asked: {}", describe(refusing)))
+    (!refusing.is_empty()).then(|| format!("not asked: {}", describe(refusing).0))
 }
 
 /// Those that refuse this node, of members and of others as the caller says.
@@ -131,8 +151,8 @@ pub(super) fn other_weights(
     holders: Vec<Hindered>,
     others: &[Arc<Member>],
     members: &Members,
-) -> Refusal {
-    let holders = describe(holders);
+) -> Unmet {
+    let (holders, recovered) = describe(holders);
     let one = others.first().map_or_else(String::new, |member| name(member.id(), &member.label(), members));
     let others = list(others.iter().map(|member| name(member.id(), &member.label(), members)));
     let message = format!(
@@ -140,7 +160,7 @@ pub(super) fn other_weights(
          had at the moment: {holders}. Other weights are on {others}; to use those from now on, type: \
          ollana models --keep {model}@{one} (for one request, the header `ollana-peer: {one}`)"
     );
-    unavailable("other-weights", message, members)
+    Unmet { refusal: unavailable("other-weights", message, members), recovered }
 }
 
 /// The node that the request chose is not known.
@@ -175,9 +195,10 @@ pub(super) fn ambiguous(choice: &str, ids: impl Iterator<Item = Id>) -> Refusal 
 }
 
 /// The node that the request chose cannot take it.
-pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Refusal {
-    let message = format!("the chosen node cannot be used: {}", describe(vec![chosen]));
-    unavailable("node-unusable", message, members)
+pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Unmet {
+    let (chosen, recovered) = describe(vec![chosen]);
+    let message = format!("the chosen node cannot be used: {chosen}");
+    Unmet { refusal: unavailable("node-unusable", message, members), recovered }
 }
 
 /// Nobody lets this node change models.
@@ -195,10 +216,10 @@ pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[Arc<Member>], memb
 }
 
 /// Those who let this node change models cannot be used, or will be heard of in a moment.
-pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Refusal {
-    let message =
-        format!("no server that lets this node change models can be used at the moment: {}", describe(managers));
-    unavailable("no-provider", message, members)
+pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Unmet {
+    let (managers, recovered) = describe(managers);
+    let message = format!("no server that lets this node change models can be used at the moment: {managers}");
+    Unmet { refusal: unavailable("no-provider", message, members), recovered }
 }
 
 /// Several nodes could be meant.
@@ -397,10 +418,12 @@ fn denied(name: &str, denial: Denial, around: &Around) -> String {
     }
 }
 
-/// Those with something in the way, those that a person can do something about first.
-fn describe(mut all: Vec<Hindered>) -> String {
+/// Those with something in the way, those that a person can do something about first; and whether nothing is any more in
+/// the way of one of them.
+fn describe(mut all: Vec<Hindered>) -> (String, bool) {
     all.sort_by_key(|hindered| hindered.rank);
-    list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence))
+    let recovered = all.iter().any(|hindered| hindered.sentence.is_none());
+    (list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence)), recovered)
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

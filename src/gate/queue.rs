@@ -87,7 +87,8 @@ impl Queue {
     /// One more wants to run. If a slot is free it has it at once: an [`Event`] says so.
     ///
     /// Where all places are taken, whoever has the most of them loses its last one to who has fewer: a peer cannot keep
-    /// others out by waiting in great numbers. Nor can strangers by being many: whom a person trusts takes a place of theirs.
+    /// others out by waiting in great numbers. Nor can strangers by being many: a trusted peer takes a place of theirs, and
+    /// they never take one of a trusted peer's.
     pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) -> Result<EntryId, Why> {
         let Arrival { flow, weight, model, slots, copies } = arrival;
         if self.draining && flow != Flow::Owner {
@@ -328,9 +329,8 @@ impl Queue {
             _ if all <= waiting && (!is_stranger || of_strangers <= waiting_strangers) => return Ok(()),
             _ => {
                 let most = match is_stranger {
-                    // Strangers beyond their bound make room among themselves.
-                    true if of_strangers > waiting_strangers => strangers().max().filter(|(n, _)| *n > own),
-                    true => others().max().filter(|(n, _)| *n > own),
+                    // Strangers make room among themselves alone: a key costs nothing.
+                    true => strangers().max().filter(|(n, _)| *n > own),
                     false => strangers().max().or_else(|| others().max().filter(|(n, _)| *n > own)),
                 };
                 most.and_then(|(_, most)| self.last_of(most)).unwrap_or(id)

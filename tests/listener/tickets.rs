@@ -88,6 +88,33 @@ async fn who_falls_silent_while_a_request_waits_there_is_waited_for_a_moment() {
 }
 
 #[tokio::test]
+async fn a_ticket_stays_at_the_only_provider_while_that_is_suspect() {
+    let (a, mut calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = a.queues();
+    let node = Node::over(&[&a]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    let mut ticket = soon(tickets.next()).await;
+    a.becomes(Health::Suspect);
+    let withdrawn = tokio::time::timeout(std::time::Duration::from_secs(4), ticket.closed()).await;
+    assert!(withdrawn.is_err(), "it is withdrawn, though nobody else can take it");
+    // Another one can.
+    let (b, _) = FakeEndpoint::new("b", &["m"]);
+    let mut others = b.queues();
+    node.joins(&b);
+    soon(ticket.closed()).await;
+    let mut other = soon(others.next()).await;
+    b.becomes(Health::Gone);
+    soon(other.closed()).await;
+    a.becomes(Health::Healthy);
+    let ticket = soon(tickets.next()).await;
+    a.becomes(Health::Suspect);
+    ticket.send(a.slot()).unwrap();
+    soon(calls.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+}
+
+#[tokio::test]
 async fn where_every_ticket_was_lost_it_is_said_so() {
     let (a, calls) = FakeEndpoint::new("a", &["m"]);
     let mut tickets = a.queues();

@@ -241,6 +241,27 @@ fn strangers_that_wait_leave_half_of_the_places() {
 }
 
 #[test]
+fn a_stranger_displaces_no_request_of_a_trusted_peer() {
+    let few = Limits { waiting: 8, waiting_each: 8, waiting_strangers: 4, ..limits() };
+    let (mut queue, now) = (Queue::new(few), Instant::now());
+    let friend = Flow::Trusted(Id::from_bytes([9; 32]));
+    queue.handle_arrival(now, request(Flow::Owner, 1)).unwrap();
+    granted(&mut queue);
+    let friends: Vec<_> = (0..7).map(|_| queue.handle_arrival(now, request(friend, 1)).unwrap()).collect();
+    let first = queue.handle_arrival(now, request(peer(1), 1)).unwrap();
+    for n in 2..7 {
+        assert!(queue.handle_arrival(now, request(peer(n), 1)).is_err(), "all places are taken, by others with more");
+    }
+    assert!(queue.handle_arrival(now, request(Flow::Guest, 1)).is_err());
+    assert!(queue.poll_event().is_none());
+    assert!(friends.iter().chain([&first]).all(|id| queue.place(*id).is_some()));
+    // One that is trusted takes the stranger's.
+    let other = Flow::Trusted(Id::from_bytes([8; 32]));
+    queue.handle_arrival(now, request(other, 1)).unwrap();
+    assert!(matches!(queue.poll_event(), Some(Event::Refused(id, Why::Busy(..))) if id == first));
+}
+
+#[test]
 fn one_that_may_not_stay_but_knows_of_a_slot_moves_the_others_up() {
     let (mut queue, now) = (Queue::new(Limits { waiting_each: 1, ..limits() }), Instant::now());
     queue.handle_arrival(now, request(peer(1), 1)).unwrap();
