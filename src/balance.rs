@@ -74,7 +74,7 @@ use self::refuse::Unmet;
 use self::replay::Reserve;
 use crate::digests::Digests;
 use crate::exchange::limits;
-use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal, Unusable};
+use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal, RefusalCode, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{self, Dialect, ModelName, Route};
 
@@ -272,14 +272,14 @@ impl tower::Service<Request<Body>> for Router {
                     response
                 }
                 Err(refusal) => {
-                    let (code, status) = (refusal.code, refusal.status.as_u16());
+                    let (code, status) = (refusal.code, refusal.code.status().as_u16());
                     let response = route::render(api, &refusal);
                     let known = || refuse::beside(&inner.known.members.borrow());
                     // The application gets Ollama's own words; who asks why is told more.
-                    let beside = if code == "no-model" { known() } else { None };
+                    let beside = if code == RefusalCode::NoModel { known() } else { None };
                     let message =
                         beside.map_or(refusal.message.clone(), |beside| format!("{}; {beside}", refusal.message));
-                    tracing::debug!(request = %entry.id(), code, status, "refused: {message}");
+                    tracing::debug!(request = %entry.id(), code = code.to_wire(), status, "refused: {message}");
                     entry.answered(status, Some(message));
                     entry.ended();
                     response
@@ -321,7 +321,7 @@ impl Known {
             tokio::task::yield_now().await;
             return Ok(());
         }
-        let until = match refusal.status {
+        let until = match refusal.code.status() {
             StatusCode::SERVICE_UNAVAILABLE => grace_ends.max(members.borrow().awaited(since).unwrap_or(grace_ends)),
             StatusCode::NOT_FOUND => grace_ends,
             _ => return Err(refusal),

@@ -25,7 +25,7 @@ use http::Uri;
 
 pub use environment::{ETC_CONFIG, Environment, SYSTEM_STATE_DIR};
 pub use file::{File, FileError};
-pub use hours::{Hours, ParseHoursError, moment};
+pub use hours::{Hours, moment};
 pub use key::Key;
 pub use layers::{Layer, Raw, Settings, Source};
 pub use owner::{Balance, Lend};

@@ -26,7 +26,7 @@ use http::{Method, Uri};
 
 use crate::id::Scope;
 
-pub(crate) use each::{Each, crowded};
+pub(crate) use each::Each;
 pub use find::{Peeked, find_model, peek};
 pub use form::{Form, FormProgress};
 pub(crate) use listed::{Entry, List, Listing, Said};

@@ -7,8 +7,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ollana::internals::control::Mesh as View;
 use ollana::NodeName;
+use ollana::internals::control::Mesh as View;
 use ollana::internals::peers::PeerState;
 use ollana::{App, AppError};
 use ollana::{Config, Mode, Status};

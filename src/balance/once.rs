@@ -18,7 +18,7 @@ use super::seek::{Found, Lost, WaitingRoom};
 use super::walk::Walk;
 use super::{Known, breaker, choose, refuse};
 use crate::digests::Holder;
-use crate::exchange::{Body, ExchangeError, PEER_HEADER, Progress, REFUSAL_HEADER, Refusal, ResetCode};
+use crate::exchange::{Body, Cause, ExchangeError, PEER_HEADER, Progress, Refusal, RefusalCode, ResetCode};
 use crate::route::ModelName;
 
 /// Finds a server for a request, sends it there, and says what came of it.
@@ -179,11 +179,9 @@ impl Once {
             Outcome::Lost(_) | Outcome::Failed(_) if !asked.errand.repeatable => Verdict::Fail,
             Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) if !started => Verdict::Elsewhere,
             Outcome::Lost(_) | Outcome::Failed(_) => Verdict::OnceMore,
-            Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
-                Some(b"draining" | b"not-lent" | b"no-ollama" | b"busy" | b"crowded" | b"no-room") => {
-                    Verdict::Elsewhere
-                }
-                Some(_) => Verdict::Pass,
+            Outcome::Answered(response) => match RefusalCode::of(response).map(RefusalCode::cause) {
+                Some(Cause::Full | Cause::Closed) => Verdict::Elsewhere,
+                Some(Cause::Final | Cause::PerhapsRun) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
                     Some(_) if asked.errand.repeatable => {
                         // Else one that has nothing, and says so quickly, would draw all there is.
@@ -200,7 +198,7 @@ impl Once {
                 None => Verdict::Pass,
             },
         };
-        let refused = matches!(outcome, Outcome::Answered(answer) if answer.headers().contains_key(REFUSAL_HEADER));
+        let refused = matches!(outcome, Outcome::Answered(answer) if RefusalCode::of(answer).is_some());
         let passes = matches!(verdict, Verdict::Pass);
         match passes {
             // In its gate's words, and no answer of its server's.

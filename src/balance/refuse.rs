@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use http::header::RETRY_AFTER;
-use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::aim::Search;
 use super::around::Around;
 use super::members::{Member, Members, Obstacle};
-use crate::exchange::{Body, Denial, Refusal, Unusable};
+use crate::exchange::{Body, Denial, Refusal, RefusalCode, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{Dialect, ModelName};
 
@@ -88,7 +88,7 @@ pub(super) fn nobody(members: &Members) -> Unmet {
     } else {
         format!("no Ollama server can be used at the moment. Known nodes: {others}")
     };
-    Unmet { refusal: unavailable("no-provider", message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
 }
 
 /// There are servers, and none that understands requests of this dialect.
@@ -106,14 +106,14 @@ pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Memb
             "no server of the OpenAI API can be used at the moment, only servers that do not speak it: {usable}"
         ),
     };
-    unavailable("other-api", message, members)
+    unavailable(RefusalCode::NoServerOfApi, message, members)
 }
 
 /// There are servers with the model, and something is in the way of each.
 pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Unmet {
     let (holders, recovered) = describe(holders);
     let message = format!("no server with model '{model}' can be used at the moment: {holders}");
-    Unmet { refusal: unavailable("no-provider", message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
 }
 
 /// No node is known to have the model, and some that may have it refuse this node.
@@ -121,7 +121,7 @@ pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, member
     let (refusing, recovered) = describe(refusing);
     let message =
         format!("no server that can be used has model '{model}', and it is not known what these have: {refusing}");
-    Unmet { refusal: unavailable("no-provider", message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
 }
 
 /// Which nodes were not asked, for a request that was answered as Ollama would: nothing if there is none.
@@ -160,7 +160,7 @@ pub(super) fn other_weights(
          had at the moment: {holders}. Other weights are on {others}; to use those from now on, type: \
          ollana models --keep {model}@{one} (for one request, the header `ollana-peer: {one}`)"
     );
-    Unmet { refusal: unavailable("other-weights", message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::OtherWeights, message, members), recovered }
 }
 
 /// The node that the request chose is not known.
@@ -172,54 +172,38 @@ pub(super) fn unknown_node(choice: &str, own: &NodeName, members: &Members) -> R
         true => format!("{own} is this node itself, which shares no Ollama"),
         false => format!("no node is called '{}'", choice.escape_debug()),
     };
-    Refusal {
-        status: StatusCode::NOT_FOUND,
-        code: "no-such-node",
-        message: format!("{what}; {known}"),
-        retry_after: None,
-    }
+    Refusal::new(RefusalCode::NoSuchNode, format!("{what}; {known}"))
 }
 
 /// Several nodes bear the name.
 pub(super) fn ambiguous(choice: &str, ids: impl Iterator<Item = Id>) -> Refusal {
-    Refusal {
-        status: StatusCode::CONFLICT,
-        code: "ambiguous-node",
-        message: format!(
-            "more than one node is called '{}': choose one by its ID: {}",
-            choice.escape_debug(),
-            list(ids.map(|id| id.to_string()))
-        ),
-        retry_after: None,
-    }
+    let ids = list(ids.map(|id| id.to_string()));
+    let message = format!("more than one node is called '{}': choose one by its ID: {ids}", choice.escape_debug());
+    Refusal::new(RefusalCode::AmbiguousNode, message)
 }
 
 /// The node that the request chose cannot take it.
 pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Unmet {
     let (chosen, recovered) = describe(vec![chosen]);
     let message = format!("the chosen node cannot be used: {chosen}");
-    Unmet { refusal: unavailable("node-unusable", message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NodeUnusable, message, members), recovered }
 }
 
 /// Nobody lets this node change models.
 pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[Arc<Member>], members: &Members) -> Refusal {
     let providers = list(providers.iter().map(|member| name(member.id(), &member.label(), members)));
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "scope",
-        message: format!(
-            "no server lets this node change models. On the machine whose models are to be changed ({providers}), type: \
-             ollana trust {own} --scope manage"
-        ),
-        retry_after: None,
-    }
+    let message = format!(
+        "no server lets this node change models. On the machine whose models are to be changed ({providers}), type: \
+         ollana trust {own} --scope manage"
+    );
+    Refusal::new(RefusalCode::Scope, message)
 }
 
 /// Those who let this node change models cannot be used, or will be heard of in a moment.
 pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Unmet {
     let (managers, recovered) = describe(managers);
     let message = format!("no server that lets this node change models can be used at the moment: {managers}");
-    Unmet { refusal: unavailable("no-provider", message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
 }
 
 /// Several nodes could be meant.
@@ -228,16 +212,12 @@ pub(super) fn choose_one(managers: &[&Arc<Member>], search: &Search<'_>) -> Refu
     let example = names.first().cloned().unwrap_or_default();
     let at = search.node.listen.map_or_else(|| "ADDRESS".to_owned(), |listen| listen.to_string());
     let command = command(search.path);
-    Refusal {
-        status: StatusCode::CONFLICT,
-        code: "choose-node",
-        message: format!(
-            "more than one node lets this one change models: {}. Choose one, for example: \
-             OLLAMA_HOST={at}/@{example} ollama {command} … (a program sends the header `ollana-peer: {example}`)",
-            list(names.into_iter())
-        ),
-        retry_after: None,
-    }
+    let message = format!(
+        "more than one node lets this one change models: {}. Choose one, for example: \
+         OLLAMA_HOST={at}/@{example} ollama {command} … (a program sends the header `ollana-peer: {example}`)",
+        list(names.into_iter())
+    );
+    Refusal::new(RefusalCode::ChooseNode, message)
 }
 
 /// The command of `ollama` that asks for this path.
@@ -255,38 +235,28 @@ fn command(path: &str) -> &'static str {
 /// A server broke off before its first byte, of something that may have been done and is not done twice.
 pub(super) fn broke_off_once(reason: &dyn std::fmt::Display) -> Refusal {
     let message = format!("{reason}; it was not tried again, since some of it may have been done");
-    Refusal { status: StatusCode::BAD_GATEWAY, code: "broke-off", message, retry_after: None }
+    Refusal::new(RefusalCode::BrokeOff, message)
 }
 
 /// A server broke off before its first byte, and no other could take over.
 pub(super) fn broke_off(reason: &dyn std::fmt::Display) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_GATEWAY,
-        code: "broke-off",
-        message: format!("{reason}, and no other server could take over"),
-        retry_after: None,
-    }
+    Refusal::new(RefusalCode::BrokeOff, format!("{reason}, and no other server could take over"))
 }
 
 /// The server's process ended while it had the request.
 pub(super) fn ended(reason: &dyn std::fmt::Display) -> Refusal {
     let message = format!("{reason}; it was not tried elsewhere, since it could end the next server too");
-    Refusal { status: StatusCode::BAD_GATEWAY, code: "broke-off", message, retry_after: None }
+    Refusal::new(RefusalCode::BrokeOff, message)
 }
 
 /// The peer's inbound side did not let the exchange in.
 pub(super) fn not_let_in(member: &Member, own: &NodeName) -> Refusal {
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "scope",
-        message: format!("{} refuses this node (on {0}: ollana trust {own})", member.label()),
-        retry_after: None,
-    }
+    Refusal::new(RefusalCode::Scope, format!("{} refuses this node (on {0}: ollana trust {own})", member.label()))
 }
 
 /// The application's own body broke off or could not be read.
 pub(super) fn bad_body(reason: &dyn std::fmt::Display) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, code: "body", message: reason.to_string(), retry_after: None }
+    Refusal::new(RefusalCode::Body, reason.to_string())
 }
 
 /// As many requests of this node wait as may. This one would wait for so long.
@@ -294,8 +264,7 @@ pub(super) fn room_is_full(wait: Duration) -> Refusal {
     let message =
         "too many requests wait on this node for a server to be free (`balance.waiting` in its configuration)";
     // When a tenth of them has gone, which have left their places.
-    let retry_after = Some((wait / 10).clamp(SOON, MUCH_LATER));
-    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message: message.to_owned(), retry_after }
+    Refusal::new(RefusalCode::Busy, message).after((wait / 10).clamp(SOON, MUCH_LATER))
 }
 
 /// Whoever could take it has a queue that is too long.
@@ -306,21 +275,20 @@ pub(super) fn too_long(model: &ModelName, wait: Duration) -> Refusal {
         wait.as_secs().div_ceil(60)
     );
     // A tenth of it: by then it is known whether the queue shrinks.
-    let retry_after = Some(Duration::from_secs(wait.as_secs().div_ceil(10)).clamp(LATER, MUCH_LATER));
-    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message, retry_after }
+    let after = Duration::from_secs(wait.as_secs().div_ceil(10)).clamp(LATER, MUCH_LATER);
+    Refusal::new(RefusalCode::Busy, message).after(after)
 }
 
 /// It waited in a queue that it was lost to, and there is no other.
 pub(super) fn ticket_lost(reason: &dyn std::fmt::Display, members: &Members) -> Refusal {
     let message = format!("{reason} while this waited there for its turn, and no other server can take it");
-    unavailable("no-provider", message, members)
+    unavailable(RefusalCode::NoProvider, message, members)
 }
 
 /// The gate that was asked last has no place in its queue, in its own words.
 pub(super) async fn turned_away(peer: &NodeName, answer: Response<Body>) -> Refusal {
+    let code = RefusalCode::of(&answer).unwrap_or(RefusalCode::Busy);
     let (parts, body) = answer.into_parts();
-    let is_error = parts.status.is_client_error() || parts.status.is_server_error();
-    let status = if is_error { parts.status } else { StatusCode::SERVICE_UNAVAILABLE };
     let after = parts.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
     let retry_after = after.map(|after| Duration::from_secs(after).clamp(SOON, LONGEST_AFTER));
     let words = timeout(SAYS_WITHIN, Limited::new(body, MAX_WORDS).collect()).await.ok().and_then(Result::ok);
@@ -330,7 +298,7 @@ pub(super) async fn turned_away(peer: &NodeName, answer: Response<Body>) -> Refu
         true => format!("{peer} takes no more requests at the moment"),
         false => format!("{peer}: {words}"),
     };
-    Refusal { status, code: "busy", message, retry_after }
+    Refusal { code, message, retry_after }
 }
 
 /// A gate's refusal, in the shape of Ollama's API.
@@ -340,12 +308,11 @@ struct Said {
     error: String,
 }
 
-fn unavailable(code: &'static str, message: String, members: &Members) -> Refusal {
+fn unavailable(code: RefusalCode, message: String, members: &Members) -> Refusal {
     let passing = |member: &Arc<Member>| {
         matches!(member.obstacle(), None | Some(Obstacle::Gone | Obstacle::Suspect | Obstacle::Draining))
     };
-    let retry_after = Some(if members.values().any(passing) { SOON } else { LATER });
-    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code, message, retry_after }
+    Refusal::new(code, message).after(if members.values().any(passing) { SOON } else { LATER })
 }
 
 /// What to call a node so that it can be told and typed: its name, or the beginning of its ID where others bear the same.

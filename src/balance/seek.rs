@@ -22,7 +22,7 @@ use super::members::{Member, Members, Obstacle};
 use super::weigh::{Queues, Scales};
 use super::{Known, RETURN, breaker, refuse};
 use crate::exchange::{
-    self, Body, Decision, ExchangeError, Health, REFUSAL_HEADER, Refusal, ResetCode, Slot, Ticket, Turn,
+    self, Body, Decision, ExchangeError, Health, Refusal, RefusalCode, ResetCode, Slot, Ticket, Turn,
 };
 use crate::id::NodeName;
 use crate::route::ModelName;
@@ -238,15 +238,14 @@ async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<
                         let promised = weighed.promised(member.id());
                         return Ok(Found { member, slot: Some(slot), promised });
                     }
-                    // Nobody's word on why: it is no gate that keeps to the protocol.
-                    Ok(Turn::Refused(answer)) if !answer.headers().contains_key(REFUSAL_HEADER) => {
-                        weighed.failed(&member, breaker::Outcome::Failed);
-                        turned_away = Some(Lost::TurnedAway(member.label(), Response::new(exchange::empty())));
-                        full.push(member);
-                    }
                     Ok(Turn::Refused(answer)) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
-                        weighed.failed(&member, refused(&answer));
+                        let (outcome, answer) = match RefusalCode::of(&answer) {
+                            Some(code) => (refused(code), answer),
+                            // No reason: it is no gate that keeps to the protocol.
+                            None => (breaker::Outcome::Failed, Response::new(exchange::empty())),
+                        };
+                        weighed.failed(&member, outcome);
                         turned_away = Some(Lost::TurnedAway(member.label(), answer));
                         full.push(member);
                     }

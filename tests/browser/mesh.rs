@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ollana::Config;
-use ollana::internals::control::Mesh as View;
 use ollana::NodeName;
+use ollana::internals::control::Mesh as View;
 use ollana::{App, AppError};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;

@@ -6,8 +6,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ollana::internals::exchange::{Body, ExchangeError, ResetCode, full};
 use ollana::NodeName;
+use ollana::internals::exchange::{Body, ExchangeError, ResetCode, full};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 

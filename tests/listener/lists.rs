@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
-use ollana::internals::exchange::{ExchangeError, full};
 use ollana::NodeName;
+use ollana::internals::exchange::{ExchangeError, full};
 
 use crate::{FakeEndpoint, Node, request, soon};
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use ollana::Id;
 use ollana::internals::balance::{Preferences, Router, RouterSettings};
 use ollana::internals::catalog::Catalog;
 use ollana::internals::digests::Digests;
 use ollana::internals::exchange::Endpoint;
-use ollana::Id;
 use ollana::internals::listener::{Listener, ListenerSettings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

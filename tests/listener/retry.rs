@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
-use ollana::internals::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
 use ollana::NodeName;
+use ollana::internals::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
 
 use crate::{Call, FakeEndpoint, Node, request, soon};
 
@@ -238,6 +238,30 @@ async fn a_gate_that_says_no_for_now_is_left_for_another() {
         next!(a, b).1.reply(refusal());
         let reply = client.reply().await;
         assert_eq!((reply.status, &*reply.body, reply.field("Ollana-Refusal")), (503, "not now", None));
+    }
+}
+
+#[tokio::test]
+async fn only_a_refusal_that_passes_is_tried_elsewhere() {
+    // The last is of a later version: nobody knows whether anything was run.
+    let final_ones =
+        [(403, "scope"), (400, "unreadable"), (408, "stalled"), (404, "no-model"), (503, "no-such-code-yet")];
+    let passing = [(503, "crowded"), (503, "no-room")];
+    for (status, code) in passing.into_iter().chain(final_ones) {
+        let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+        let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+        let node = Node::over(&[&_a, &_b]).await;
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        let refusal = Response::builder().status(status).header(REFUSAL_HEADER, code).body(full("no")).unwrap();
+        next!(a, b).1.reply(Ok(refusal));
+        if passing.contains(&(status, code)) {
+            next!(a, b).1.answer(StatusCode::OK, "yes");
+            assert_eq!(client.reply().await.body, "yes", "{code}");
+        } else {
+            let reply = client.reply().await;
+            assert_eq!((reply.status, &*reply.body, reply.field("Ollana-Refusal")), (status, "no", None), "{code}");
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The look into a body held against Go's `encoding/json`: 1,500 bodies, whole and broken, with what Go 1.26.8 read in
 //! them (`tests/data/go-json.jsonl`, made by `go-json.go` beside it).
 
-use data_encoding::BASE64;
 use crate::route::{Look, Progress};
+use data_encoding::BASE64;
 use serde::Deserialize;
 
 const RECORDED: &str = include_str!("../../../tests/data/go-json.jsonl");

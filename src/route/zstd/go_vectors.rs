@@ -2,8 +2,8 @@
 //! skippable frames and damages, with what Go's klauspost/compress makes of them under Ollama's bounds
 //! (`tests/data/go-zstd.jsonl`, made by `go-zstd.go` beside it).
 
-use data_encoding::{BASE64, HEXLOWER};
 use crate::route::{Unzstd, ZstdError};
+use data_encoding::{BASE64, HEXLOWER};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
