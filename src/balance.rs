@@ -316,13 +316,10 @@ impl Known {
         grace_ends: Instant,
         unmet: Unmet,
     ) -> Result<(), Refusal> {
-        let Unmet { refusal, recovered } = unmet;
-        if recovered {
-            tokio::task::yield_now().await;
-            return Ok(());
-        }
+        let Unmet { refusal, awaited } = unmet;
+        let awaited = awaited.map(|awaited| since + awaited).max(members.borrow().awaited(since));
         let until = match refusal.code.status() {
-            StatusCode::SERVICE_UNAVAILABLE => grace_ends.max(members.borrow().awaited(since).unwrap_or(grace_ends)),
+            StatusCode::SERVICE_UNAVAILABLE => grace_ends.max(awaited.unwrap_or(grace_ends)),
             StatusCode::NOT_FOUND => grace_ends,
             _ => return Err(refusal),
         };

@@ -213,7 +213,7 @@ impl Member {
     }
 
     /// What it lends, or lent a moment ago.
-    fn lent(&self) -> Option<Lent> {
+    pub(super) fn lent(&self) -> Option<Lent> {
         let seen = self.look();
         match self.lends_by(&seen.view) {
             true => Some(Lent { view: seen.view.clone(), until: Instant::now() }),

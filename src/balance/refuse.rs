@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::aim::Search;
 use super::around::Around;
 use super::members::{Member, Members, Obstacle};
+use super::{RETURN, SUSPENSE};
 use crate::exchange::{Body, Denial, Refusal, RefusalCode, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{Dialect, ModelName};
@@ -36,14 +37,14 @@ const MAX_MESSAGE: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Unmet {
     pub(super) refusal: Refusal,
-    /// Whether what was in the way of somebody was gone when that was to be named: health changes at any moment, so it is
-    /// worth another look.
-    pub(super) recovered: bool,
+    /// How long it is waited for those that may be back in a moment. As it was when they were named: health changes at any
+    /// moment, and who was well again by another look would not be waited for.
+    pub(super) awaited: Option<Duration>,
 }
 
 impl From<Refusal> for Unmet {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, recovered: false }
+        Self { refusal, awaited: None }
     }
 }
 
@@ -54,6 +55,8 @@ pub(super) struct Hindered {
     rank: Rank,
     /// What is in the way; nothing that is known of.
     sentence: Option<String>,
+    /// How long it is waited for, if it may be back in a moment.
+    awaited: Option<Duration>,
 }
 
 /// In which order a sentence names nodes.
@@ -78,7 +81,7 @@ pub(super) fn nobody(members: &Members) -> Unmet {
     let here = members.values().map(|member| Hindered::of(member, members));
     let known: Vec<Hindered> = here.chain(away).chain(around.map(Hindered::around)).collect();
     let is_any_known = !known.is_empty();
-    let (others, recovered) = describe(known);
+    let (others, awaited) = describe(known);
     let message = if !is_any_known {
         "no Ollama server is known: this node sees no other node on the network that shares one. Is `ollana serve` running \
          on the machine with Ollama? `ollana doctor` looks for what is in the way"
@@ -88,7 +91,7 @@ pub(super) fn nobody(members: &Members) -> Unmet {
     } else {
         format!("no Ollama server can be used at the moment. Known nodes: {others}")
     };
-    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// There are servers, and none that understands requests of this dialect.
@@ -111,17 +114,17 @@ pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Memb
 
 /// There are servers with the model, and something is in the way of each.
 pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Unmet {
-    let (holders, recovered) = describe(holders);
+    let (holders, awaited) = describe(holders);
     let message = format!("no server with model '{model}' can be used at the moment: {holders}");
-    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// No node is known to have the model, and some that may have it refuse this node.
 pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Unmet {
-    let (refusing, recovered) = describe(refusing);
+    let (refusing, awaited) = describe(refusing);
     let message =
         format!("no server that can be used has model '{model}', and it is not known what these have: {refusing}");
-    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// Which nodes were not asked, for a request that was answered as Ollama would: nothing if there is none.
@@ -152,7 +155,7 @@ pub(super) fn other_weights(
     others: &[Arc<Member>],
     members: &Members,
 ) -> Unmet {
-    let (holders, recovered) = describe(holders);
+    let (holders, awaited) = describe(holders);
     let one = others.first().map_or_else(String::new, |member| name(member.id(), &member.label(), members));
     let others = list(others.iter().map(|member| name(member.id(), &member.label(), members)));
     let message = format!(
@@ -160,7 +163,7 @@ pub(super) fn other_weights(
          had at the moment: {holders}. Other weights are on {others}; to use those from now on, type: \
          ollana models --keep {model}@{one} (for one request, the header `ollana-peer: {one}`)"
     );
-    Unmet { refusal: unavailable(RefusalCode::OtherWeights, message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::OtherWeights, message, members), awaited }
 }
 
 /// The node that the request chose is not known.
@@ -184,9 +187,9 @@ pub(super) fn ambiguous(choice: &str, ids: impl Iterator<Item = Id>) -> Refusal 
 
 /// The node that the request chose cannot take it.
 pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Unmet {
-    let (chosen, recovered) = describe(vec![chosen]);
+    let (chosen, awaited) = describe(vec![chosen]);
     let message = format!("the chosen node cannot be used: {chosen}");
-    Unmet { refusal: unavailable(RefusalCode::NodeUnusable, message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NodeUnusable, message, members), awaited }
 }
 
 /// Nobody lets this node change models.
@@ -201,9 +204,9 @@ pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[Arc<Member>], memb
 
 /// Those who let this node change models cannot be used, or will be heard of in a moment.
 pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Unmet {
-    let (managers, recovered) = describe(managers);
+    let (managers, awaited) = describe(managers);
     let message = format!("no server that lets this node change models can be used at the moment: {managers}");
-    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), recovered }
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// Several nodes could be meant.
@@ -331,7 +334,15 @@ fn name(id: Id, label: &NodeName, members: &Members) -> String {
 impl Hindered {
     pub(super) fn of(member: &Member, members: &Members) -> Self {
         let name = name(member.id(), &member.label(), members);
-        let Some(obstacle) = member.obstacle() else { return Self { rank: Rank::Known, sentence: None } };
+        let Some(obstacle) = member.obstacle() else {
+            // It is back.
+            return Self { rank: Rank::Known, sentence: None, awaited: Some(SUSPENSE) };
+        };
+        let awaited = match obstacle {
+            Obstacle::Suspect => Some(SUSPENSE),
+            Obstacle::Gone if member.lent().is_some() => Some(RETURN),
+            _ => None,
+        };
         let around = members.around();
         let rank = match obstacle {
             Obstacle::Pending | Obstacle::NotLentToUs => Rank::Typed,
@@ -352,7 +363,7 @@ impl Hindered {
             },
             Obstacle::Draining => format!("{name} is about to stop"),
         };
-        Self { rank, sentence: Some(sentence) }
+        Self { rank, sentence: Some(sentence), awaited }
     }
 
     /// One that is not there.
@@ -361,7 +372,7 @@ impl Hindered {
             Some(node) => Self::around(node),
             None => {
                 let sentence = Some(format!("{} cannot be reached", name(id, label, members)));
-                Self { rank: Rank::Known, sentence }
+                Self { rank: Rank::Known, sentence, awaited: None }
             }
         }
     }
@@ -373,7 +384,7 @@ impl Hindered {
             (true, None) => Rank::Known,
             (false, _) => Rank::Claimed,
         };
-        Self { rank, sentence: Some(node.sentence()) }
+        Self { rank, sentence: Some(node.sentence()), awaited: None }
     }
 }
 
@@ -385,12 +396,12 @@ fn denied(name: &str, denial: Denial, around: &Around) -> String {
     }
 }
 
-/// Those with something in the way, those that a person can do something about first; and whether nothing is any more in
-/// the way of one of them.
-fn describe(mut all: Vec<Hindered>) -> (String, bool) {
+/// Those with something in the way, those that a person can do something about first; and how long it is waited for those
+/// that may be back in a moment.
+fn describe(mut all: Vec<Hindered>) -> (String, Option<Duration>) {
     all.sort_by_key(|hindered| hindered.rank);
-    let recovered = all.iter().any(|hindered| hindered.sentence.is_none());
-    (list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence)), recovered)
+    let awaited = all.iter().filter_map(|hindered| hindered.awaited).max();
+    (list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence)), awaited)
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {
