@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use super::hosts::{Hosts, answers, begin, listens};
 use super::load;
@@ -163,13 +164,19 @@ fn ollana(hosts: &Hosts, programs: &Programs, directory: &Path) -> Result<System
     let (user, start) = begin(&hosts.user, &mut user, || answers(LISTEN))
         .map_err(|error| with_log(format!("the user's node: {error}"), &homes[0]))?;
 
-    // Uploads are for those who may change models.
-    let mut trust = Command::new(&programs.ollana);
-    trust.env_clear().env("HOME", &homes[1]).args(["trust", "user", "--scope", "manage", "--yes"]);
-    let trusted = trust.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    if !trusted.status.success() {
-        return Err(format!("ollana trust: {}", String::from_utf8_lossy(&trusted.stderr).trim()));
-    }
+    // Uploads are for those who may change models. A script needs the whole ID.
+    let run = |home: &Path, arguments: &[&str]| {
+        let mut command = Command::new(&programs.ollana);
+        command.env_clear().env("HOME", home).args(arguments).stdin(Stdio::null());
+        let output = command.output().map_err(|error| error.to_string())?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(format!("ollana {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim())),
+        }
+    };
+    let id = run(&homes[0], &["status", "--json"])?;
+    let id: Value = serde_json::from_str(&id).map_err(|error| error.to_string())?;
+    run(&homes[1], &["trust", id["id"].as_str().unwrap_or_default(), "--scope", "manage", "--yes"])?;
     let mut system = System::new(Kind::Ollana, LISTEN, vec![user], vec![provider]);
     (system.start, system.start_alone) = (Some(start), Some(start_alone));
     Ok(system)
