@@ -21,7 +21,7 @@ mod stand_in;
 use load::Pair;
 use stand_in::{Pace, Wire};
 
-/// The figures of DESIGN.md §4's table.
+/// Enough requests at once for a busy node, and streams for a busy lab.
 const CONCURRENT: usize = 64;
 const STREAMS: usize = 200;
 const PACED_STREAMS: usize = 100;

@@ -1,4 +1,4 @@
-//! What a node takes of its machine, against the bounds of DESIGN.md §3 and issue 2, with nodes as processes on loopback:
+//! What a node takes of its machine, against the bounds below, with nodes as processes on loopback:
 //! resident memory with bodies of many GB and slow readers, memory and processor time at rest, and how soon work ends
 //! that nobody waits for. Exits with 1 if a bound is passed.
 //!
@@ -19,12 +19,12 @@ use processes::Node;
 use stand_in::{Pace, StandIn, Wire};
 
 const MB: f64 = 1024.0 * 1024.0;
-/// Issue 2: each node, whatever passes through it.
+/// Each node, whatever passes through it: a small part of a machine that runs models.
 const BUSY_MB: f64 = 64.0;
-/// Issue 2: a node at rest.
+/// A node at rest, which most are for most of the day.
 const IDLE_MB: f64 = 20.0;
 const IDLE_PERCENT: f64 = 0.5;
-/// DESIGN.md §3: a client that goes away.
+/// How soon the work for a client that goes away ends: no model computes for nobody.
 const GONE_MS: f64 = 1000.0;
 /// Nodes of a small lab, each with an Ollama, all connected to the one that is measured.
 const LAB: usize = 10;

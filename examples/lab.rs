@@ -25,11 +25,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use ollana::app::App;
-use ollana::config::{Config, Mode};
-use ollana::control::Info;
-use ollana::discovery::PeerAddress;
-use ollana::id::NodeName;
+use ollana::{App, Config, Info, Mode, NodeName, PeerAddress};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 

@@ -25,7 +25,7 @@ use crate::id::Instance;
 use crate::identity::Identity;
 use crate::inbound::{Inbound, InboundSettings, NotNow};
 use crate::listener::{Listener, ListenerSettings};
-use crate::ollama::{Cadence, Ollama};
+use crate::ollama::{Cadence, Ollama, hindrance};
 use crate::pairing::Desk;
 use crate::peers::{self, Peers};
 use crate::transport::Transport;
@@ -61,6 +61,8 @@ pub struct App {
     config: Config,
     /// For people.
     when_lent: String,
+    /// Why no Ollama is shared before something changes that was so at the start.
+    why_not_yet: Option<String>,
     state: StateDir,
     control: control::Server,
     page: Option<StdListener>,
@@ -116,7 +118,7 @@ impl App {
         let control = control::Server::bind(&state)?;
         let identity = Identity::load_or_create(state.path())?;
         let book = Book::open(&state.trust(), config.trust)?;
-        let listen = roles::bind_listener(&config).await?;
+        let listen = roles::bind_listener(&config).await?.sockets;
         let listeners = listen.iter().map(StdListener::local_addr).collect::<Result<Vec<_>, _>>()?;
         let transport = Transport::new(&identity, roles::bind_mesh(&config.mesh)?)?;
         let mesh_addr = transport.local_addr()?;
@@ -130,6 +132,10 @@ impl App {
         let hello = Hello::of(config.name.clone(), instance);
         let why_not_lent = roles::why_not_lent(&config, &listeners);
         let lends = why_not_lent.is_none();
+        let why_not_yet = match lends && !config.ollama.explicit {
+            true => hindrance(&config.ollama.url).await.map(|trouble| trouble.to_string()),
+            false => None,
+        };
         let (lending, lent) = Lending::new(&config.lend, lends)?;
         let when_lent = lending.when();
         let (ollama, ollama_task) = match lends {
@@ -137,7 +143,10 @@ impl App {
                 let cadence = Cadence::default().faster(config.tempo);
                 // A look at answers that run needs several pieces of each in it, and pieces come no faster.
                 let cadence = Cadence { beat: cadence.beat.max(SHORTEST_BEAT), ..cadence };
-                let (ollama, task) = Ollama::spawn_with(&config.ollama.url, config.ollama.explicit, cadence);
+                let (ollama, task) = match config.ollama.explicit {
+                    true => Ollama::spawn_with(&config.ollama.url, true, cadence),
+                    false => Ollama::spawn_here(&config.ollama.url, cadence),
+                };
                 (ollama, Some(task))
             }
             false => (Ollama::absent(&config.ollama.url), None),
@@ -223,7 +232,7 @@ impl App {
             grace: GRACE,
         };
         let directory = peers.directory();
-        let router = Router::spawn_among(settings, endpoints, move || directory.unusable());
+        let router = Router::spawn(settings, endpoints, move || directory.unusable());
         let mut balances = None;
         let listener = match listen.is_empty() {
             false => {
@@ -283,6 +292,7 @@ impl App {
         Ok(Self {
             config,
             when_lent,
+            why_not_yet,
             state,
             control,
             page,
@@ -310,7 +320,8 @@ impl App {
         &self.warnings
     }
 
-    /// Who is seen and what they have, for whoever holds the app rather than the socket.
+    /// The state of the node as the control socket sees it.
+    #[cfg(feature = "internals")]
     pub fn mesh(&self) -> Arc<dyn Mesh> {
         self.mesh.clone()
     }
@@ -327,7 +338,9 @@ impl App {
                 self.config.ollama.url
             );
         }
-        if let (Some(why), Mode::Server) = (&self.mesh.why_not_lent, self.config.mode) {
+        if let (Some(why), Mode::Server) =
+            (self.mesh.why_not_lent.as_ref().or(self.why_not_yet.as_ref()), self.config.mode)
+        {
             tracing::warn!("this node does nothing: with --mode server it only shares, and nothing is shared: {why}");
         }
         let ended = CancellationToken::new();
@@ -407,7 +420,7 @@ impl App {
 
     /// A sentence that says which Ollama this node shares, when and with whom.
     pub fn sharing(&self) -> String {
-        if let Some(why) = &self.mesh.why_not_lent {
+        if let Some(why) = self.mesh.why_not_lent.as_ref().or(self.why_not_yet.as_ref()) {
             return format!("No Ollama is shared: {why}");
         }
         let whom = match self.config.trust.inbound {
@@ -474,7 +487,7 @@ mod tests {
             preferences: Preferences::default(),
             grace: GRACE,
         };
-        let router = Router::spawn(settings, broken);
+        let router = Router::spawn(settings, broken, Vec::new);
         tokio::time::timeout(Duration::from_secs(10), router.ended()).await.unwrap();
     }
 }

@@ -68,27 +68,35 @@ use self::around::Around;
 use self::clock::Clock;
 use self::demand::Demand;
 use self::journal::Journal;
-use self::members::{Members, Obstacle};
+use self::members::Members;
 use self::prefix::Prefixes;
+use self::refuse::Unmet;
 use self::replay::Reserve;
 use crate::digests::Digests;
 use crate::exchange::limits;
-use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal, Unusable};
+use crate::exchange::{Account, Body, Caveat, Endpoint, REQUEST_HEADER, Refusal, RefusalCode, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{self, Dialect, ModelName, Route};
 
 /// How long after its start a node lets requests wait for a first server to turn up: what a node that joins a running
-/// mesh may take to be able to use it (issue 2).
+/// mesh may take to be able to use it.
 pub const GRACE: Duration = Duration::from_secs(1);
 
-/// How long a request waits where all who could take it are suspect: a little longer than the silence after which they
-/// count as unreachable (DESIGN §4), so that by then each was heard of again or is known to be gone. A few lost datagrams
-/// make a server suspect, and are no reason to send an application away. As long for one to come back in whose queue it
-/// stood: a connection that is replaced is back at once.
-const SUSPENSE: Duration = Duration::from_millis(3500);
+/// How long a request waits at a time where all who could take it are suspect. One that is silent is known to be gone after
+/// 3 s; one that speaks and acknowledges nothing for as long as a connection may be silent is broken. A few lost datagrams
+/// or a machine that has too much to do make a server suspect, and are no reason to send an application away.
+const SUSPENSE: Duration = Duration::from_secs(15);
 
-/// How often a ticket's turn may be over before it was heard of, and the ticket be placed again.
-const RETRIES: u32 = 2;
+/// How long it waits for one to come back that was lost: a connection that is replaced is back at once, one that was
+/// silent for too long is dialled anew.
+const RETURN: Duration = Duration::from_secs(5);
+
+/// How often a request may come too late for a slot at one server, or its ticket's turn be over before that was heard of,
+/// and it be placed there again.
+const MOST_LATE: usize = 2;
+/// The same where there is no other server: on a machine that has far too much to do, each of many requests is late now and
+/// then, and nothing was run. At 2 s that a slot is kept, that is 20 s at most for a server that always says so.
+const MOST_LATE_AT_ONE: usize = 10;
 
 /// What a [`Router`] has to know of its node.
 #[derive(Debug, Clone)]
@@ -164,17 +172,9 @@ impl Default for Preferences {
 // === impl Router ===
 
 impl Router {
-    /// Balances over whatever `discover` brings. Has to be called within a tokio runtime.
-    pub fn spawn<D>(settings: RouterSettings, discover: D) -> Self
-    where
-        D: Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + 'static,
-    {
-        Self::spawn_among(settings, discover, Vec::new)
-    }
-
-    /// The same, where `unusable` tells of the nodes that are known of and cannot be used: a request that nobody can take is
-    /// refused with the reasons.
-    pub fn spawn_among<D>(
+    /// Balances over whatever `discover` brings. `unusable` returns the known nodes that cannot be used: a request that no
+    /// node can take is refused with their reasons. Has to be called within a tokio runtime.
+    pub fn spawn<D>(
         settings: RouterSettings,
         discover: D,
         unusable: impl Fn() -> Vec<Unusable> + Send + Sync + 'static,
@@ -210,14 +210,14 @@ impl Router {
     /// Those that can take a request of this dialect now, or why nobody can.
     pub async fn providers(&self, dialect: Dialect) -> Result<Vec<Arc<dyn Endpoint>>, Refusal> {
         let mut members = self.0.known.members.clone();
-        let suspense_ends = Instant::now() + SUSPENSE;
+        let since = Instant::now();
         loop {
             let snapshot = members.borrow_and_update().clone();
             match aim::providers(&snapshot, dialect) {
                 Ok(providers) => return Ok(providers.iter().map(|member| member.endpoint.clone()).collect()),
-                Err(refusal) => {
+                Err(unmet) => {
                     let known = &self.0.known;
-                    known.wait_for_more(&mut members, suspense_ends, known.grace_ends, refusal).await?;
+                    known.wait_for_more(&mut members, since, known.grace_ends, unmet).await?;
                 }
             }
         }
@@ -272,14 +272,14 @@ impl tower::Service<Request<Body>> for Router {
                     response
                 }
                 Err(refusal) => {
-                    let (code, status) = (refusal.code, refusal.status.as_u16());
+                    let (code, status) = (refusal.code, refusal.code.status().as_u16());
                     let response = route::render(api, &refusal);
                     let known = || refuse::beside(&inner.known.members.borrow());
                     // The application gets Ollama's own words; who asks why is told more.
-                    let beside = if code == "no-model" { known() } else { None };
+                    let beside = if code == RefusalCode::NoModel { known() } else { None };
                     let message =
                         beside.map_or(refusal.message.clone(), |beside| format!("{}; {beside}", refusal.message));
-                    tracing::debug!(request = %entry.id(), code, status, "refused: {message}");
+                    tracing::debug!(request = %entry.id(), code = code.to_wire(), status, "refused: {message}");
                     entry.answered(status, Some(message));
                     entry.ended();
                     response
@@ -306,19 +306,21 @@ impl Known {
         self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the members to change: until `suspense_ends` while some are suspect, and until `grace_ends`, those of the
-    /// node's first moments or of one that may be back. After that, or if no change could help, the refusal holds.
+    /// Waits for the members to change: while some may be back in a moment, where there has been nobody since `since`, and
+    /// until `grace_ends`, those of the node's first moments or of one that was lost. After that, or if no change could help,
+    /// the refusal holds.
     pub(super) async fn wait_for_more(
         &self,
         members: &mut watch::Receiver<Members>,
-        suspense_ends: Instant,
+        since: Instant,
         grace_ends: Instant,
-        refusal: Refusal,
+        unmet: Unmet,
     ) -> Result<(), Refusal> {
-        let suspense = members.borrow().values().any(|member| member.obstacle() == Some(Obstacle::Suspect));
-        let until = match refusal.status {
-            StatusCode::SERVICE_UNAVAILABLE if suspense => suspense_ends.max(grace_ends),
-            StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => grace_ends,
+        let Unmet { refusal, awaited } = unmet;
+        let awaited = awaited.map(|awaited| since + awaited).max(members.borrow().awaited(since));
+        let until = match refusal.code.status() {
+            StatusCode::SERVICE_UNAVAILABLE => grace_ends.max(awaited.unwrap_or(grace_ends)),
+            StatusCode::NOT_FOUND => grace_ends,
             _ => return Err(refusal),
         };
         match tokio::time::timeout_at(until, members.changed()).await {

@@ -7,7 +7,7 @@
 //! server said: where servers have different weights under its name, one that has those which are used; this machine's
 //! own if it has it, else the one that Ollama would put first (most recently modified, for `ps` the one that stays loaded
 //! longest). The order is Ollama's too. The version of the whole is the lowest. With no provider at all the answer is the mesh's
-//! 503 with the reason and not an empty list, which would read as "there are no models" (DESIGN §3).
+//! 503 with the reason and not an empty list, which would read as "there are no models".
 
 mod version;
 
@@ -28,7 +28,7 @@ use serde_json::json;
 use tower::Service as _;
 
 use crate::balance::Router;
-use crate::exchange::{self, Body, Endpoint, PEER_HEADER, Refusal, ServerKind};
+use crate::exchange::{self, Body, Endpoint, PEER_HEADER, Refusal, RefusalCode, ServerKind};
 use crate::id::Id;
 use crate::route::{self, Api, Dialect, Listing, ModelName};
 
@@ -124,7 +124,7 @@ impl Catalog {
             }
             Ok(providers) => providers,
             // There are servers, and none of them has a model that could be used as Ollama's are.
-            Err(refusal) if refusal.code == "other-api" => return list.response(HashMap::new(), head),
+            Err(refusal) if refusal.code == RefusalCode::NoServerOfApi => return list.response(HashMap::new(), head),
             Err(refusal) => return route::render(list.api(), &refusal),
         };
         let room = Arc::new(AtomicUsize::new(IN_ALL));
@@ -161,15 +161,8 @@ impl Catalog {
             }
         }
         if answers == 0 && merged.is_empty() {
-            return route::render(
-                list.api(),
-                &Refusal {
-                    status: StatusCode::BAD_GATEWAY,
-                    code: "broke-off",
-                    message: format!("none of {} servers gave its list of models", providers.len()),
-                    retry_after: None,
-                },
-            );
+            let message = format!("none of {} servers gave its list of models", providers.len());
+            return route::render(list.api(), &Refusal::new(RefusalCode::BrokeOff, message));
         }
         list.response(merged, head)
     }

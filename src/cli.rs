@@ -141,7 +141,8 @@ impl Cli {
     /// # Errors
     /// With the line to show and the code to exit with.
     pub fn run(self) -> Result<(), Failure> {
-        let place = Place { flag: self.state_dir, config: self.config, environment: Environment::of_process() };
+        let place =
+            Place { flag: self.state_dir, config: self.config, named_by: None, environment: Environment::of_process() };
         match self.command {
             Command::Serve(args) => serve::run(args, &place),
             Command::Stop => stop::run(&place),
@@ -166,6 +167,8 @@ impl Cli {
 struct Place {
     flag: Option<String>,
     config: Option<PathBuf>,
+    /// Who names the configuration file, if it is the node of another user: `config` shall then not lead root astray.
+    named_by: Option<u32>,
     environment: Environment,
 }
 
@@ -184,9 +187,21 @@ impl Place {
 
     fn file(&self) -> Result<Option<File>, Failure> {
         Ok(match self.config_path()? {
-            (path, true) => Some(File::read(&path).map_err(ConfigError::from)?),
+            (path, true) => Some(
+                match self.named_by {
+                    Some(user) => File::read_of(&path, user),
+                    None => File::read(&path),
+                }
+                .map_err(ConfigError::from)?,
+            ),
             (path, false) => File::read_if_there(&path).map_err(ConfigError::from)?,
         })
+    }
+
+    /// The same place with this file, if it is there; `named_by` the node of another user or by nobody.
+    fn reading(&self, path: PathBuf, named_by: Option<u32>) -> Self {
+        let config = if path.exists() { Some(path) } else { self.config.clone() };
+        Self { flag: self.flag.clone(), config, named_by, environment: self.environment.clone() }
     }
 
     /// All settings, with a command's own flags.
@@ -245,7 +260,10 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
         .enable_all()
         .build()
         .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(work)
+    let done = runtime.block_on(work);
+    // A look-up of a name may still block a thread; nothing waits for its answer.
+    runtime.shutdown_background();
+    done
 }
 
 /// Why a command failed: one line on stderr, and the exit code.

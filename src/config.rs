@@ -19,14 +19,13 @@ mod value;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::Uri;
 
 pub use environment::{ETC_CONFIG, Environment, SYSTEM_STATE_DIR};
 pub use file::{File, FileError};
-pub use hours::{Hours, ParseHoursError, moment};
+pub use hours::{Hours, moment};
 pub use key::Key;
 pub use layers::{Layer, Raw, Settings, Source};
 pub use owner::{Balance, Lend};
@@ -126,12 +125,11 @@ pub struct Listen {
 pub struct OllamaTarget {
     /// Scheme, authority and perhaps a path before Ollama's own.
     pub url: Uri,
-    /// Whether it was named to Ollana, and not only to Ollama's client by `OLLAMA_HOST`.
+    /// Whether it was named to Ollana, and not only to Ollama's client by `OLLAMA_HOST`: that may be another machine's,
+    /// which is not this one's to share.
     pub explicit: bool,
     /// The path of an API that was named with it and is left out, since Ollana adds it by itself.
     pub left_out: Option<&'static str>,
-    /// Whether it is on this machine, once somebody has asked.
-    here: OnceLock<bool>,
 }
 
 /// Where other nodes find this one.
@@ -338,15 +336,7 @@ fn host_name() -> NodeName {
 impl OllamaTarget {
     fn new(url: Uri, explicit: bool) -> Self {
         let (url, left_out) = ollama_host::without_api(url);
-        Self { url, explicit, left_out, here: OnceLock::new() }
-    }
-
-    /// Whether it may be shared, and so asked at all: on this machine, or named to Ollana. `OLLAMA_HOST` may name
-    /// somebody else's server, which is not ours to share. Where a name stands there the first answer may take 2 s.
-    pub fn may_be_lent(&self) -> bool {
-        let plain = self.url.scheme_str() == Some("http");
-        let is_here = || self.url.host().is_some_and(ollama_host::is_this_machine);
-        plain && (self.explicit || *self.here.get_or_init(is_here))
+        Self { url, explicit, left_out }
     }
 }
 

@@ -44,7 +44,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-pub use client::{Client, ClientError, Lines, Searched};
+pub use client::{Client, ClientError, Lines};
 pub use models::{Catalog, ModelNode, ModelView, models};
 pub use others::{others, quoted};
 pub use resolve::{Candidate, Unresolved, candidates, resolve};
@@ -77,7 +77,7 @@ pub trait Mesh: Send + Sync + 'static {
     /// The nodes it knows of.
     fn peers(&self) -> Vec<PeerView>;
 
-    /// How busy and how fast the models of this node's own server are, if it lends one.
+    /// How busy and how fast the models of this node's own server are, if it shares one.
     fn numbers(&self) -> BTreeMap<String, Numbers> {
         BTreeMap::new()
     }
@@ -87,7 +87,7 @@ pub trait Mesh: Send + Sync + 'static {
         Arc::default()
     }
 
-    /// Who has which models, this node included if it lends its own.
+    /// Who has which models, this node included if it shares its own.
     fn catalogs(&self) -> Vec<Catalog>;
 
     /// Which weights a model's name stands for on this node, if it was used.
@@ -199,7 +199,7 @@ impl Info {
 pub struct OllamaView {
     /// Where it is, or would be.
     pub url: String,
-    /// Whether it answers as one of the servers that can be lent.
+    /// Whether it answers as one of the servers that can be shared.
     pub healthy: bool,
     /// Which version it says it is, if it is an Ollama.
     pub version: Option<String>,
@@ -212,7 +212,7 @@ pub struct OllamaView {
     /// Whether it is shared with other nodes at this moment.
     #[serde(default)]
     pub lent: bool,
-    /// Why it is not lent at this moment though it could be: what its owner set for times like this.
+    /// Why it is not shared at this moment though it could be: what its owner set for times like this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_lent: Option<String>,
     /// How many fields of peers' requests were ignored, since they would keep a model in memory or have it loaded anew.
@@ -222,7 +222,8 @@ pub struct OllamaView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// A word for programs that says which problem it is: `nothing`, `silent`, `not-ready`, `needs-key`, `other-program`,
-    /// `ollana`, `broken` or `address`. Nothing where it is never shared.
+    /// `ollana`, `broken`, `elsewhere`, `unresolved`
+    /// or `address`. Nothing where it is never shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem_code: Option<String>,
     /// Flaws of a healthy server, a sentence each.

@@ -1,4 +1,4 @@
-//! One name, two digests: which weights a model's name stands for on this node (DESIGN §3).
+//! One name, two digests: which weights a model's name stands for on this node.
 //!
 //! Two servers may hold different models under one name. A node keeps to the digest that it used first, over restarts
 //! too, since embeddings would silently mix otherwise: not even while all who hold it are away is the name taken for
@@ -123,11 +123,6 @@ impl Digests {
             self.0.unsaved.store(true, Ordering::Release);
             tracing::warn!("which weights the models' names stand for was not written: {error}");
         }
-    }
-
-    /// Whether a model was used from this node.
-    pub fn were_used_from(&self, id: &Id) -> bool {
-        self.lock().values().any(|entry| entry.kept.holders.iter().any(|holder| holder.id == *id))
     }
 
     /// What the name stands for, if it was used.

@@ -16,14 +16,13 @@ mod known;
 mod machine;
 mod sockets;
 
-pub use fixed::{DEFAULT_PORT, FixedPeers, LookUp, LookUps, ParsePeerAddressError, PeerAddress};
+pub use fixed::{FixedPeers, LookUp, LookUps, PeerAddress};
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, trace, warn};
@@ -94,7 +93,6 @@ pub struct DiscoverySettings {
 /// a goodbye.
 #[derive(Debug)]
 pub struct Discovery {
-    ask: Arc<Notify>,
     stop: oneshot::Sender<()>,
     task: AbortOnDropHandle<()>,
 }
@@ -135,7 +133,6 @@ struct Task {
     machine: Machine,
     sockets: Sockets,
     received: mpsc::Receiver<Datagram>,
-    ask: Arc<Notify>,
     watch: Interval,
 }
 
@@ -167,17 +164,10 @@ impl Discovery {
         let mut watch = interval_at(Instant::now() + WATCH, WATCH);
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let machine = Machine::new(Me { id, instance, name, quic_port }, rand::random());
-        let ask = Arc::new(Notify::new());
-        let mut task = Task { machine, sockets, received, ask: ask.clone(), watch };
+        let mut task = Task { machine, sockets, received, watch };
         task.follow(changes);
         let (stop, stopped) = oneshot::channel();
-        Ok(Self { ask, stop, task: AbortOnDropHandle::new(tokio::spawn(task.run(sightings, stopped))) })
-    }
-
-    /// Asks on every link who is there, now: nobody is, or somebody is missing. At most once in 5 s, however often it
-    /// is called.
-    pub fn ask(&self) {
-        self.ask.notify_one();
+        Ok(Self { stop, task: AbortOnDropHandle::new(tokio::spawn(task.run(sightings, stopped))) })
     }
 
     /// Resolves if it hears and announces no more, which is a bug: it does as long as this lives.
@@ -229,7 +219,6 @@ impl Task {
                     }
                     Err(error) => warn!(%error, "cannot list the network interfaces"),
                 },
-                () = self.ask.notified() => self.machine.handle_ask(now()),
             }
         }
     }

@@ -9,6 +9,7 @@ mod denial;
 pub mod limits;
 mod load;
 mod progress;
+mod refusal;
 pub(crate) mod stopwatch;
 mod ticket;
 
@@ -17,7 +18,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, Request, Response};
@@ -28,10 +28,11 @@ use tokio::sync::watch;
 
 use crate::id::{Id, NodeName, Scope, Use};
 
-pub use account::{Account, CutOff, Decision, Look, NoRequestId, RequestId, Try, Weighed};
+pub use account::{Account, CutOff, Decision, Look, RequestId, Try, Weighed};
 pub use denial::{Denial, Unusable};
 pub use load::{Caveat, Load, ModelLoad, Numbers, Pace, Residence};
 pub use progress::Progress;
+pub use refusal::{Cause, Refusal, RefusalCode};
 pub use ticket::{Ask, Place, Slot, Ticket, Turn};
 
 /// Says which node answered; on a request it chooses the node.
@@ -40,7 +41,7 @@ pub const PEER_HEADER: HeaderName = HeaderName::from_static("ollana-peer");
 /// The ID of a request, on its answer: what `ollana explain` takes. Between nodes on the request too, for their logs.
 pub const REQUEST_HEADER: HeaderName = HeaderName::from_static("ollana-request");
 
-/// Says that an answer is the mesh's own and not an Ollama's, and why: the code of a [`Refusal`].
+/// Says that an answer is the mesh's own and not an Ollama's, and why: a [`RefusalCode`].
 /// Only between nodes; the listener takes it off.
 pub const REFUSAL_HEADER: HeaderName = HeaderName::from_static("ollana-refusal");
 
@@ -170,19 +171,6 @@ pub struct ModelInfo {
     pub size: u64,
     /// How fast it is there.
     pub pace: Pace,
-}
-
-/// Why the mesh itself answers and no Ollama does. The code crosses in [`REFUSAL_HEADER`], the sentence in the body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// What the application's library is told.
-    pub status: http::StatusCode,
-    /// A word for programs, such as `no-provider` or `scope`.
-    pub code: &'static str,
-    /// A sentence for people: what, why, what to do.
-    pub message: String,
-    /// When it is worth another try.
-    pub retry_after: Option<Duration>,
 }
 
 /// Why an exchange did not come to its end.

@@ -27,13 +27,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::exchange::{
-    Answer, Ask, Body, Endpoint, ExchangeError, Load, Place, Refusal, Report, RequestId, Slot, Ticket, Turn,
+    Answer, Ask, Body, Endpoint, ExchangeError, Load, Place, Refusal, RefusalCode, Report, RequestId, Slot, Ticket,
+    Turn,
 };
 use crate::id::{Id, NodeName, Scope};
 use crate::ollama::Ollama;
@@ -43,7 +44,7 @@ use admit::{Denied, Permit, Work};
 use holders::{Holder, Holders};
 use inspect::Ignored;
 use own::OwnUse;
-use queue::{Flow, Why};
+use queue::Flow;
 use seats::{Seat, Seats};
 pub use settings::GateSettings;
 use shares::{Crowded, Place as Share, Shares};
@@ -235,7 +236,7 @@ impl Gate {
                 Some(seat) => Some(seat),
                 None => match self.seats.take(self.share(&caller), model, slots, None) {
                     Ok((seat, _)) => Some(seat),
-                    Err(why) => return Ok(Entered::Answered(permit.refuse(&refused(why)))),
+                    Err(refusal) => return Ok(Entered::Answered(permit.refuse(&refused(refusal)))),
                 },
             },
         };
@@ -302,7 +303,7 @@ impl Gate {
             drop(share);
             Ok(match turned {
                 Ok(()) => Turn::Slot(Slot::new(move |request| gate.serve_in(seat, caller(), request))),
-                Err(why) => refuse(&refused(why)),
+                Err(refusal) => refuse(&refused(refusal)),
             })
         };
         Ticket { place, turn: Box::pin(turn) }
@@ -316,7 +317,7 @@ impl Gate {
             return Box::pin(self.serve_from(Some(seat), caller, request));
         }
         let message = format!("a slot is kept for what runs a model, which {method} {} does not", uri.path());
-        let answer = render(Api::Ollama, &admit::refusal(StatusCode::BAD_REQUEST, "slot", message));
+        let answer = render(Api::Ollama, &Refusal::new(RefusalCode::Slot, message));
         Box::pin(ready(Ok(answer)))
     }
 
@@ -405,8 +406,7 @@ impl Caller {
     }
 }
 
-fn refused(why: Why) -> Refusal {
-    let refusal = why.refusal();
-    tracing::debug!(code = refusal.code, "refused in the queue");
+fn refused(refusal: Refusal) -> Refusal {
+    tracing::debug!(code = refusal.code.to_wire(), "refused in the queue");
     refusal
 }

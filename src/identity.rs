@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ED25519, PublicKeyData as _, SigningKey as _};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha512};
 
@@ -72,10 +72,11 @@ impl Identity {
         private_file::read(&path, KEY_FILE_LIMIT)?.map(|pem| Self::from_pem(&path, &pem)).transpose()
     }
 
-    /// A new identity that is written nowhere: for tests and examples.
+    /// A new identity that is written to no file, for tests.
     ///
     /// # Errors
     /// If the system has no randomness to give.
+    #[cfg(feature = "internals")]
     pub fn ephemeral() -> Result<Self, IdentityError> {
         Self::from_key(&KeyPair::generate_for(&PKCS_ED25519).map_err(IdentityError::Generate)?)
     }
@@ -89,11 +90,6 @@ impl Identity {
     /// can tell its peers at once that their old connections are gone.
     pub fn reset_key(&self) -> [u8; 64] {
         self.reset_key
-    }
-
-    /// The certificate, DER.
-    pub fn certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.certified.cert.first()
     }
 
     /// Key and certificate as rustls takes them.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::Answerer;
 use self::connection::Protocols;
-use self::connections::Connections;
+use self::connections::{Admission, Connections};
 use self::guard::Guard;
 use self::guests::Guests;
 use crate::balance::Router;
@@ -73,21 +73,24 @@ impl Listener {
         let protocols = Arc::new(Protocols::new(settings.open));
         let mut connections = Connections::new(MAX_CONNECTIONS);
         let guests = settings.open.then(|| Guests::new(connections.most() / 2));
+        let admit = |from: SocketAddr| match guests.as_ref().map(|guests| guests.seat(from.ip())) {
+            Some(Ok(Some(seat))) => Admission::Guest(seat),
+            Some(Err(crowded)) => {
+                tracing::debug!(%from, "{crowded}");
+                Admission::Refused
+            }
+            Some(Ok(None)) | None => Admission::Local,
+        };
         loop {
-            let (stream, from) = tokio::select! {
+            let (stream, from, seat) = tokio::select! {
                 () = shutdown.cancelled() => break,
-                accepted = connections.accept(&tcp) => accepted,
+                accepted = connections.accept(&tcp, admit) => accepted,
             };
             prepare(&stream, from);
-            let seat = match guests.as_ref().map(|guests| guests.seat(from.ip())) {
-                Some(Err(crowded)) => {
-                    tracing::debug!(%from, "{crowded}");
-                    continue;
-                }
-                seat => seat.and_then(Result::ok).flatten(),
-            };
             let (protocols, answerer, shutdown) = (protocols.clone(), answerer.clone(), shutdown.clone());
-            connections.serve(|activity| connection::serve(stream, seat, activity, protocols, answerer, shutdown));
+            connections.serve(seat.is_some(), |activity| {
+                connection::serve(stream, seat, activity, protocols, answerer, shutdown)
+            });
         }
         drop(tcp);
         if tokio::time::timeout(settings.drain, connections.finish()).await.is_err() {

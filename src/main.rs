@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use ollana::cli::Cli;
+use ollana::Cli;
 
 fn main() -> ExitCode {
     match Cli::from_command_line().and_then(Cli::run) {

@@ -11,6 +11,7 @@ mod client;
 mod connect;
 mod direct;
 mod fresh;
+mod here;
 mod life;
 mod listing;
 mod meet;
@@ -39,6 +40,7 @@ use memory::Fits;
 use speeds::Speeds;
 
 pub use fresh::Changing;
+pub use here::hindrance;
 pub use memory::{Memory, Resident};
 pub use probe::{Found, probe};
 pub use slots::Slots;
@@ -92,17 +94,33 @@ pub struct State {
 impl Ollama {
     /// Watches the server at `target` (`http://host:port`, perhaps with a path in front of its own paths), whether it
     /// is there yet or not. The watch ends when the handle is dropped.
+    #[cfg(feature = "internals")]
     pub fn spawn(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
         Self::spawn_with(target, false, Cadence::default())
     }
 
     /// The same of a server that somebody named as the one to lend: it may also be one of gRPC.
+    #[cfg(feature = "internals")]
     pub fn spawn_named(target: &Uri) -> (Self, AbortOnDropHandle<()>) {
         Self::spawn_with(target, true, Cadence::default())
     }
 
     /// The same, `named` or not, looked at in another rhythm: of a simulated server whose time goes faster.
     pub fn spawn_with(target: &Uri, named: bool, cadence: Cadence) -> (Self, AbortOnDropHandle<()>) {
+        Self::spawn_where(target, named, None, cadence)
+    }
+
+    /// The same of a server that nobody named: it is asked only while its address is one of this machine.
+    pub fn spawn_here(target: &Uri, cadence: Cadence) -> (Self, AbortOnDropHandle<()>) {
+        Self::spawn_where(target, false, Some(here::Follow::new(target.clone())), cadence)
+    }
+
+    fn spawn_where(
+        target: &Uri,
+        named: bool,
+        here: Option<here::Follow>,
+        cadence: Cadence,
+    ) -> (Self, AbortOnDropHandle<()>) {
         let client = Client::new(target);
         let nudge = Arc::new(Notify::new());
         let (publish, state) = watch::channel(Arc::new(State::default()));
@@ -117,6 +135,7 @@ impl Ollama {
         let watching = watching::Watch {
             client: client.clone(),
             named,
+            here,
             cadence,
             publish,
             memory: remember,

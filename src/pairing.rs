@@ -19,7 +19,7 @@
 //! other three. Towards whom M is the initiator it is bound by its commitment before it sees nonce R; towards whom M is
 //! the responder it sees only a commitment when it has to say nonce R. So there is nothing to grind, neither nonces nor
 //! keys (which are older than the nonces). Each attempt needs a person who types on the node, and three that went wrong
-//! lock pairing with that key, ten with whatever keys all pairing, for [`LOCK`].
+//! lock pairing with that key, ten with whatever keys all pairing, for [`machine::LOCK`].
 //!
 //! Who has which role is decided by the IDs, and so the same on both sides whoever dialled. Both nodes may have dialled
 //! each other: a person's offer goes out on every connection to the peer, in both directions, and the initiator commits
@@ -49,9 +49,9 @@ mod machine;
 mod vouching;
 
 pub use code::{Code, Session};
-pub use dealer::{Dealer, OutOfPlace};
+pub use dealer::Dealer;
 pub use invitation::Invitation;
-pub use machine::{Failure, LOCK, Refusal, WINDOW};
+pub use machine::{Failure, Refusal, WINDOW};
 
 use machine::{LineId, Machine, Output};
 

@@ -26,11 +26,11 @@ use http::{Method, Uri};
 
 use crate::id::Scope;
 
-pub(crate) use each::{Each, crowded};
-pub use find::{FindError, MAX_PREFIX, Peeked, find_model, peek};
+pub(crate) use each::Each;
+pub use find::{Peeked, find_model, peek};
 pub use form::{Form, FormProgress};
 pub(crate) use listed::{Entry, List, Listing, Said};
-pub use look::{Hidden, Key, Look, Progress};
+pub use look::{Hidden, Look, Progress};
 pub use name::{ModelName, NameFault};
 pub use reader::Reader;
 pub(crate) use reader::is_compressed;
@@ -40,8 +40,10 @@ pub use room::{NoRoom, Room};
 pub use server::{Dialect, is_grpc, is_lent};
 pub use unknown::unknown_model;
 pub use unrouted::unrouted;
-pub use zstd::{MAX_UNPACKED, MAX_WINDOW, Unzstd, ZstdError};
+#[cfg(feature = "internals")]
+pub use zstd::MAX_UNPACKED;
 pub(crate) use zstd::{UNPACKING, is_unpacked, unpacked};
+pub use zstd::{Unzstd, ZstdError};
 
 /// Whose error shape and whose clients: decides how a refusal is worded in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -38,9 +38,9 @@ pub use book::Book;
 pub use error::TrustError;
 pub use forget::Forgotten;
 pub use invitations::Invited;
-pub use list::{Decision, Imported, List, ListError, Listed};
+pub use list::{Imported, List};
 pub use policy::{ParsePolicyError, Policy, TrustPolicy};
-pub use vouching::{MAX_VOUCH_SPAN, MAX_VOUCHES, Said, Statement, VOUCH_SPAN, Vouch, Voucher};
+pub use vouching::{MAX_VOUCHES, Said, Statement, VOUCH_SPAN, Vouch, Voucher};
 pub use window::Window;
 
 /// The book's file name in the state directory.

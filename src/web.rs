@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::control::{Mesh, StatusView};
-use crate::listener::connections::{Activity, Connections};
+use crate::listener::connections::{Activity, Admission, Connections};
 
 /// Connections at once: a browser opens six, a few scripts one each.
 const MAX_CONNECTIONS: usize = 64;
@@ -62,12 +62,12 @@ pub async fn serve(listener: StdListener, mesh: Arc<dyn Mesh>, shutdown: Cancell
     let listener = [TcpListener::from_std(listener).map_err(WebError::Listen)?];
     let mut connections = Connections::new(MAX_CONNECTIONS);
     loop {
-        let (stream, _) = tokio::select! {
+        let (stream, ..) = tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
-            accepted = connections.accept(&listener) => accepted,
+            accepted = connections.accept(&listener, |_| Admission::<()>::Local) => accepted,
         };
         let mesh = mesh.clone();
-        connections.serve(|activity| connection(stream, activity, mesh));
+        connections.serve(false, |activity| connection(stream, activity, mesh));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who may know whom (DESIGN.md §7): the test that keeps the house's walls where the plan has them.
+//! Which module may import which: the lists below say it, and this test keeps to them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The words that everyone may use, and that know nothing above them.
 const LEAVES: [&str; 4] = ["id", "wire", "exchange", "route"];
 
-/// Whom a module may know beside itself; `None` where the plan draws no wall but [`NEVER`].
+/// Whom a module may know beside itself; `None` where there is no bound but [`NEVER`].
 fn may_know(module: &str) -> Option<Vec<&'static str>> {
     let leaves_and = |more: &[&'static str]| Some(LEAVES.iter().chain(more).copied().collect());
     match module {
@@ -33,7 +33,7 @@ fn may_know(module: &str) -> Option<Vec<&'static str>> {
         "control" => Some(vec!["id", "digests", "exchange", "pairing", "peers", "route", "trust"]),
         "web" => Some(vec!["id", "exchange", "control", "listener", "peers", "trust"]),
         "app" | "cli" | "lib" | "main" => None,
-        other => panic!("src has a module `{other}` that DESIGN.md §7 has no place for: give it one here and there"),
+        other => panic!("src has a module `{other}` that is in no list: say here what it may import"),
     }
 }
 
@@ -136,7 +136,7 @@ fn no_module_knows_whom_it_must_not() {
             wrong.push(format!("{}: `{module}` must not know `{other}`", file.strip_prefix(&src).unwrap().display()));
         }
     }
-    assert!(wrong.is_empty(), "DESIGN.md §7 forbids:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "imports that the lists above do not allow:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -173,4 +173,22 @@ fn a_forbidden_import_is_seen_however_it_is_written() {
     assert_eq!(forbidden("listener", "use crate::app::App;"), ["app"]);
     assert!(forbidden("main", "use ollana::cli::Cli;").is_empty());
     assert!(forbidden("app", "use crate::transport::Transport;").is_empty());
+}
+
+#[test]
+fn security_md_names_tests_and_constants_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for dir in ["src", "tests"] {
+        sources(&root.join(dir), &mut files);
+    }
+    let code: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: BTreeSet<&str> = code.split(|c| !is_name(c)).collect();
+    let page = fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let quoted = page.split('`').skip(1).step_by(2);
+    // Names of tests have several words; what has two only may be a setting.
+    let names = quoted.filter(|text| text.chars().all(is_name) && text.matches('_').count() > 1);
+    let gone: Vec<&str> = names.filter(|name| !words.contains(name)).collect();
+    assert!(gone.is_empty(), "SECURITY.md names what is not in the code: {gone:?}");
 }

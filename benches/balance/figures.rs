@@ -63,7 +63,7 @@ impl Run {
     }
 }
 
-/// Of sorted values, as `lbsim` takes it.
+/// Of sorted values: the one at that place, without interpolation.
 pub fn quantile(sorted: &[f64], quantile: f64) -> f64 {
     let at = (sorted.len() as f64 * quantile) as usize;
     sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)

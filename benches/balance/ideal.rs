@@ -2,7 +2,7 @@
 //!
 //! Whenever something happens, the queue is gone through in order; each request goes to the server on which it would be
 //! done soonest by what is known, if it can start there now, and else counts as waiting there for those behind it.
-//! A strong reference, as `lbsim` says, and not a proven optimum; its results are `lbsim`'s to the last digit.
+//! A strong reference, and not a proven optimum. A test holds its results to those of another implementation.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -205,7 +205,8 @@ impl Ideal<'_> {
         server.loading().is_none() && nothing_pending && room
     }
 
-    /// Expected seconds until the request is done there, and what it costs others; see `lbsim`'s POLICY.md.
+    /// Expected seconds until the request is done there, and what it costs others: the formula of `src/balance/score.rs`, with
+    /// everything known and nothing late.
     fn score(&self, index: usize, id: usize, ahead: f64) -> f64 {
         let (server, speed) = (&self.servers[index], self.speeds[index]);
         let request = &self.requests[id];
@@ -278,7 +279,7 @@ impl Ideal<'_> {
     }
 }
 
-/// That what is computed here is what `lbsim` computes (`--pol central --horizon 2100 --warm 300`, of its first seed):
+/// That what is computed here is what another implementation computes (2,100 s, of which 300 s warm-up, of its first seed):
 /// scenario and load, then quantiles of the time to the first token. Another machine's logarithm may differ in its last
 /// digit and so move an event, hence the tolerance.
 ///

@@ -1,6 +1,7 @@
 //! How near the mesh comes to one queue that sees everything: real nodes in this process, over simulated Ollamas in real
-//! time that runs `--tempo` times faster, with the scenarios and the workload of the house's simulation (`lbsim`), beside
-//! other policies on the same sessions and the central ideal computed from them. What is wanted is in issue 4.
+//! time that runs `--tempo` times faster, with the scenarios and the workload of a simulation in virtual
+//! time, beside other policies on the same sessions and the central ideal computed from them. What is wanted is in
+//! [`suite::verdicts`].
 //!
 //! ```text
 //! cargo bench --bench balance                     as many seeds as fit into half an hour
@@ -67,7 +68,7 @@ struct Arguments {
     /// One minute of H1 and A, one seed.
     #[arg(long, conflicts_with = "full")]
     quick: bool,
-    /// As long as lbsim, with eight seeds.
+    /// With eight seeds, and as long as figures need that differ by few percent.
     #[arg(long)]
     full: bool,
     /// Only this scenario.

@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ollana::app::{App, AppError};
-use ollana::config::{Config, Mode, Status};
-use ollana::control::Mesh as View;
-use ollana::id::NodeName;
-use ollana::peers::PeerState;
+use ollana::NodeName;
+use ollana::internals::control::Mesh as View;
+use ollana::internals::peers::PeerState;
+use ollana::{App, AppError};
+use ollana::{Config, Mode, Status};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -107,7 +107,7 @@ impl Mesh {
             let usable = || {
                 let peers = user.view.peers();
                 let usable = |peer: &&_| {
-                    let peer: &ollana::peers::PeerView = peer;
+                    let peer: &ollana::internals::peers::PeerView = peer;
                     peer.state == PeerState::Connected && peer.provider && !peer.models.is_empty()
                 };
                 peers.iter().filter(usable).count()

@@ -3,7 +3,7 @@
 //! Each tenth begins with new connections and ends when nothing is in flight. Before the first of them stand so many
 //! requests that the process has all it needs ([`WARM_UP`]); from then on its memory may not grow by more than [`GROWTH`],
 //! and when all is over there may be no more tasks than before the first request. Every request has to reach a server, and
-//! as good as none a second one: what a node does not acknowledge within half a second moves on (DESIGN §4), which happens
+//! as good as none a second one: what a node does not acknowledge within half a second moves on, which happens
 //! where the machine is busy with other things.
 
 use std::convert::Infallible;

@@ -56,7 +56,7 @@ impl Rival {
             return Arc::new(Balanced::new(&servers, users, clock));
         }
         let users = (0..users).map(|user| View {
-            // As lbsim does: not all begin with the same server.
+            // Not all begin with the same server.
             next: user * 3,
             random: Random::new(seed.wrapping_mul(1009) + user as u64),
             running: servers.iter().map(|_| Arc::default()).collect(),

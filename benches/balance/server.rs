@@ -1,4 +1,4 @@
-//! The model of one Ollama, as `lbsim` has it, without a clock of its own: the ideal moves it event by event, the simulated
+//! The model of one Ollama, without a clock of its own: the ideal moves it event by event, the simulated
 //! Ollama as real time goes by.
 //!
 //! A runner works on as many requests as it has slots, each of them at the speed of the server, divided by the runners that

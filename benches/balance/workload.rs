@@ -1,4 +1,4 @@
-//! Who asks what and when: the sessions of `lbsim`, the same seed by seed, and the fleets of servers they are put to.
+//! Who asks what and when: sessions, the same for the same seed, and the fleets of servers they are put to.
 
 /// Models there are.
 pub const MODELS: usize = 6;
@@ -23,7 +23,7 @@ const CHAT_SHARE: f64 = 0.7;
 const MOST_TURNS: usize = 20;
 const LAST_TURN_CHANCE: f64 = 0.25;
 
-/// splitmix64, with the derivations that `lbsim` makes of it: the same seed has to give the same sessions.
+/// splitmix64, with a stream of numbers for each purpose: the same seed has to give the same sessions.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -140,7 +140,7 @@ pub fn sessions(scenario: &Scenario, load: f64, seed: u64, until: f64) -> Vec<Se
             count += 1;
         }
         let turns = (0..count).map(|turn| random.turn(chat, turn)).collect();
-        // One more draw, which lbsim uses to spread bursts.
+        // A draw that nothing uses, or the same seed would give other sessions than those whose results the tests know.
         random.uniform();
         sessions.push(Session { conversation: sessions.len() as u32, begins: now, client, model, chat, turns });
     }

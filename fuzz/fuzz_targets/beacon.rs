@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::wire::beacon::Beacon;
+use ollana::internals::wire::beacon::Beacon;
 
 fuzz_target!(|datagram: &[u8]| {
     if let Ok(beacon) = Beacon::parse(datagram) {

@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::wire::control::Message;
-use ollana::wire::frame::{HEADER, Kind};
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::frame::{HEADER, Kind};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let kind = match input.0 % 5 {

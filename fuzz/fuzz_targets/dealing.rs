@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::id::Id;
-use ollana::pairing::{Desk, Session};
-use ollana::wire::control::Message;
-use ollana::wire::dealing::Dealing;
-use ollana::wire::frame::{HEADER, Kind};
+use ollana::Id;
+use ollana::internals::pairing::{Desk, Session};
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::dealing::Dealing;
+use ollana::internals::wire::frame::{HEADER, Kind};
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (start, lines) = input;

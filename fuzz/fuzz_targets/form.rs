@@ -4,7 +4,7 @@
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Uri};
 use libfuzzer_sys::fuzz_target;
-use ollana::route::Form;
+use ollana::internals::route::Form;
 
 fuzz_target!(|input: (u8, bool, &[u8])| {
     let (piece, begun, body) = input;

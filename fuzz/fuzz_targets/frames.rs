@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use ollana::wire::frame::{Decoder, Event, FrameError, Kind};
+use ollana::internals::wire::frame::{Decoder, Event, FrameError, Kind};
 
 /// What came out, and how it ended.
 type Read = (Vec<u8>, Vec<(Kind, Bytes)>, Result<(), FrameError>);

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::route::Look;
+use ollana::internals::route::Look;
 
 fuzz_target!(|input: (u8, &[u8])| {
     let (piece, body) = input;

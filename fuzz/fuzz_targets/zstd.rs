@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use ollana::route::{MAX_UNPACKED, Unzstd};
+use ollana::internals::route::{MAX_UNPACKED, Unzstd};
 
 /// A frame of unknown length, with a window of 1 MiB and no checksum.
 const BEGUN: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];

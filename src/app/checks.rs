@@ -2,12 +2,13 @@
 //! and `doctor` reports. Nothing here changes anything.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::lending::Lending;
-use super::{AppError, guest, ports, roles};
+use super::roles::{self, Bound};
+use super::{AppError, guest, ports};
 use crate::config::{Config, Mode, Status};
 use crate::control::{self, StateDir};
 use crate::discovery::{Discovery, GROUP_PORT};
@@ -145,41 +146,50 @@ pub fn others(config: &Config) -> Option<Check> {
     ))
 }
 
-/// The ports that a node would take now. Each is taken and given back.
+/// The ports that a node would take now, all at once. Each is given back.
 pub async fn free_ports(config: &Config) -> Vec<Check> {
-    let instead = |name, wanted: SocketAddr, protocol, instead: String, advice: &str| {
-        let holder = ports::holder(protocol, wanted.port());
-        let found =
-            format!("{protocol} {wanted} is used by {}, so {instead}", holder.as_deref().unwrap_or("another program"));
+    let instead = |name, found, advice: &str| {
         Check::new(name, CheckResult::Warning { found, advice: advice.to_owned(), serious: false })
     };
+    let holder =
+        |protocol, addr: SocketAddr| ports::holder(protocol, addr.port()).unwrap_or("another program".to_owned());
     let mut checks = Vec::new();
+    // Held until all are tried, so that two settings which name one port are found as well.
+    let mut listeners = Vec::new();
     if config.mode != Mode::Server {
-        let wanted = config.listen.addr;
-        checks.push(
-            match roles::bind_listener_now(config)
-                .await
-                .map(|listeners| listeners.first().and_then(|first| first.local_addr().ok()))
-            {
-                Ok(Some(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
-                    "listen",
-                    wanted,
-                    "TCP",
-                    format!("applications will find the API at http://{got}"),
-                    "no action needed; or choose an address with --listen",
-                ),
-                Ok(_) => Check::new("listen", CheckResult::Fine(format!("TCP {wanted} is free"))),
-                Err(error) => Check::new("listen", CheckResult::Fatal(error.into())),
-            },
-        );
+        let addresses = |sockets: &[TcpListener]| -> Vec<String> {
+            sockets.iter().filter_map(|socket| socket.local_addr().ok()).map(|addr| addr.to_string()).collect()
+        };
+        checks.push(match roles::bind_listener_now(config).await {
+            Ok(Bound { sockets, taken }) => {
+                let got = addresses(&sockets);
+                listeners = sockets;
+                match taken {
+                    Some((wanted, reason)) => instead(
+                        "listen",
+                        format!(
+                            "TCP {wanted} {}, so applications will find the API at {}",
+                            reason.strip_prefix("it ").unwrap_or(&reason),
+                            got.iter().map(|addr| format!("http://{addr}")).collect::<Vec<_>>().join(" and ")
+                        ),
+                        "no action needed; or choose an address with --listen",
+                    ),
+                    None => Check::new("listen", CheckResult::Fine(format!("TCP {} can be used", got.join(" and ")))),
+                }
+            }
+            Err(error) => Check::new("listen", CheckResult::Fatal(error.into())),
+        });
     }
     let wanted = config.mesh.addr;
-    checks.push(match roles::bind_mesh(&config.mesh).map(|socket| socket.local_addr()) {
-        Ok(Ok(got)) if wanted.port() != 0 && got.port() != wanted.port() => instead(
+    let mesh = roles::bind_mesh(&config.mesh);
+    let port = |socket: &UdpSocket| socket.local_addr().map_or(0, |got| got.port());
+    checks.push(match mesh {
+        Ok(socket) if wanted.port() != 0 && port(&socket) != wanted.port() => instead(
             "ports",
-            wanted,
-            "UDP",
-            "peers will connect to another port, for which no firewall rule fits".to_owned(),
+            format!(
+                "UDP {wanted} is used by {}, so peers will connect to another port, for which no firewall rule fits",
+                holder("UDP", wanted)
+            ),
             "stop that program, or choose a port: ollana config set mesh 11445",
         ),
         Ok(_) => Check::new("ports", CheckResult::Fine(format!("UDP {wanted} is free"))),
@@ -194,13 +204,12 @@ pub async fn free_ports(config: &Config) -> Vec<Check> {
             Ok(Some(_)) => Check::new("status", CheckResult::Fine(format!("TCP {addr} is free"))),
             Ok(None) => instead(
                 "status",
-                addr,
-                "TCP",
-                "there will be no status page".to_owned(),
+                format!("TCP {addr} is used by {}, so there will be no status page", holder("TCP", addr)),
                 "choose another address with --status",
             ),
             Err(error) => Check::new("status", CheckResult::Fatal(error.into())),
         });
     }
+    drop(listeners);
     checks
 }

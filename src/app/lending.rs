@@ -1,8 +1,8 @@
-//! Whether the Ollama here is lent at this moment, and why not: the one writer of what the gate goes by.
+//! Whether the Ollama here is shared at this moment, and why not: the one writer of what the gate goes by.
 //!
-//! What can be lent at all is settled at the start (see [`roles`](super::roles)). Here is what changes while the node
+//! What can be shared at all is settled at the start (see [`roles`](super::roles)). Here is what changes while the node
 //! runs: a copy of it that lives, the hours that its owner set, and whether somebody uses the machine. [`decide`] is the
-//! rule, without a clock; [`Lending`] follows it. What runs when lending ends comes to its end.
+//! rule, without a clock; [`Lending`] follows it. What runs when sharing ends comes to its end.
 
 mod usage;
 
@@ -27,7 +27,7 @@ const RETURN: Duration = Duration::from_secs(10);
 /// No time-out is shorter: a clock that is set again and again must not make a busy loop.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Why the Ollama is not lent at the moment, though it could be.
+/// Why the Ollama is not shared at the moment, though it could be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotLent {
     /// A copy of this node is alive: users of the two could not tell whom they trust.
@@ -54,7 +54,7 @@ pub(super) struct Lent {
 
 /// The rules and who is told. [`Lending::keep_up`] is the task.
 pub(super) struct Lending {
-    /// Whether there is anything to lend.
+    /// Whether there is anything to share.
     able: bool,
     rules: Rules,
     usage: Usage,
@@ -98,7 +98,7 @@ impl Rules {
     }
 }
 
-/// The rule. Whoever may not lend for several reasons is told the one that passes last.
+/// The rule. Whoever may not share for several reasons is told the one that passes last.
 fn decide(rules: &Rules, now: &Now) -> Decision {
     let border = rules.hours.as_ref().map(|hours| {
         let left = hours.border_after(now.clock).map(|at| at.duration_since(now.clock));
@@ -123,7 +123,7 @@ fn decide(rules: &Rules, now: &Now) -> Decision {
 // === impl Lending ===
 
 impl Lending {
-    /// Decides for the first time. Where it is lent only while nobody uses the machine, it is not lent before the first look.
+    /// Decides for the first time. Where it is shared only while nobody uses the machine, it is not shared before the first look.
     ///
     /// # Errors
     /// If there are hours and it is not known what time it is here.
@@ -200,7 +200,7 @@ impl Lending {
             return;
         }
         let lends = why_not.is_none();
-        // The reason first: who sees that it is not lent shall find one.
+        // The reason first: who sees that it is not shared shall find one.
         self.why_not.send_if_modified(|known| {
             let changed = *known != why_not;
             match &why_not {

@@ -67,11 +67,20 @@ struct Held {
     error: io::Error,
 }
 
+/// The listener for applications.
+#[derive(Default)]
+pub(super) struct Bound {
+    /// At one address, or at both of loopback.
+    pub(super) sockets: Vec<TcpListener>,
+    /// The address that was wanted and taken, if the sockets are at another port for it, and what is there.
+    pub(super) taken: Option<(SocketAddr, String)>,
+}
+
 /// Binds the listener for applications, if this node has one: where somebody said, and nowhere else; else at both
 /// addresses of loopback.
-pub(super) async fn bind_listener(config: &Config) -> Result<Vec<TcpListener>, RoleError> {
+pub(super) async fn bind_listener(config: &Config) -> Result<Bound, RoleError> {
     if config.mode == Mode::Server {
-        return Ok(Vec::new());
+        return Ok(Bound::default());
     }
     if !config.listen.explicit && ollama_starts_at_boot() {
         wait_for_ollama(config.listen.addr.port()).await;
@@ -80,16 +89,16 @@ pub(super) async fn bind_listener(config: &Config) -> Result<Vec<TcpListener>, R
 }
 
 /// The same without waiting for an Ollama that is about to start.
-pub(super) async fn bind_listener_now(config: &Config) -> Result<Vec<TcpListener>, RoleError> {
+pub(super) async fn bind_listener_now(config: &Config) -> Result<Bound, RoleError> {
     let addr = config.listen.addr;
     if config.listen.explicit {
         return match bind(addr) {
-            Ok(listener) => Ok(vec![listener]),
+            Ok(listener) => Ok(Bound { sockets: vec![listener], taken: None }),
             Err(error) => Err(RoleError::Listen { addr, reason: who_holds(addr, &error).await.0 }),
         };
     }
     let Held { addr: first, error } = match bind_loopback(addr.port()) {
-        Ok(listeners) => return Ok(listeners),
+        Ok(sockets) => return Ok(Bound { sockets, taken: None }),
         Err(held) => held,
     };
     let (reason, is_server) = who_holds(first, &error).await;
@@ -97,7 +106,7 @@ pub(super) async fn bind_listener_now(config: &Config) -> Result<Vec<TcpListener
         return Err(RoleError::Listen { addr: first, reason });
     }
     match bind_loopback(FALLBACK_LISTEN_PORT) {
-        Ok(listeners) => {
+        Ok(sockets) => {
             let second = SocketAddr::new(addr.ip(), FALLBACK_LISTEN_PORT);
             let shares_other =
                 config.mode == Mode::Client || config.ollama.explicit || is_at(&config.ollama.url, &[first]);
@@ -109,7 +118,7 @@ pub(super) async fn bind_listener_now(config: &Config) -> Result<Vec<TcpListener
                 "{first} is taken: {reason}. The API for applications is at http://{second} instead \
                  (OLLAMA_HOST={second}){share}"
             );
-            Ok(listeners)
+            Ok(Bound { sockets, taken: Some((first, reason)) })
         }
         Err(held) => Err(RoleError::BothTaken { first, second: held.addr, reason }),
     }
@@ -158,17 +167,11 @@ pub(super) fn bind_mesh(mesh: &MeshAddr) -> Result<UdpSocket, RoleError> {
     }
 }
 
-/// Why there cannot be an Ollama to share, for people; nothing if there can. `listen` is where applications find this
-/// node.
+/// Why there cannot be an Ollama to share as long as this node runs, for people; nothing if there can. `listen` is where
+/// applications find this node.
 pub(super) fn why_not_lent(config: &Config, listen: &[SocketAddr]) -> Option<String> {
     if config.mode == Mode::Client {
         return Some("--mode client".to_owned());
-    }
-    if !config.ollama.may_be_lent() {
-        return Some(format!(
-            "OLLAMA_HOST names {}, which is not on this machine; to share it, start this node with --ollama {0}",
-            config.ollama.url
-        ));
     }
     if is_at(&config.ollama.url, listen) {
         return Some(format!(

@@ -71,7 +71,8 @@ impl Mesh for View {
             version: (!state.version.is_empty()).then(|| state.version.clone()),
             api: state.healthy.then_some(state.kind),
             server: state.server.clone(),
-            lent: self.report.borrow().provider,
+            // The report follows the state a moment later, and the two are shown together.
+            lent: state.healthy && self.report.borrow().provider,
             not_lent: self.not_now.borrow().as_ref().map(ToString::to_string),
             ignored: self.gate.ignored(),
             problem: self.why_not_lent.clone().or_else(|| state.problem.as_ref().map(ToString::to_string)),

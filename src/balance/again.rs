@@ -49,6 +49,7 @@ impl Policy<Arc<Walk>, Tried, Infallible> for Again {
         };
         let again = match tried.verdict {
             Verdict::Pass | Verdict::Fail => false,
+            Verdict::Again => walk.can_be_sent_again(),
             Verdict::Elsewhere => may_move(),
             Verdict::ElsewhereWithinBudget => may_move() && self.budget.withdraw(),
             Verdict::OnceMore => walk.errand.failed_whole() == 1 && may_move() && self.budget.withdraw(),

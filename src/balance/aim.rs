@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::RouterSettings;
 use super::members::{Member, Members, Obstacle};
-use super::refuse::{self, Hindered};
+use super::refuse::{self, Hindered, Unmet};
 use crate::digests::Kept;
-use crate::exchange::{Refusal, Unusable};
+use crate::exchange::Unusable;
 use crate::id::{Id, NodeName, means};
 use crate::route::{Dialect, ModelName, is_about_models, unknown_model};
 
@@ -53,7 +53,7 @@ impl Aim {
     }
 
     /// Those who may take it, or why nobody can.
-    pub(super) fn candidates(&self, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
+    pub(super) fn candidates(&self, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Unmet> {
         let mut found = match self {
             Self::Chosen(choice) => vec![chosen(choice, search)?],
             Self::Manage => vec![manager(search)?],
@@ -81,13 +81,13 @@ impl Aim {
 }
 
 /// Those that can take a request of this dialect.
-pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Refusal> {
+pub(super) fn providers(members: &Members, dialect: Dialect) -> Result<Vec<Arc<Member>>, Unmet> {
     let usable: Vec<_> = members.values().filter(|member| member.obstacle().is_none()).cloned().collect();
     if usable.is_empty() {
         return Err(refuse::nobody(members));
     }
     let suited = suited(usable.clone(), dialect);
-    if suited.is_empty() { Err(refuse::other_api(dialect, &usable, members)) } else { Ok(suited) }
+    if suited.is_empty() { Err(refuse::other_api(dialect, &usable, members).into()) } else { Ok(suited) }
 }
 
 /// Those of them that understand the dialect; all of them if none does and it is not known that they do not.
@@ -96,7 +96,7 @@ fn suited(members: Vec<Arc<Member>>, dialect: Dialect) -> Vec<Arc<Member>> {
     if suited.is_empty() && !dialect.is_strict() { others } else { suited }
 }
 
-fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Unmet> {
     let members = search.members;
     let mut meant = members.meant(choice);
     // Anyone may bear any name: who is not used must not be able to make the choice of one who is ambiguous.
@@ -107,14 +107,14 @@ fn chosen(choice: &str, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
     match meant.as_slice() {
         [] => Err(match members.around().unusable().iter().find(|node| is_meant(node, choice)) {
             Some(node) => refuse::chosen_unusable(Hindered::around(node), members),
-            None => refuse::unknown_node(choice, &search.node.name, members),
+            None => refuse::unknown_node(choice, &search.node.name, members).into(),
         }),
         [(id, label)] => match members.get(id) {
             Some(member) if member.obstacle().is_none() => Ok(Arc::clone(member)),
             Some(member) => Err(refuse::chosen_unusable(Hindered::of(member, members), members)),
             None => Err(refuse::chosen_unusable(Hindered::away(*id, label, members), members)),
         },
-        several => Err(refuse::ambiguous(choice, several.iter().map(|(id, _)| *id))),
+        several => Err(refuse::ambiguous(choice, several.iter().map(|(id, _)| *id)).into()),
     }
 }
 
@@ -125,15 +125,18 @@ fn is_meant(node: &Unusable, choice: &str) -> bool {
 }
 
 /// The only one that lets its models be changed.
-fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+fn manager(search: &Search<'_>) -> Result<Arc<Member>, Unmet> {
     let members = search.members;
+    // One look at each: what is in the way may change at any moment.
     let managers: Vec<_> = members
         .values()
         .filter(|member| !member.is_unwanted() && member.lets_manage() && member.suits(Dialect::Ollama))
+        .map(|member| (member, member.obstacle()))
         .collect();
-    let usable: Vec<_> = managers.iter().copied().filter(|member| member.obstacle().is_none()).collect();
+    let usable: Vec<_> =
+        managers.iter().filter(|(_, obstacle)| obstacle.is_none()).map(|(member, _)| *member).collect();
     // One that will be heard of again in a moment makes it a choice.
-    let unsure = managers.iter().any(|member| member.obstacle() == Some(Obstacle::Suspect));
+    let unsure = managers.iter().any(|(_, obstacle)| *obstacle == Some(Obstacle::Suspect));
     match usable.as_slice() {
         [one] if !unsure => Ok(Arc::clone(one)),
         [] | [_] => {
@@ -141,36 +144,37 @@ fn manager(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
             // That this node itself lends no Ollama is how most of them are meant.
             let hindered: Vec<_> = managers
                 .iter()
-                .filter(|member| member.obstacle().is_some() && !member.is_local())
-                .map(|member| Hindered::of(member, members))
+                .filter(|(member, obstacle)| obstacle.is_some() && !member.is_local())
+                .map(|(member, _)| Hindered::of(member, members))
                 .chain(away.map(|departed| Hindered::away(departed.id, &departed.label, members)))
                 .collect();
             if hindered.is_empty() {
                 let usable = providers(members, Dialect::Ollama)?;
-                return Err(refuse::nobody_lets_manage(&search.node.name, &usable, members));
+                return Err(refuse::nobody_lets_manage(&search.node.name, &usable, members).into());
             }
             Err(refuse::managers_unusable(hindered, members))
         }
-        several => Err(refuse::choose_one(several, search)),
+        several => Err(refuse::choose_one(several, search).into()),
     }
 }
 
 /// A model that runs in the cloud does so on the account of the machine whose Ollama is asked: this one's is the owner's
 /// own, if applications of this machine alone ask here.
-fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+fn own_ollama(model: &ModelName, search: &Search<'_>) -> Result<Arc<Member>, Unmet> {
     let mut own = search.members.values().filter(|member| member.is_local() && member.suits(Dialect::Ollama));
     let own = own.find(|member| member.obstacle().is_none());
-    own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model))
+    own.filter(|_| !search.node.open).cloned().ok_or_else(|| unknown_model(search.path, model).into())
 }
 
 /// A request in no table of routes goes to this machine's own server, and only its owner may send it.
-fn own_server(search: &Search<'_>) -> Result<Arc<Member>, Refusal> {
+fn own_server(search: &Search<'_>) -> Result<Arc<Member>, Unmet> {
     let mut own = search.members.values().filter(|member| member.is_local() && member.suits(search.dialect));
     let own = own.find(|member| member.obstacle().is_none()).filter(|_| !search.node.open);
-    own.cloned().ok_or_else(|| refuse::nobody(search.members))
+    // Others that can be used do not matter here.
+    own.cloned().ok_or_else(|| refuse::nobody(search.members).refusal.into())
 }
 
-fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Refusal> {
+fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, Unmet> {
     let (members, dialect) = (search.members, search.dialect);
     // Whom we do not use because a person said so does not count as having it; nor does who does not understand us.
     let all: Vec<&Arc<Member>> = members
@@ -184,7 +188,9 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
         // With nobody to ask at all, all that are known are told of.
         let mut usable = providers(members, dialect)?;
         let away = members.departed().filter(|departed| departed.lent.has(model));
-        let had = |id: &Id| search.kept.is_some_and(|kept| kept.holders.iter().any(|holder| holder.id == *id));
+        let kept = |id: &Id| search.kept.is_some_and(|kept| kept.holders.iter().any(|holder| holder.id == *id));
+        // Some say no digest, of which none can be kept.
+        let had = |id: &Id| kept(id) || members.has_run(id, model);
         let departed = |id: &Id| members.departed().any(|departed| departed.id == *id && departed.lent.has(model));
         // A node that refuses this one no longer says what it has: it may have what was used from it before.
         let refusing = refuse::refusing(
@@ -212,19 +218,17 @@ fn holders(model: &ModelName, search: &Search<'_>) -> Result<Vec<Arc<Member>>, R
             return Ok(usable);
         }
         // Else whoever asks would be told that there is no such model, and might load it from the internet. A refusal
-        // by a node that this one never used and does not trust is no reason for an error that Ollama would not have
-        // given.
+        // by a node that no person trusts, and that was never used for this model, is no reason for an error that Ollama
+        // would not have given: `ollama run` pulls a new model on its 404.
         let around = members.around().unusable();
         let is_trusted = |id: &Id| around.iter().any(|node| node.trusted && node.id == Some(*id));
-        let counts =
-            |id: &Id| is_trusted(id) || search.node.digests.were_used_from(id) || members.has_served_and_left(id);
         let refusing = refuse::refusing(
             members,
-            |member| member.dealings.has_served() || counts(&member.id()),
-            |node| node.id.is_some_and(|id| counts(&id)),
+            |member| is_trusted(&member.id()),
+            |node| node.id.is_some_and(|id| is_trusted(&id)),
         );
         return Err(match refusing.is_empty() || model.fault().is_some() {
-            true => unknown_model(search.path, model),
+            true => unknown_model(search.path, model).into(),
             false => refuse::perhaps_refused(model, refusing, members),
         });
     }

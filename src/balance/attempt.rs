@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use super::errand::Errand;
 use super::journal::Entry;
 use super::members::Members;
 use super::seek::Found;
-use crate::exchange::{Body, CutOff, ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode};
+use crate::exchange::{Body, Cause, CutOff, ExchangeError, Health, Progress, RefusalCode, ResetCode};
 
 /// What came of a try.
 #[derive(Debug)]
@@ -91,8 +91,8 @@ fn blame(result: &Result<Response<Body>, ExchangeError>) -> breaker::Outcome {
         }
         Err(_) => return breaker::Outcome::Failed,
     };
-    match response.headers().get(REFUSAL_HEADER) {
-        Some(_) => refused(response),
+    match RefusalCode::of(response) {
+        Some(code) => refused(code),
         None if response.status() == StatusCode::SERVICE_UNAVAILABLE => busy(response),
         None if response.status().is_server_error() => breaker::Outcome::Failed,
         None => breaker::Outcome::Served,
@@ -101,10 +101,10 @@ fn blame(result: &Result<Response<Body>, ExchangeError>) -> breaker::Outcome {
 
 /// What a gate's own word says, instead of an answer of its server's: that there is no room, or something about us or
 /// about itself, of which it tells all in its report. Nothing failed.
-pub(super) fn refused(response: &Response<Body>) -> breaker::Outcome {
-    match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
-        Some(b"busy" | b"crowded" | b"no-room") => breaker::Outcome::Full,
-        _ => breaker::Outcome::Unknown,
+pub(super) fn refused(code: RefusalCode) -> breaker::Outcome {
+    match code.cause() {
+        Cause::Full => breaker::Outcome::Full,
+        Cause::Closed | Cause::Final | Cause::PerhapsRun => breaker::Outcome::Unknown,
     }
 }
 

@@ -32,7 +32,7 @@ const SUSPICION: f64 = 3.0;
 /// If the one that passed has not come back by then, another may try. A load can take minutes; after ten it is lost.
 const LOST: Duration = Duration::from_secs(600);
 
-/// Within this time a server that has just come has its share (issue 4).
+/// Within this time a server that has just come has its share.
 const SLOW_START: Duration = Duration::from_secs(5);
 /// How much worse it looks at first.
 const NEWCOMER: f64 = 2.0;
@@ -92,6 +92,11 @@ pub(crate) enum Outcome {
 // === impl Breaker ===
 
 impl Breaker {
+    /// Whether nothing ever failed there, and it was never full.
+    pub(crate) const fn says_nothing(&self) -> bool {
+        matches!(self.state, State::Closed) && self.round == 0 && self.failed_at.is_none() && self.full_until.is_none()
+    }
+
     /// Whether one may pass that queues there already.
     pub(crate) fn keeps_places(&self, now: Instant) -> bool {
         self.open_for(now).is_none()

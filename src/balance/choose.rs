@@ -13,7 +13,7 @@ pub struct Candidate {
     pub load: u32,
     /// Whether it is this machine's own gate: at a tie, what needs no network wins.
     pub local: bool,
-    /// Whether it failed a moment ago. A server that fails fast looks idle and would draw everything (DESIGN §5), so it
+    /// Whether it failed a moment ago. A server that fails fast looks idle and would draw everything, so it
     /// comes after all that did not.
     pub stumbled: bool,
 }

@@ -13,7 +13,7 @@ use crate::exchange::stopwatch::Stopwatch;
 use crate::route::ModelName;
 
 /// How long a server that failed comes after all others where nothing but what is in flight counts: longer than one quick
-/// failure takes, short enough that a server which is well again has its share within the 5 s that issue 4 wants.
+/// failure takes, short enough that a server which is well again has its share within the 5 s of a slow start.
 const STUMBLE: Duration = Duration::from_secs(1);
 
 /// How long after a change of its models through this node a server may have one that it has not reported: its gate looks
@@ -50,6 +50,8 @@ struct Record {
     running: HashMap<u64, Running>,
     used: Option<Instant>,
     numbers: u64,
+    /// Whether it ever answered a request of ours.
+    served: bool,
 }
 
 /// One that runs, of which it is known how long it should take.
@@ -110,9 +112,17 @@ impl Dealings {
         self.own.load(Ordering::Relaxed)
     }
 
-    /// It answered a request of ours.
-    pub(super) fn served(&self) {
+    /// It answered a request of ours, for this model if for any.
+    pub(super) fn served(&self, model: Option<&ModelName>) {
         self.served.store(true, Ordering::Relaxed);
+        if let Some(model) = model {
+            entry(&mut lock(&self.models), model, self.clock.now()).served = true;
+        }
+    }
+
+    /// Whether it ever answered a request of ours for this model.
+    pub(super) fn has_run(&self, model: &ModelName) -> bool {
+        lock(&self.models).get(model).is_some_and(|record| record.served)
     }
 
     /// Whether it ever did.
@@ -137,8 +147,10 @@ impl Dealings {
 
     /// How it stands with a model of which a usual request takes so many seconds there, by all that is known of the server.
     pub(super) fn standing_at(&self, model: &ModelName, usual: f64) -> Standing {
-        let usual = Duration::try_from_secs_f64(usual).ok().map(|usual| self.clock.of(usual));
-        entry(&mut lock(&self.models), model, self.clock.now()).usual = usual;
+        // No record is made for it: a model that was only asked for would push out one that is used.
+        if let Some(record) = lock(&self.models).get_mut(model) {
+            record.usual = Duration::try_from_secs_f64(usual).ok().map(|usual| self.clock.of(usual));
+        }
         self.standing(model)
     }
 
@@ -203,6 +215,15 @@ fn entry<'a>(models: &'a mut HashMap<ModelName, Record>, model: &ModelName, now:
 /// A panic elsewhere does not make the numbers wrong.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Record ===
+
+impl Record {
+    /// Whether it is as one of a model that was never used.
+    fn says_nothing(&self) -> bool {
+        self.own == 0 && !self.served && self.judgement.says_nothing() && self.breaker.says_nothing()
+    }
 }
 
 // === impl Running ===
@@ -312,6 +333,9 @@ impl Drop for InFlight {
         if let Some(pass) = run.pass {
             record.breaker.settle(pass, Outcome::Unknown, now);
         }
+        if record.says_nothing() {
+            models.remove(&run.model);
+        }
     }
 }
 
@@ -350,5 +374,25 @@ mod tests {
         assert!(held > 2.0, "{held}");
         drop(silent);
         assert!(slowness() > 2.0, "and not forgotten because nobody waits any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_models_push_out_no_judgement() {
+        let (dealings, slow) = (Arc::<Dealings>::default(), ModelName::new("slow"));
+        let mut request = dealings.begin(false).runs(&slow, Some(SECOND));
+        request.comes_to(Outcome::Served);
+        advance(50 * SECOND).await;
+        request.done();
+        drop(request);
+        dealings.served(Some(&ModelName::new("used")));
+        for n in 0..3 * MAX_MODELS {
+            let made_up = ModelName::new(&format!("m{n}"));
+            assert_eq!(dealings.standing_at(&made_up, 1.0).slowness, 1.0);
+            let mut asked = dealings.begin(false).runs(&made_up, None);
+            asked.comes_to(Outcome::Served);
+        }
+        assert!(dealings.standing(&slow).slowness > 2.0);
+        assert!(dealings.has_run(&ModelName::new("used")) && !dealings.has_run(&slow));
+        assert_eq!(dealings.standings().len(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! What nodes lent that left, or whose Ollama did, a moment ago: so that a model of theirs is said to be out of reach for
+//! What nodes shared that left, or whose Ollama did, a moment ago: so that a model of theirs is said to be out of reach for
 //! now, and not to be unknown. Remembered for a while, as far as there is room, and only of nodes that were used: who was
 //! never let in leaves nothing behind.
 
@@ -20,7 +20,7 @@ const MAX_NODES: usize = 64;
 /// Models of all of them together: at 2 KB each at most (two spellings and a digest), 8 MB.
 const MAX_MODELS: usize = 4096;
 
-/// What a node lent when it last did.
+/// What a node shared when it last did.
 #[derive(Debug, Clone)]
 pub(super) struct Lent {
     pub(super) view: Arc<View>,
@@ -106,7 +106,7 @@ mod tests {
         let view = Arc::new(View::new(Arc::new(Report { models, ..Report::default() })));
         let dealings = Arc::new(Dealings::default());
         if served {
-            dealings.served();
+            dealings.served(None);
         }
         Departed {
             id: Id::of_spki(&n.to_be_bytes()),

@@ -58,7 +58,7 @@ impl Inner {
         let candidates = errand.candidates(&members, &known.node);
         match (candidates, &errand.aim) {
             (Ok(candidates), _) => Ok(!known.node.open && candidates.iter().all(|member| member.is_local())),
-            (Err(refusal), Aim::Chosen(_)) => Err(refusal),
+            (Err(unmet), Aim::Chosen(_)) => Err(unmet.refusal),
             (Err(_), _) => Ok(false),
         }
     }

@@ -1,6 +1,6 @@
 //! A request on its way to a server: what it asks for, and where it has been.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::aim::{Aim, Search};
@@ -8,10 +8,11 @@ use super::journal::Entry;
 use super::members::{Member, Members};
 use super::prefix::{Fingerprint, Prefixes};
 use super::priors::Usual;
+use super::refuse::Unmet;
 use super::replay::Replay;
-use super::{Known, RouterSettings, prefix};
+use super::{Known, MOST_LATE, MOST_LATE_AT_ONE, RouterSettings, prefix};
 use crate::digests::Kept;
-use crate::exchange::{Ask, Refusal};
+use crate::exchange::Ask;
 use crate::id::Id;
 use crate::route::Dialect;
 
@@ -50,8 +51,8 @@ pub(super) struct Errand {
 struct Tried {
     /// Who has failed it.
     at: BTreeSet<Id>,
-    /// Where it came too late.
-    late: BTreeSet<Id>,
+    /// Where it came too late, and how often.
+    late: BTreeMap<Id, usize>,
     /// How often in all.
     times: usize,
     /// How often a server had all of it and failed.
@@ -81,7 +82,7 @@ impl Errand {
     }
 
     /// Those who may take it now and have not failed it, or why nobody can. An empty list means that all were tried.
-    pub(super) fn candidates(&self, members: &Members, node: &RouterSettings) -> Result<Vec<Arc<Member>>, Refusal> {
+    pub(super) fn candidates(&self, members: &Members, node: &RouterSettings) -> Result<Vec<Arc<Member>>, Unmet> {
         let kept = self.kept(node);
         let tried = self.tried().at.clone();
         let (path, dialect) = (&*self.path, self.dialect);
@@ -106,12 +107,25 @@ impl Errand {
     }
 
     /// It came too late there, which is not that one's fault: it may be asked once more. No oftener, since it runs nothing and
-    /// looks idle: one that always says so would keep all there is from the others.
-    pub(super) fn was_late_at(&self, member: &Member) {
+    /// looks idle: one that always says so would keep all there is from the others. Where it is the only one, as on a machine
+    /// that has far too much to do, up to [`MOST_LATE_AT_ONE`] times.
+    /// Says whether it may.
+    pub(super) fn was_late_at(&self, member: &Member, is_only_one: bool) -> bool {
         let mut tried = self.tried();
-        if tried.late.insert(member.id()) {
+        let times = tried.late.entry(member.id()).or_default();
+        *times += 1;
+        let most = if is_only_one { MOST_LATE_AT_ONE } else { MOST_LATE };
+        let again = *times < most;
+        if again {
             tried.at.remove(&member.id());
         }
+        again
+    }
+
+    /// Whether it was tried, and not only too late.
+    pub(super) fn has_failed(&self) -> bool {
+        let tried = self.tried();
+        tried.times > tried.late.values().sum::<usize>()
     }
 
     /// A server had all of it and failed; how many have by now.

@@ -71,6 +71,11 @@ impl Judgement {
         self.latest = Some(Latest { at: now, expected: expected / usual });
     }
 
+    /// Whether nothing was measured.
+    pub(crate) const fn says_nothing(&self) -> bool {
+        self.latest.is_none()
+    }
+
     /// How many times slower the server counts than it says now, by which a usual request takes `usual`: at least 1, at most what
     /// makes 50 of it or 50 seconds.
     pub(crate) fn slowness(&self, usual: Duration, now: Instant) -> f64 {

@@ -20,6 +20,7 @@ use super::dealings::{Dealings, Standing};
 use super::departed::{Departed, Lent, Memory};
 use super::priors::Machine;
 use super::unreported::Unreported;
+use super::{RETURN, SUSPENSE};
 use crate::exchange::{Caveat, Denial, Endpoint, Health, Load, ModelInfo, Report};
 use crate::id::{Id, NodeName, Scope, Use, means};
 use crate::route::{Dialect, ModelName};
@@ -112,9 +113,11 @@ impl Members {
         self.departed.iter()
     }
 
-    /// Whether it left a moment ago, after it answered requests of this node.
-    pub(super) fn has_served_and_left(&self, id: &Id) -> bool {
-        self.departed().any(|departed| departed.id == *id && departed.served())
+    /// Whether it answered requests of this node for this model, and is here or left a moment ago.
+    pub(super) fn has_run(&self, id: &Id, model: &ModelName) -> bool {
+        let present = self.get(id).map(|member| &member.dealings);
+        let departed = self.departed().filter(|departed| departed.id == *id).map(|departed| &departed.dealings);
+        present.into_iter().chain(departed).any(|dealings| dealings.has_run(model))
     }
 
     /// Everyone whom `text` may mean, who left a moment ago included: what was meant for them is not another one's.
@@ -128,6 +131,18 @@ impl Members {
             Ok(whole) => all.into_iter().filter(|(id, _)| *id == whole).collect(),
             Err(_) => all.into_iter().filter(|(id, label)| means(text, label, id)).collect(),
         }
+    }
+
+    /// Until when it is waited for those who may be back in a moment, where nobody could be used since `since`.
+    pub(super) fn awaited(&self, since: Instant) -> Option<Instant> {
+        let here = self.values().filter(|member| member.is_used()).filter_map(|member| match member.obstacle()? {
+            Obstacle::Suspect => Some(since + SUSPENSE),
+            Obstacle::Gone => member.lent().map(|_| since + RETURN),
+            // By a connection that has just taken another one's place.
+            Obstacle::NoOllama if member.has_said_nothing() => member.lent().map(|lent| lent.until + RETURN),
+            _ => None,
+        });
+        here.chain(self.departed().map(|departed| departed.lent.until + RETURN)).max()
     }
 
     fn insert(&mut self, id: Id, endpoint: Arc<dyn Endpoint>) -> Arc<Member> {
@@ -198,7 +213,7 @@ impl Member {
     }
 
     /// What it lends, or lent a moment ago.
-    fn lent(&self) -> Option<Lent> {
+    pub(super) fn lent(&self) -> Option<Lent> {
         let seen = self.look();
         match self.lends_by(&seen.view) {
             true => Some(Lent { view: seen.view.clone(), until: Instant::now() }),
@@ -227,6 +242,11 @@ impl Member {
 
     fn lends_by(&self, view: &View) -> bool {
         view.report.provider && (self.is_local() || view.report.scope >= Scope::Infer)
+    }
+
+    /// Whether its first report is still to come.
+    fn has_said_nothing(&self) -> bool {
+        *self.view().report == Report::default()
     }
 
     /// Whether a person said not to use it.

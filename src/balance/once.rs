@@ -16,9 +16,9 @@ use super::errand::Errand;
 use super::members::{Member, Members};
 use super::seek::{Found, Lost, WaitingRoom};
 use super::walk::Walk;
-use super::{Known, SUSPENSE, breaker, choose, refuse};
+use super::{Known, breaker, choose, refuse};
 use crate::digests::Holder;
-use crate::exchange::{Body, ExchangeError, PEER_HEADER, Progress, REFUSAL_HEADER, Refusal, ResetCode};
+use crate::exchange::{Body, Cause, ExchangeError, PEER_HEADER, Progress, Refusal, RefusalCode, ResetCode};
 use crate::route::ModelName;
 
 /// Finds a server for a request, sends it there, and says what came of it.
@@ -50,7 +50,9 @@ pub(super) enum Verdict {
     Pass,
     /// So too, although it failed: it may have been acted on, and is not for us to do twice.
     Fail,
-    /// Someone else may do better, or the same one if it is not to blame, and nothing was run: no budget needed.
+    /// Nothing was run, and the same one or another may take it, once there is one: no budget needed.
+    Again,
+    /// Someone else may do better, and nothing was run: no budget needed.
     Elsewhere,
     /// Someone else may do better, and this one should have: within the budget.
     ElsewhereWithinBudget,
@@ -134,20 +136,21 @@ impl Once {
             return found;
         }
         let mut members = self.known.members.clone();
-        let suspense_ends = Instant::now() + SUSPENSE;
+        let since = Instant::now();
         loop {
             let snapshot = members.borrow_and_update().clone();
             match errand.candidates(&snapshot, &self.known.node) {
                 Ok(candidates) => {
                     let least = choose::least_busy(&candidates);
-                    return least.map(Found::without_slot).ok_or_else(|| Lost::Refused(refuse::nobody(&snapshot)));
+                    return least
+                        .map(Found::without_slot)
+                        .ok_or_else(|| Lost::Refused(refuse::nobody(&snapshot).refusal));
                 }
-                Err(refusal) if errand.tries() == 0 => {
+                Err(unmet) if !errand.has_failed() => {
                     let (known, grace_ends) = (&self.known, self.known.grace_ends);
-                    let waits = known.wait_for_more(&mut members, suspense_ends, grace_ends, refusal);
-                    waits.await.map_err(Lost::Refused)?;
+                    known.wait_for_more(&mut members, since, grace_ends, unmet).await.map_err(Lost::Refused)?;
                 }
-                Err(refusal) => return Err(Lost::Refused(refusal)),
+                Err(unmet) => return Err(Lost::Refused(unmet.refusal)),
             }
         }
     }
@@ -162,11 +165,13 @@ impl Once {
                 | ExchangeError::Reset(_, ResetCode::Forbidden | ResetCode::NotRun),
             ) => Verdict::Elsewhere,
             Outcome::Failed(ExchangeError::Reset(_, ResetCode::Late)) => {
-                asked.errand.was_late_at(member);
+                let members = self.known.members.borrow().clone();
+                let others = asked.errand.candidates(&members, &self.known.node);
+                let again = asked.errand.was_late_at(member, !others.is_ok_and(|others| !others.is_empty()));
                 if let Some((model, digest)) = asked.weights() {
                     self.known.node.digests.failed(model, digest);
                 }
-                return Verdict::Elsewhere;
+                return if again { Verdict::Again } else { Verdict::Elsewhere };
             }
             Outcome::Failed(ExchangeError::Body(_)) => return Verdict::Pass,
             // The request that ended this server may end the next one.
@@ -174,11 +179,9 @@ impl Once {
             Outcome::Lost(_) | Outcome::Failed(_) if !asked.errand.repeatable => Verdict::Fail,
             Outcome::Lost(_) | Outcome::Failed(ExchangeError::Lost(_)) if !started => Verdict::Elsewhere,
             Outcome::Lost(_) | Outcome::Failed(_) => Verdict::OnceMore,
-            Outcome::Answered(response) => match response.headers().get(REFUSAL_HEADER).map(HeaderValue::as_bytes) {
-                Some(b"draining" | b"not-lent" | b"no-ollama" | b"busy" | b"crowded" | b"no-room") => {
-                    Verdict::Elsewhere
-                }
-                Some(_) => Verdict::Pass,
+            Outcome::Answered(response) => match RefusalCode::of(response).map(RefusalCode::cause) {
+                Some(Cause::Full | Cause::Closed) => Verdict::Elsewhere,
+                Some(Cause::Final | Cause::PerhapsRun) => Verdict::Pass,
                 None if response.status() == StatusCode::NOT_FOUND => match asked.digest {
                     Some(_) if asked.errand.repeatable => {
                         // Else one that has nothing, and says so quickly, would draw all there is.
@@ -195,11 +198,13 @@ impl Once {
                 None => Verdict::Pass,
             },
         };
+        let refused = matches!(outcome, Outcome::Answered(answer) if RefusalCode::of(answer).is_some());
         let passes = matches!(verdict, Verdict::Pass);
-        if passes {
-            member.dealings.served();
-        } else {
-            member.dealings.stumbled();
+        match passes {
+            // In its gate's words, and no answer of its server's.
+            true if refused => return verdict,
+            true => member.dealings.served(asked.errand.aim.model()),
+            false => member.dealings.stumbled(),
         }
         match asked.weights() {
             Some((model, digest)) if passes => self.known.node.digests.answered(model, digest),

@@ -8,8 +8,8 @@
 //! who comes too late for them has lost nothing. Many may find the same idle server at the same moment, the more the later
 //! their reports are; all who were simply sent there would have to wait for one another.
 //!
-//! Where the simulation of issue 4 was asked about a choice, its figures stand here: p99 of the time to first token at 85 %
-//! load, in seconds, A (eight unlike servers, six models) and H1 (eight equal ones).
+//! Where a simulation of whole fleets (as `benches/balance` runs them) was asked about a choice, its figures
+//! stand here: p99 of the time to first token at 85 % load, in seconds, A (eight unlike servers, six models) and H1 (eight equal ones).
 
 use std::time::Duration;
 

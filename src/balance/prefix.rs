@@ -35,7 +35,7 @@ const OVERHEAD: usize = 32;
 /// Conversations that a runner keeps beside those in its slots: its cache in the host's memory, 8 GiB by default.
 const BESIDE_SLOTS: usize = 8;
 /// How many of others' requests bring a conversation into a cache that was not in it: most follow-ups find their own there.
-/// In the workload of issue 4 (`benches/balance`, H1) one of three requests does.
+/// In the workload of `benches/balance` (H1) one of three requests does.
 const OTHERS: f64 = 0.65;
 /// Conversations of a runner at most, whatever slots it says it has.
 const MOST: usize = 64;

@@ -13,7 +13,7 @@ use crate::exchange::{Load, ModelInfo, ModelLoad, Residence};
 
 /// A model that needs so many bytes is what the speeds below belong to.
 const USUAL_SIZE: f64 = 5e9;
-/// Tokens a second, and a byte, of a middling server (DESIGN §5's simulation: 500 and 25 at speed 1, speed 2 in the middle).
+/// Tokens a second, and a byte, of a middling server (in `benches/balance` 500 and 25 at speed 1; 2 is the middle).
 const PREFILL: f64 = 1000.0 * USUAL_SIZE;
 const DECODE: f64 = 50.0 * USUAL_SIZE;
 /// Seconds a load takes beside reading: a process starts, memory is set up.

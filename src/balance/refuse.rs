@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
 use http::header::RETRY_AFTER;
-use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
 use tokio::time::timeout;
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use super::aim::Search;
 use super::around::Around;
 use super::members::{Member, Members, Obstacle};
-use crate::exchange::{Body, Denial, Refusal, Unusable};
+use super::{RETURN, SUSPENSE};
+use crate::exchange::{Body, Denial, Refusal, RefusalCode, Unusable};
 use crate::id::{Id, NodeName};
 use crate::route::{Dialect, ModelName};
 
@@ -32,6 +33,21 @@ const SAYS_WITHIN: Duration = Duration::from_secs(1);
 const MAX_WORDS: usize = 16 * 1024;
 const MAX_MESSAGE: usize = 1000;
 
+/// Why nobody can take a request now.
+#[derive(Debug)]
+pub(super) struct Unmet {
+    pub(super) refusal: Refusal,
+    /// How long it is waited for those that may be back in a moment. As it was when they were named: health changes at any
+    /// moment, and who was well again by another look would not be waited for.
+    pub(super) awaited: Option<Duration>,
+}
+
+impl From<Refusal> for Unmet {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, awaited: None }
+    }
+}
+
 /// A node that something is in the way of, as a sentence names it.
 #[derive(Debug)]
 pub(super) struct Hindered {
@@ -39,6 +55,8 @@ pub(super) struct Hindered {
     rank: Rank,
     /// What is in the way; nothing that is known of.
     sentence: Option<String>,
+    /// How long it is waited for, if it may be back in a moment.
+    awaited: Option<Duration>,
 }
 
 /// In which order a sentence names nodes.
@@ -53,7 +71,7 @@ enum Rank {
 }
 
 /// No server at all can take it.
-pub(super) fn nobody(members: &Members) -> Refusal {
+pub(super) fn nobody(members: &Members) -> Unmet {
     let unusable = members.around().unusable();
     let told = |id: &Id| unusable.iter().any(|node| node.id == Some(*id));
     let away = members.departed().filter(|departed| !told(&departed.id));
@@ -61,15 +79,19 @@ pub(super) fn nobody(members: &Members) -> Refusal {
     // A connected node says more of itself.
     let around = unusable.iter().filter(|node| node.id.is_none_or(|id| members.get(&id).is_none()));
     let here = members.values().map(|member| Hindered::of(member, members));
-    let others = describe(here.chain(away).chain(around.map(Hindered::around)).collect());
-    let message = if others.is_empty() {
+    let known: Vec<Hindered> = here.chain(away).chain(around.map(Hindered::around)).collect();
+    let is_any_known = !known.is_empty();
+    let (others, awaited) = describe(known);
+    let message = if !is_any_known {
         "no Ollama server is known: this node sees no other node on the network that shares one. Is `ollana serve` running \
          on the machine with Ollama? `ollana doctor` looks for what is in the way"
             .to_owned()
+    } else if others.is_empty() {
+        "no Ollama server can be used at the moment".to_owned()
     } else {
         format!("no Ollama server can be used at the moment. Known nodes: {others}")
     };
-    unavailable("no-provider", message, members)
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// There are servers, and none that understands requests of this dialect.
@@ -87,27 +109,28 @@ pub(super) fn other_api(dialect: Dialect, usable: &[Arc<Member>], members: &Memb
             "no server of the OpenAI API can be used at the moment, only servers that do not speak it: {usable}"
         ),
     };
-    unavailable("other-api", message, members)
+    unavailable(RefusalCode::NoServerOfApi, message, members)
 }
 
 /// There are servers with the model, and something is in the way of each.
-pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Refusal {
-    let message = format!("no server with model '{model}' can be used at the moment: {}", describe(holders));
-    unavailable("no-provider", message, members)
+pub(super) fn holders_unusable(model: &ModelName, holders: Vec<Hindered>, members: &Members) -> Unmet {
+    let (holders, awaited) = describe(holders);
+    let message = format!("no server with model '{model}' can be used at the moment: {holders}");
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// No node is known to have the model, and some that may have it refuse this node.
-pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Refusal {
-    let refusing = describe(refusing);
+pub(super) fn perhaps_refused(model: &ModelName, refusing: Vec<Hindered>, members: &Members) -> Unmet {
+    let (refusing, awaited) = describe(refusing);
     let message =
         format!("no server that can be used has model '{model}', and it is not known what these have: {refusing}");
-    unavailable("no-provider", message, members)
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// Which nodes were not asked, for a request that was answered as Ollama would: nothing if there is none.
 pub(super) fn beside(members: &Members) -> Option<String> {
     let refusing = refusing(members, |_| true, |_| true);
-    (!refusing.is_empty()).then(|| format!("not asked: {}", describe(refusing)))
+    (!refusing.is_empty()).then(|| format!("not asked: {}", describe(refusing).0))
 }
 
 /// Those that refuse this node, of members and of others as the caller says.
@@ -131,8 +154,8 @@ pub(super) fn other_weights(
     holders: Vec<Hindered>,
     others: &[Arc<Member>],
     members: &Members,
-) -> Refusal {
-    let holders = describe(holders);
+) -> Unmet {
+    let (holders, awaited) = describe(holders);
     let one = others.first().map_or_else(String::new, |member| name(member.id(), &member.label(), members));
     let others = list(others.iter().map(|member| name(member.id(), &member.label(), members)));
     let message = format!(
@@ -140,7 +163,7 @@ pub(super) fn other_weights(
          had at the moment: {holders}. Other weights are on {others}; to use those from now on, type: \
          ollana models --keep {model}@{one} (for one request, the header `ollana-peer: {one}`)"
     );
-    unavailable("other-weights", message, members)
+    Unmet { refusal: unavailable(RefusalCode::OtherWeights, message, members), awaited }
 }
 
 /// The node that the request chose is not known.
@@ -152,53 +175,38 @@ pub(super) fn unknown_node(choice: &str, own: &NodeName, members: &Members) -> R
         true => format!("{own} is this node itself, which shares no Ollama"),
         false => format!("no node is called '{}'", choice.escape_debug()),
     };
-    Refusal {
-        status: StatusCode::NOT_FOUND,
-        code: "no-such-node",
-        message: format!("{what}; {known}"),
-        retry_after: None,
-    }
+    Refusal::new(RefusalCode::NoSuchNode, format!("{what}; {known}"))
 }
 
 /// Several nodes bear the name.
 pub(super) fn ambiguous(choice: &str, ids: impl Iterator<Item = Id>) -> Refusal {
-    Refusal {
-        status: StatusCode::CONFLICT,
-        code: "ambiguous-node",
-        message: format!(
-            "more than one node is called '{}': choose one by its ID: {}",
-            choice.escape_debug(),
-            list(ids.map(|id| id.to_string()))
-        ),
-        retry_after: None,
-    }
+    let ids = list(ids.map(|id| id.to_string()));
+    let message = format!("more than one node is called '{}': choose one by its ID: {ids}", choice.escape_debug());
+    Refusal::new(RefusalCode::AmbiguousNode, message)
 }
 
 /// The node that the request chose cannot take it.
-pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Refusal {
-    let message = format!("the chosen node cannot be used: {}", describe(vec![chosen]));
-    unavailable("node-unusable", message, members)
+pub(super) fn chosen_unusable(chosen: Hindered, members: &Members) -> Unmet {
+    let (chosen, awaited) = describe(vec![chosen]);
+    let message = format!("the chosen node cannot be used: {chosen}");
+    Unmet { refusal: unavailable(RefusalCode::NodeUnusable, message, members), awaited }
 }
 
 /// Nobody lets this node change models.
 pub(super) fn nobody_lets_manage(own: &NodeName, providers: &[Arc<Member>], members: &Members) -> Refusal {
     let providers = list(providers.iter().map(|member| name(member.id(), &member.label(), members)));
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "scope",
-        message: format!(
-            "no server lets this node change models. On the machine whose models are to be changed ({providers}), type: \
-             ollana trust {own} --scope manage"
-        ),
-        retry_after: None,
-    }
+    let message = format!(
+        "no server lets this node change models. On the machine whose models are to be changed ({providers}), type: \
+         ollana trust {own} --scope manage"
+    );
+    Refusal::new(RefusalCode::Scope, message)
 }
 
 /// Those who let this node change models cannot be used, or will be heard of in a moment.
-pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Refusal {
-    let message =
-        format!("no server that lets this node change models can be used at the moment: {}", describe(managers));
-    unavailable("no-provider", message, members)
+pub(super) fn managers_unusable(managers: Vec<Hindered>, members: &Members) -> Unmet {
+    let (managers, awaited) = describe(managers);
+    let message = format!("no server that lets this node change models can be used at the moment: {managers}");
+    Unmet { refusal: unavailable(RefusalCode::NoProvider, message, members), awaited }
 }
 
 /// Several nodes could be meant.
@@ -207,16 +215,12 @@ pub(super) fn choose_one(managers: &[&Arc<Member>], search: &Search<'_>) -> Refu
     let example = names.first().cloned().unwrap_or_default();
     let at = search.node.listen.map_or_else(|| "ADDRESS".to_owned(), |listen| listen.to_string());
     let command = command(search.path);
-    Refusal {
-        status: StatusCode::CONFLICT,
-        code: "choose-node",
-        message: format!(
-            "more than one node lets this one change models: {}. Choose one, for example: \
-             OLLAMA_HOST={at}/@{example} ollama {command} … (a program sends the header `ollana-peer: {example}`)",
-            list(names.into_iter())
-        ),
-        retry_after: None,
-    }
+    let message = format!(
+        "more than one node lets this one change models: {}. Choose one, for example: \
+         OLLAMA_HOST={at}/@{example} ollama {command} … (a program sends the header `ollana-peer: {example}`)",
+        list(names.into_iter())
+    );
+    Refusal::new(RefusalCode::ChooseNode, message)
 }
 
 /// The command of `ollama` that asks for this path.
@@ -234,38 +238,28 @@ fn command(path: &str) -> &'static str {
 /// A server broke off before its first byte, of something that may have been done and is not done twice.
 pub(super) fn broke_off_once(reason: &dyn std::fmt::Display) -> Refusal {
     let message = format!("{reason}; it was not tried again, since some of it may have been done");
-    Refusal { status: StatusCode::BAD_GATEWAY, code: "broke-off", message, retry_after: None }
+    Refusal::new(RefusalCode::BrokeOff, message)
 }
 
 /// A server broke off before its first byte, and no other could take over.
 pub(super) fn broke_off(reason: &dyn std::fmt::Display) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_GATEWAY,
-        code: "broke-off",
-        message: format!("{reason}, and no other server could take over"),
-        retry_after: None,
-    }
+    Refusal::new(RefusalCode::BrokeOff, format!("{reason}, and no other server could take over"))
 }
 
 /// The server's process ended while it had the request.
 pub(super) fn ended(reason: &dyn std::fmt::Display) -> Refusal {
     let message = format!("{reason}; it was not tried elsewhere, since it could end the next server too");
-    Refusal { status: StatusCode::BAD_GATEWAY, code: "broke-off", message, retry_after: None }
+    Refusal::new(RefusalCode::BrokeOff, message)
 }
 
 /// The peer's inbound side did not let the exchange in.
 pub(super) fn not_let_in(member: &Member, own: &NodeName) -> Refusal {
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "scope",
-        message: format!("{} refuses this node (on {0}: ollana trust {own})", member.label()),
-        retry_after: None,
-    }
+    Refusal::new(RefusalCode::Scope, format!("{} refuses this node (on {0}: ollana trust {own})", member.label()))
 }
 
 /// The application's own body broke off or could not be read.
 pub(super) fn bad_body(reason: &dyn std::fmt::Display) -> Refusal {
-    Refusal { status: StatusCode::BAD_REQUEST, code: "body", message: reason.to_string(), retry_after: None }
+    Refusal::new(RefusalCode::Body, reason.to_string())
 }
 
 /// As many requests of this node wait as may. This one would wait for so long.
@@ -273,8 +267,7 @@ pub(super) fn room_is_full(wait: Duration) -> Refusal {
     let message =
         "too many requests wait on this node for a server to be free (`balance.waiting` in its configuration)";
     // When a tenth of them has gone, which have left their places.
-    let retry_after = Some((wait / 10).clamp(SOON, MUCH_LATER));
-    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message: message.to_owned(), retry_after }
+    Refusal::new(RefusalCode::Busy, message).after((wait / 10).clamp(SOON, MUCH_LATER))
 }
 
 /// Whoever could take it has a queue that is too long.
@@ -285,21 +278,20 @@ pub(super) fn too_long(model: &ModelName, wait: Duration) -> Refusal {
         wait.as_secs().div_ceil(60)
     );
     // A tenth of it: by then it is known whether the queue shrinks.
-    let retry_after = Some(Duration::from_secs(wait.as_secs().div_ceil(10)).clamp(LATER, MUCH_LATER));
-    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code: "busy", message, retry_after }
+    let after = Duration::from_secs(wait.as_secs().div_ceil(10)).clamp(LATER, MUCH_LATER);
+    Refusal::new(RefusalCode::Busy, message).after(after)
 }
 
 /// It waited in a queue that it was lost to, and there is no other.
 pub(super) fn ticket_lost(reason: &dyn std::fmt::Display, members: &Members) -> Refusal {
     let message = format!("{reason} while this waited there for its turn, and no other server can take it");
-    unavailable("no-provider", message, members)
+    unavailable(RefusalCode::NoProvider, message, members)
 }
 
 /// The gate that was asked last has no place in its queue, in its own words.
 pub(super) async fn turned_away(peer: &NodeName, answer: Response<Body>) -> Refusal {
+    let code = RefusalCode::of(&answer).unwrap_or(RefusalCode::Busy);
     let (parts, body) = answer.into_parts();
-    let is_error = parts.status.is_client_error() || parts.status.is_server_error();
-    let status = if is_error { parts.status } else { StatusCode::SERVICE_UNAVAILABLE };
     let after = parts.headers.get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.trim().parse().ok());
     let retry_after = after.map(|after| Duration::from_secs(after).clamp(SOON, LONGEST_AFTER));
     let words = timeout(SAYS_WITHIN, Limited::new(body, MAX_WORDS).collect()).await.ok().and_then(Result::ok);
@@ -309,7 +301,7 @@ pub(super) async fn turned_away(peer: &NodeName, answer: Response<Body>) -> Refu
         true => format!("{peer} takes no more requests at the moment"),
         false => format!("{peer}: {words}"),
     };
-    Refusal { status, code: "busy", message, retry_after }
+    Refusal { code, message, retry_after }
 }
 
 /// A gate's refusal, in the shape of Ollama's API.
@@ -319,12 +311,11 @@ struct Said {
     error: String,
 }
 
-fn unavailable(code: &'static str, message: String, members: &Members) -> Refusal {
+fn unavailable(code: RefusalCode, message: String, members: &Members) -> Refusal {
     let passing = |member: &Arc<Member>| {
         matches!(member.obstacle(), None | Some(Obstacle::Gone | Obstacle::Suspect | Obstacle::Draining))
     };
-    let retry_after = Some(if members.values().any(passing) { SOON } else { LATER });
-    Refusal { status: StatusCode::SERVICE_UNAVAILABLE, code, message, retry_after }
+    Refusal::new(code, message).after(if members.values().any(passing) { SOON } else { LATER })
 }
 
 /// What to call a node so that it can be told and typed: its name, or the beginning of its ID where others bear the same.
@@ -343,7 +334,15 @@ fn name(id: Id, label: &NodeName, members: &Members) -> String {
 impl Hindered {
     pub(super) fn of(member: &Member, members: &Members) -> Self {
         let name = name(member.id(), &member.label(), members);
-        let Some(obstacle) = member.obstacle() else { return Self { rank: Rank::Known, sentence: None } };
+        let Some(obstacle) = member.obstacle() else {
+            // It is back.
+            return Self { rank: Rank::Known, sentence: None, awaited: Some(SUSPENSE) };
+        };
+        let awaited = match obstacle {
+            Obstacle::Suspect => Some(SUSPENSE),
+            Obstacle::Gone if member.lent().is_some() => Some(RETURN),
+            _ => None,
+        };
         let around = members.around();
         let rank = match obstacle {
             Obstacle::Pending | Obstacle::NotLentToUs => Rank::Typed,
@@ -364,7 +363,7 @@ impl Hindered {
             },
             Obstacle::Draining => format!("{name} is about to stop"),
         };
-        Self { rank, sentence: Some(sentence) }
+        Self { rank, sentence: Some(sentence), awaited }
     }
 
     /// One that is not there.
@@ -373,7 +372,7 @@ impl Hindered {
             Some(node) => Self::around(node),
             None => {
                 let sentence = Some(format!("{} cannot be reached", name(id, label, members)));
-                Self { rank: Rank::Known, sentence }
+                Self { rank: Rank::Known, sentence, awaited: None }
             }
         }
     }
@@ -385,7 +384,7 @@ impl Hindered {
             (true, None) => Rank::Known,
             (false, _) => Rank::Claimed,
         };
-        Self { rank, sentence: Some(node.sentence()) }
+        Self { rank, sentence: Some(node.sentence()), awaited: None }
     }
 }
 
@@ -397,10 +396,12 @@ fn denied(name: &str, denial: Denial, around: &Around) -> String {
     }
 }
 
-/// Those with something in the way, those that a person can do something about first.
-fn describe(mut all: Vec<Hindered>) -> String {
+/// Those with something in the way, those that a person can do something about first; and how long it is waited for those
+/// that may be back in a moment.
+fn describe(mut all: Vec<Hindered>) -> (String, Option<Duration>) {
     all.sort_by_key(|hindered| hindered.rank);
-    list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence))
+    let awaited = all.iter().filter_map(|hindered| hindered.awaited).max();
+    (list_with("; ", all.into_iter().filter_map(|hindered| hindered.sentence)), awaited)
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -1,6 +1,6 @@
 //! The number that the balancer compares: how long a request would take at a server, and what it costs the others there.
 //!
-//! The formula is the one of the simulation that the policy rests on (issue 4; DESIGN §5), with its letters:
+//! The formula is the one that was best in simulations of whole fleets (`benches/balance` runs them), with these letters:
 //! c slots of the model's runner; n requests that run; k = n + q all before this one; K other busy runners on the server;
 //! share = 1/(1 + K); b(n) = 1/(1 + 0.2 (n − 1)), how fast one request is in a batch of n; W̄ seconds of work that a usual
 //! request is. All of it in seconds, lower is better:

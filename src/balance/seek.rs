@@ -18,11 +18,11 @@ use tokio::time::Instant;
 
 use super::attempt::refused;
 use super::errand::Errand;
-use super::members::{Member, Members};
+use super::members::{Member, Members, Obstacle};
 use super::weigh::{Queues, Scales};
-use super::{Known, RETRIES, SUSPENSE, breaker, refuse};
+use super::{Known, RETURN, breaker, refuse};
 use crate::exchange::{
-    self, Body, Decision, ExchangeError, Health, REFUSAL_HEADER, Refusal, ResetCode, Slot, Ticket, Turn,
+    self, Body, Decision, ExchangeError, Health, Refusal, RefusalCode, ResetCode, Slot, Ticket, Turn,
 };
 use crate::id::NodeName;
 use crate::route::ModelName;
@@ -124,7 +124,7 @@ impl tower::Service<Arc<Errand>> for WaitingRoom {
             match errand.aim.model() {
                 Some(model) => Ok(seek(&room, &errand, model).await),
                 // What is for no model takes no slot, and does not come here.
-                None => Ok(Err(Lost::Refused(refuse::nobody(&room.known.members.borrow())))),
+                None => Ok(Err(Lost::Refused(refuse::nobody(&room.known.members.borrow()).refusal))),
             }
         })
     }
@@ -133,7 +133,8 @@ impl tower::Service<Arc<Errand>> for WaitingRoom {
 async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<Found, Lost> {
     let known = &*room.known;
     let mut members = known.members.clone();
-    let suspense_ends = Instant::now() + SUSPENSE;
+    // Since when there has been nobody to take it.
+    let mut since = Instant::now();
     // Whose connection was lost while this waited there may be back by then.
     let mut back_by = known.grace_ends;
     let mut held: Vec<Held> = Vec::new();
@@ -145,18 +146,40 @@ async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<
     let mut place: Option<OwnedSemaphorePermit> = None;
     loop {
         let tickets = held.len();
-        held.retain(Held::is_well);
+        held.retain(|held| !held.is_gone());
         if held.len() < tickets {
-            back_by = Instant::now() + SUSPENSE;
+            back_by = Instant::now() + RETURN;
         }
         let snapshot = members.borrow_and_update().clone();
         let candidates = match errand.candidates(&snapshot, &known.node) {
             Ok(candidates) => candidates,
-            Err(refusal) if errand.tries() == 0 => {
-                known.wait_for_more(&mut members, suspense_ends, back_by, refusal).await.map_err(Lost::Refused)?;
+            Err(unmet) => {
+                // A ticket stays where nobody else can take it: hundreds that were withdrawn and placed anew would be more
+                // work for a server that has too much to do already.
+                held.retain(Held::may_stay);
+                if held.is_empty() && errand.has_failed() {
+                    return Err(Lost::Refused(unmet.refusal));
+                }
+                let waits = known.wait_for_more(&mut members, since, back_by, unmet);
+                let idle = held.is_empty();
+                tokio::select! {
+                    biased;
+                    (at, turn) = turn(&mut held), if !idle => {
+                        let held = held.swap_remove(at);
+                        match turn {
+                            // The prompt may not go there any more.
+                            Ok(Turn::Slot(_)) if !held.may_stay() => {}
+                            Ok(Turn::Slot(slot)) => {
+                                return Ok(Found { member: held.member, slot: Some(slot), promised: None });
+                            }
+                            Ok(Turn::Refused(_)) | Err(_) => {}
+                        }
+                        back_by = Instant::now() + RETURN;
+                    }
+                    waited = waits => waited.map_err(Lost::Refused)?,
+                }
                 continue;
             }
-            Err(refusal) => return Err(Lost::Refused(refusal)),
         };
         let is_full = |member: &Arc<Member>| full.iter().any(|full| Arc::ptr_eq(full, member));
         let candidates: Vec<_> = candidates.into_iter().filter(|member| !is_full(member)).collect();
@@ -167,14 +190,15 @@ async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<
         let scales = Scales { known, errand, model, held: &places };
         let Some(weighed) = scales.weigh(candidates) else {
             match &turned_away {
-                Some(Lost::Refused(refusal)) if errand.tries() == 0 => {
-                    let waits = known.wait_for_more(&mut members, suspense_ends, back_by, refusal.clone());
+                Some(Lost::Refused(refusal)) if !errand.has_failed() => {
+                    let waits = known.wait_for_more(&mut members, since, back_by, refusal.clone().into());
                     waits.await.map_err(Lost::Refused)?;
                     continue;
                 }
-                _ => return Err(turned_away.unwrap_or_else(|| Lost::Refused(refuse::nobody(&snapshot)))),
+                _ => return Err(turned_away.unwrap_or_else(|| Lost::Refused(refuse::nobody(&snapshot).refusal))),
             }
         };
+        since = Instant::now();
         tracing::debug!(request = %errand.entry.id(), %model, decision = ?weighed.decision(), "{weighed}");
         errand.entry.looked(weighed.look());
         match weighed.decision() {
@@ -214,28 +238,27 @@ async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<
                         let promised = weighed.promised(member.id());
                         return Ok(Found { member, slot: Some(slot), promised });
                     }
-                    // Nobody's word on why: it is no gate that keeps to the protocol.
-                    Ok(Turn::Refused(answer)) if !answer.headers().contains_key(REFUSAL_HEADER) => {
-                        weighed.failed(&member, breaker::Outcome::Failed);
-                        turned_away = Some(Lost::TurnedAway(member.label(), Response::new(exchange::empty())));
-                        full.push(member);
-                    }
                     Ok(Turn::Refused(answer)) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), status = %answer.status(), "does not queue it");
-                        weighed.failed(&member, refused(&answer));
+                        let (outcome, answer) = match RefusalCode::of(&answer) {
+                            Some(code) => (refused(code), answer),
+                            // No reason: it is no gate that keeps to the protocol.
+                            None => (breaker::Outcome::Failed, Response::new(exchange::empty())),
+                        };
+                        weighed.failed(&member, outcome);
                         turned_away = Some(Lost::TurnedAway(member.label(), answer));
                         full.push(member);
                     }
                     Err(error) => {
                         tracing::debug!(request = %errand.entry.id(), peer = %member.label(), %error, "a ticket is lost");
                         match error {
-                            ExchangeError::Reset(_, ResetCode::Late) if late < RETRIES => {
+                            ExchangeError::Reset(_, ResetCode::Late) if late < weighed.most_late() => {
                                 late += 1;
                                 continue;
                             }
                             ExchangeError::Reset(_, ResetCode::Late) => {}
                             // That a connection is lost says nothing of the server behind it.
-                            ExchangeError::Unreachable(_) => back_by = Instant::now() + SUSPENSE,
+                            ExchangeError::Unreachable(_) => back_by = Instant::now() + RETURN,
                             _ => weighed.failed(&member, breaker::Outcome::Failed),
                         }
                         turned_away = Some(Lost::Refused(refuse::ticket_lost(&error, &snapshot)));
@@ -290,9 +313,13 @@ impl Held {
         Self { member, ticket, health, since: Instant::now(), expected }
     }
 
-    /// Whether its server answers: else somebody else may be better.
-    fn is_well(&self) -> bool {
-        *self.health.borrow() == Health::Healthy
+    fn is_gone(&self) -> bool {
+        *self.health.borrow() == Health::Gone
+    }
+
+    /// Whether it may stay though its server cannot be chosen now.
+    fn may_stay(&self) -> bool {
+        matches!(self.member.obstacle(), None | Some(Obstacle::Suspect))
     }
 
     /// Where it stands, as the gate says; and as time says: a gate that always has a slot in a moment would else be waited at

@@ -42,9 +42,12 @@ impl Walk {
     /// Whether somebody else could be tried: its body is still whole, and someone is left. Each is tried once, so that
     /// comes to an end.
     pub(super) fn may_move(&self, members: &Members, node: &RouterSettings) -> bool {
-        self.errand.aim.may_move()
-            && self.replay.is_possible()
-            && self.errand.candidates(members, node).is_ok_and(|candidates| !candidates.is_empty())
+        self.can_be_sent_again() && self.errand.candidates(members, node).is_ok_and(|candidates| !candidates.is_empty())
+    }
+
+    /// Whether it may be sent once more: its body is still whole, and it is not for one node.
+    pub(super) fn can_be_sent_again(&self) -> bool {
+        self.errand.aim.may_move() && self.replay.is_possible()
     }
 
     /// Somebody else is tried, though this came of it: an Ollama's answer is better than nothing if nobody does better.

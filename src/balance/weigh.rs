@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Known;
 use super::breaker::{Outcome, slow_start};
 use super::demand::Sight;
 use super::errand::Errand;
@@ -15,6 +14,7 @@ use super::priors::Usual;
 use super::refuse;
 use super::score::{Score, Server, score};
 use super::seek::Found;
+use super::{Known, MOST_LATE, MOST_LATE_AT_ONE};
 use crate::exchange::{Decision, Load, Look, ModelInfo, ModelLoad, Refusal, Residence, Weighed};
 use crate::id::Id;
 use crate::route::ModelName;
@@ -48,6 +48,8 @@ pub(super) struct Queues {
 pub(super) struct Weighing<'a> {
     scales: &'a Scales<'a>,
     candidates: Vec<Weight>,
+    /// Whether any of them lists the model.
+    listed: bool,
     plan: Plan,
     /// How long it would have to wait for a slot if that is too long.
     too_long: Option<Duration>,
@@ -99,7 +101,11 @@ impl<'a> Scales<'a> {
         if weights.iter().all(|weight| !weight.candidate.eligible) {
             weights.iter_mut().for_each(|weight| weight.candidate.eligible = true);
         }
-        self.note(&mut weights);
+        // Of a model that nobody lists nothing is remembered: it would push out one that is used.
+        let listed = !infos.is_empty();
+        if listed {
+            self.note(&mut weights);
+        }
         let all: Vec<Candidate> = weights.iter().map(|weight| weight.candidate).collect();
         let plan = plan::plan(&all, rand::random_range(0..=usize::MAX >> 1))?;
         let too_long = self.too_long(&all, plan);
@@ -108,7 +114,7 @@ impl<'a> Scales<'a> {
         {
             self.known.demand().spend(self.model);
         }
-        Some(Weighing { scales: self, candidates: weights, plan, too_long })
+        Some(Weighing { scales: self, candidates: weights, listed, plan, too_long })
     }
 
     fn weight(
@@ -217,11 +223,11 @@ impl Weighing<'_> {
     }
 
     /// How long it should take there once it has a slot; nothing where the model has to be loaded first, which takes as long
-    /// as it takes.
+    /// as it takes, or may not be there at all.
     pub(super) fn promised(&self, id: Id) -> Option<Duration> {
         let Score { promised, warm, .. } =
             self.candidates.iter().find(|weight| weight.member.id() == id)?.candidate.score;
-        Duration::try_from_secs_f64(promised).ok().filter(|_| warm)
+        Duration::try_from_secs_f64(promised).ok().filter(|_| warm && self.listed)
     }
 
     /// How long it should wait there for a slot, in seconds.
@@ -236,6 +242,11 @@ impl Weighing<'_> {
         let lets = |member: &Member| member.dealings.standing(self.scales.model).keeps_places;
         let mut others = self.candidates.iter().map(|weight| &weight.member).filter(|other| other.id() != member.id());
         member.is_used() && (lets(member) || !others.any(|other| lets(other)))
+    }
+
+    /// How often its turn may be over before it was heard of.
+    pub(super) fn most_late(&self) -> usize {
+        if self.candidates.len() > 1 { MOST_LATE } else { MOST_LATE_AT_ONE }
     }
 
     /// A gate would not queue it, or cannot.

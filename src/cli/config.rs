@@ -1,6 +1,5 @@
 //! `ollana config`.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -57,20 +56,14 @@ enum Action {
 /// Shows or changes the configuration.
 pub(super) fn run(args: Args, place: &Place) -> Result<(), Failure> {
     let writes = matches!(args.action, Action::Set { .. } | Action::Unset { .. });
-    let path = target(place, writes)?;
+    let (path, named_by) = target(place, writes)?;
     match args.action {
-        Action::Show => show(&reading(place, path)),
-        Action::Get { key } => get(&key, &reading(place, path)),
+        Action::Show => show(&place.reading(path, named_by)),
+        Action::Get { key } => get(&key, &place.reading(path, named_by)),
         Action::Set { key, values } => set(&key, &values, &file(&path)?, place),
         Action::Unset { key } => unset(&key, &file(&path)?),
         Action::Path => print(&format!("{}\n", path.display())),
     }
-}
-
-/// The same place with this file, if it is there.
-fn reading(place: &Place, path: PathBuf) -> Place {
-    let config = if path.exists() { Some(path) } else { place.config.clone() };
-    Place { flag: place.flag.clone(), config, environment: place.environment.clone() }
 }
 
 fn show(place: &Place) -> Result<(), Failure> {
@@ -109,18 +102,19 @@ fn value_text(key: Key, settings: &Settings, config: &Config) -> String {
 }
 
 /// The file to show or change, which need not be there yet: the one that the running node reads, if one runs, since a
-/// service reads another than the user who types this, with `sudo` or without.
-fn target(place: &Place, writes: bool) -> Result<PathBuf, Failure> {
+/// service reads another than the user who types this, with `sudo` or without. And the user whose node names it, if that
+/// is another's.
+fn target(place: &Place, writes: bool) -> Result<(PathBuf, Option<u32>), Failure> {
     let (own, named) = place.config_path()?;
     match running(place)? {
         // By this user's name for it: a link of another user's may lead elsewhere by the time that the file is written.
-        Running::Reads { file, .. } if same(&file, &own) => Ok(own),
+        Running::Reads { file, .. } if same(&file, &own) => Ok((own, None)),
         Running::Reads { file, .. } if named => {
             note(&format!("the running node reads {}, not {}", file.display(), own.display()));
-            Ok(own)
+            Ok((own, None))
         }
         // Another user's node must not choose the file that root writes, except the one that is meant for it.
-        Running::Reads { file, foreign: true } if writes && file != Path::new(ETC_CONFIG) => {
+        Running::Reads { file, user: Some(_) } if writes && file != Path::new(ETC_CONFIG) => {
             Err(Failure::new(format!(
                 "the running node reads {}, not {}; name the file to change: --config {}",
                 file.display(),
@@ -128,17 +122,17 @@ fn target(place: &Place, writes: bool) -> Result<PathBuf, Failure> {
                 quoted(&file)
             )))
         }
-        Running::Reads { file, .. } => Ok(file),
+        Running::Reads { file, user } => Ok((file, user)),
         Running::Denied(socket) if writes => {
             let dir = socket.parent().unwrap_or(&socket).display();
             note(&format!("the node of another user, in {dir}, may read another file; `sudo` changes that one"));
-            Ok(own)
+            Ok((own, None))
         }
         Running::Other(dir) if writes => {
             note(&format!("a node of another user runs in {} and does not read this file", dir.display()));
-            Ok(own)
+            Ok((own, None))
         }
-        Running::Denied(_) | Running::Other(_) | Running::None => Ok(own),
+        Running::Denied(_) | Running::Other(_) | Running::None => Ok((own, None)),
     }
 }
 
@@ -149,10 +143,10 @@ fn file(path: &Path) -> Result<File, Failure> {
 /// The node whose configuration a person probably means.
 enum Running {
     None,
-    /// It says which file it reads; `foreign` if it runs as another user.
+    /// It says which file it reads; `user` is whom it runs as, if that is another.
     Reads {
         file: PathBuf,
-        foreign: bool,
+        user: Option<u32>,
     },
     /// It belongs to another user.
     Denied(PathBuf),
@@ -171,12 +165,10 @@ fn running(place: &Place) -> Result<Running, Failure> {
             }
             Err(_) => return Ok(Running::None),
         };
-        let own = rustix::process::geteuid().as_raw();
-        let foreign = std::fs::metadata(client.state_dir()).map_or(true, |found| found.uid() != own);
         // A node that is just stopping, or is of an older version, says nothing.
         let status = client.get::<StatusView>("/status").await.ok();
         Ok(match status.and_then(|status| status.info.config) {
-            Some(file) => Running::Reads { file, foreign },
+            Some(file) => Running::Reads { file, user: client.other_user() },
             None => Running::None,
         })
     })

@@ -109,20 +109,22 @@ async fn look(place: &Place) -> Result<Vec<Finding>, Failure> {
     let node = node::look(place, &mut findings).await?;
     let config = config(place, &node, &mut findings)?;
     let config = match &node {
-        Node::Runs(status) => Config { state_dir: status.info.state_dir.clone(), ..config },
+        Node::Runs(_, client) => Config { state_dir: client.state_dir().to_owned(), ..config },
         _ => config,
     };
     if let (Node::None, Some(held)) = (&node, StateDir::holder(&config.state_dir)) {
         findings.push(Finding::fatal("node", held.to_string()));
     }
     findings.extend(checks::files(&config).into_iter().map(Finding::from));
-    findings.extend(checks::invitation_file(&config).map(Finding::from));
+    if !matches!(&node, Node::Runs(_, client) if client.other_user().is_some()) {
+        findings.extend(checks::invitation_file(&config).map(Finding::from));
+    }
     if matches!(node, Node::None) {
         findings.extend(checks::free_ports(&config).await.into_iter().map(Finding::from));
         node::ollama(&config, &mut findings).await;
     }
     let info = match &node {
-        Node::Runs(status) => Some(&status.info),
+        Node::Runs(status, _) => Some(&status.info),
         Node::Foreign | Node::None => None,
     };
     machine::files(info, &mut findings);
@@ -134,13 +136,15 @@ async fn look(place: &Place) -> Result<Vec<Finding>, Failure> {
 /// Parses the configuration that a node starts with: the file that the running node reads, if one runs, else this user's.
 fn config(place: &Place, node: &Node, findings: &mut Vec<Finding>) -> Result<Config, Failure> {
     let (own, named) = place.config_path()?;
-    let path = match node {
-        Node::Runs(status) if !named => status.info.config.clone().unwrap_or(own),
-        _ => own,
+    let (path, named_by) = match node {
+        Node::Runs(status, client) if !named => match status.info.config.clone() {
+            Some(path) => (path, client.other_user()),
+            None => (own, None),
+        },
+        _ => (own, None),
     };
     let there = path.exists();
-    let file = if there { Some(path.clone()) } else { place.config.clone() };
-    let place = Place { flag: place.flag.clone(), config: file, environment: place.environment.clone() };
+    let place = place.reading(path.clone(), named_by);
     match place.load(Layer::default()) {
         Ok(config) => {
             let found = match there {
@@ -151,7 +155,10 @@ fn config(place: &Place, node: &Node, findings: &mut Vec<Finding>) -> Result<Con
             Ok(config)
         }
         Err(failure) => {
-            findings.push(Finding::problem("config", failure.line, "correct it; no node starts with it"));
+            findings.push(match named_by {
+                Some(_) => Finding::hint("config", failure.line, "the settings of that node were not looked at"),
+                None => Finding::problem("config", failure.line, "correct it; no node starts with it"),
+            });
             // The settings in the file are lost, not the rest of the examination.
             Ok(Config::load(&Layer::default(), &place.environment.only_paths(), None)?)
         }

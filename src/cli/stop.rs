@@ -17,12 +17,13 @@ pub(super) fn run(place: &Place) -> Result<(), Failure> {
     let (stopping, state_dir) = block_on(async {
         let client = place.client().await?;
         let stopping: Stopping = client.post("/stop", &()).await?;
-        Ok((stopping, client.state_dir().to_owned()))
+        let pid = client.pid().unwrap_or(stopping.pid);
+        Ok((Stopping { pid, ..stopping }, client.state_dir().to_owned()))
     })?;
     let ended = wait(state_dir);
     if let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(PATIENCE) {
         eprintln_quietly(&format!("waiting for running answers, {} s at most …", stopping.drain_s));
-        if ended.recv_timeout(Duration::from_secs(stopping.drain_s) + GRACE).is_err() {
+        if ended.recv_timeout(Duration::from_secs(stopping.drain_s).saturating_add(GRACE)).is_err() {
             return Err(Failure::new(format!(
                 "the node (process {0}) does not stop; `kill -9 {0}` stops it at once",
                 stopping.pid

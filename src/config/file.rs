@@ -2,14 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, TableLike, Value, value};
 
 use super::key::Shape;
 use super::layers::split;
-use super::{Key, Raw, Source};
+use super::{ETC_CONFIG, Key, Raw, Source};
+
+/// Most bytes of a configuration file: a page of settings and what a person writes about them.
+const MAX_FILE: u64 = 1024 * 1024;
+/// Permission of everybody to read.
+const OTHERS_READ: u32 = 0o004;
 
 /// The settings of one file.
 #[derive(Debug, Clone)]
@@ -27,7 +34,52 @@ impl File {
     /// # Errors
     /// If it cannot be read, is not TOML, or has a key or a kind of value that does not belong there.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        let text = fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })?;
+        Self::read_open(path, fs::File::open(path))
+    }
+
+    /// Reads a file that a process of another user names, as root does where that user's node runs: nothing that blocks
+    /// or is no file, and only what is that user's own or what everybody may read.
+    ///
+    /// # Errors
+    /// As [`File::read`], and for every other file.
+    pub fn read_of(path: &Path, user: u32) -> Result<Self, FileError> {
+        // Root made it what it is.
+        if path == Path::new(ETC_CONFIG) {
+            return Self::read(path);
+        }
+        let open = || -> io::Result<fs::File> {
+            let refused = |why| Err(io::Error::other(why));
+            // To open a device may do something already.
+            if !fs::symlink_metadata(path)?.is_file() {
+                return refused(
+                    "another user's node names it, and it is a link or no regular file; to read it, name it: --config",
+                );
+            }
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+            // Of the open file: the name may lead to another by now.
+            let found = file.metadata()?;
+            let is_public = found.uid() == 0 && found.mode() & OTHERS_READ != 0;
+            match found.is_file() && (found.uid() == user || is_public) {
+                true => Ok(file),
+                false => refused(
+                    "another user's node names it, and it does not belong to that user; to read it, name it: --config",
+                ),
+            }
+        };
+        Self::read_open(path, open())
+    }
+
+    fn read_open(path: &Path, opened: io::Result<fs::File>) -> Result<Self, FileError> {
+        let read = || -> io::Result<String> {
+            let mut text = String::new();
+            opened?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+            match text.len() as u64 > MAX_FILE {
+                true => Err(io::Error::other("it has more than 1 MiB and so is no configuration")),
+                false => Ok(text),
+            }
+        };
+        let text = read().map_err(|source| FileError::Read { path: path.to_owned(), source })?;
         Self::parse(path, text)
     }
 

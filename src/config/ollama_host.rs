@@ -4,10 +4,7 @@
 //! `http`, a missing port 11434, or with a scheme written out that scheme's own; a port out of range is the default; and
 //! an address to listen at on all interfaces is, for a client, the loopback of its family.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::Uri;
 
@@ -37,9 +34,6 @@ pub(super) fn strict(text: &str) -> Result<Uri, String> {
     }
 }
 
-/// How long the name of a machine may take to be resolved. A node does not start before it knows.
-const RESOLVES: Duration = Duration::from_secs(2);
-
 /// Paths that clients of either API put behind the address of a server, and that Ollana adds by itself.
 const API_PATHS: [&str; 4] = ["/v1/chat/completions", "/v1/models", "/v1", "/api"];
 
@@ -53,45 +47,6 @@ pub(super) fn without_api(url: Uri) -> (Uri, Option<&'static str>) {
     match format!("{scheme}://{authority}{rest}/").trim_end_matches('/').parse() {
         Ok(base) => (base, Some(api)),
         Err(_) => (url, None),
-    }
-}
-
-/// Whether a host is this machine: an address of any of its interfaces, or a name that stands for nothing else.
-pub(super) fn is_this_machine(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.eq_ignore_ascii_case("localhost") {
-        return true;
-    }
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return is_own(ip, &interfaces());
-    }
-    let own = interfaces();
-    let found = resolve(host);
-    !found.is_empty() && found.iter().all(|addr| is_own(addr.ip(), &own))
-}
-
-fn is_own(ip: IpAddr, own: &[IpAddr]) -> bool {
-    let ip = ip.to_canonical();
-    ip.is_loopback() || own.contains(&ip)
-}
-
-fn interfaces() -> Vec<IpAddr> {
-    if_addrs::get_if_addrs().unwrap_or_default().into_iter().map(|interface| interface.ip()).collect()
-}
-
-/// The addresses of a name; none if they are not known in time. The system's resolver cannot be stopped, so it has a
-/// thread of its own.
-fn resolve(host: &str) -> Vec<SocketAddr> {
-    let (found, answer) = mpsc::channel();
-    let host = host.to_owned();
-    let asked = thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-        let addresses = (host, 0).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        // The receiver may be gone by now.
-        let _ = found.send(addresses.unwrap_or_default());
-    });
-    match asked {
-        Ok(_) => answer.recv_timeout(RESOLVES).unwrap_or_default(),
-        Err(_) => Vec::new(),
     }
 }
 
@@ -216,19 +171,6 @@ mod tests {
         ] {
             let (found, cut) = without_api(url.parse().unwrap());
             assert_eq!((found.to_string().as_str(), cut), (base, api), "{url}");
-        }
-    }
-
-    #[test]
-    fn an_address_of_any_interface_is_this_machine() {
-        for own in ["127.0.0.1", "127.0.0.9", "[::1]", "::ffff:127.0.0.1", "localhost", "LOCALHOST"] {
-            assert!(is_this_machine(own), "{own}");
-        }
-        for ip in interfaces() {
-            assert!(is_this_machine(&ip.to_string()), "{ip}");
-        }
-        for other in ["192.0.2.1", "[2001:db8::1]", "no-such-name.invalid"] {
-            assert!(!is_this_machine(other), "{other}");
         }
     }
 

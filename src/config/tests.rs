@@ -129,17 +129,15 @@ fn a_listener_beyond_loopback_has_to_be_confirmed() {
 }
 
 #[test]
-fn an_ollama_elsewhere_is_lent_only_if_ollana_is_told_so() {
+fn an_ollama_that_ollama_host_names_is_not_named_to_ollana() {
     let from_host = load(&[], &[("OLLAMA_HOST", "192.168.1.9")], "").unwrap().ollama;
     assert_eq!(from_host.url, "http://192.168.1.9:11434/");
-    assert!(!from_host.may_be_lent());
+    assert!(!from_host.explicit);
     let named = load(&[(Key::Ollama, "192.168.1.9")], &[("OLLAMA_HOST", "x")], "").unwrap().ollama;
     assert_eq!(named.url, "http://192.168.1.9:11434/");
-    assert!(named.may_be_lent());
-    assert!(load(&[], &[("OLLAMA_HOST", "0.0.0.0:5")], "").unwrap().ollama.may_be_lent());
-    assert!(load(&[], &[("OLLAMA_HOST", "localhost")], "").unwrap().ollama.may_be_lent());
+    assert!(named.explicit);
     // Ollama's own client may be set to a server behind https; that is no reason not to start.
-    assert!(!load(&[], &[("OLLAMA_HOST", "ollama.com")], "").unwrap().ollama.may_be_lent());
+    assert_eq!(load(&[], &[("OLLAMA_HOST", "ollama.com")], "").unwrap().ollama.url, "https://ollama.com:443/");
 }
 
 #[test]

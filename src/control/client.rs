@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -19,6 +19,11 @@ use super::{ErrorView, SOCKET, StateDir};
 
 /// How long a node may take to say how things are. It has the answer in memory.
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(15);
+/// Most bytes of an answer: some hundred nodes with some hundred models each are a few MB. Root may be talking to the node of a
+/// user who means no good.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// Most bytes of a line of an answer that goes on.
+const MAX_LINE: usize = 1024 * 1024;
 /// How long it may take to do something: it waits for a disk, or for whoever else edits its files.
 const DONE_WITHIN: Duration = Duration::from_secs(120);
 
@@ -26,6 +31,8 @@ const DONE_WITHIN: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone)]
 pub struct Client {
     state_dir: PathBuf,
+    user: u32,
+    pid: Option<u32>,
 }
 
 impl Client {
@@ -38,7 +45,13 @@ impl Client {
         for dir in state_dirs {
             let socket = dir.join(SOCKET);
             match UnixStream::connect(&socket).await {
-                Ok(_) => return Ok(Self { state_dir: dir.clone() }),
+                Ok(stream) => {
+                    let peer = stream.peer_cred().ok();
+                    let pid =
+                        peer.and_then(|peer| peer.pid()).and_then(|pid| pid.try_into().ok()).filter(|pid| *pid != 0);
+                    let user = peer.map_or(u32::MAX, |peer| peer.uid());
+                    return Ok(Self { state_dir: dir.clone(), user, pid });
+                }
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => denied = denied.or(Some(socket)),
                 // Not there, a dead node's, or a path that no socket can have: nobody serves here.
                 Err(_) => {}
@@ -53,6 +66,18 @@ impl Client {
     /// The state directory of the node.
     pub fn state_dir(&self) -> &Path {
         &self.state_dir
+    }
+
+    /// The user whom the node runs as, if that is another than this process's: root may open everybody's socket. Where the
+    /// system does not say, it is another: `(uid_t) -1`, which nobody is.
+    pub fn other_user(&self) -> Option<u32> {
+        Some(self.user).filter(|user| *user != rustix::process::geteuid().as_raw())
+    }
+
+    /// The node's process, where the kernel says it. What a node says itself may be any number, and people type `kill` with
+    /// it.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
     }
 
     /// Asks for a snapshot.
@@ -86,7 +111,7 @@ impl Client {
         let patience = if method == Method::GET { SNAPSHOT_WITHIN } else { DONE_WITHIN };
         let answer = async {
             let (body, _driver) = self.open(method, path, body).await?;
-            Ok(body.collect().await.map_err(|error| ClientError::Broken(io::Error::other(error)))?.to_bytes())
+            collect(body).await
         };
         let bytes = match tokio::time::timeout(patience, answer).await {
             Ok(answered) => answered?,
@@ -96,8 +121,8 @@ impl Client {
     }
 
     fn silent(&self, waited: Duration) -> ClientError {
-        let noted = std::fs::read_to_string(StateDir::pid_file(&self.state_dir)).unwrap_or_default();
-        ClientError::Silent { waited, pid: noted.trim().parse().ok() }
+        let noted = || StateDir::noted_pid(&self.state_dir).filter(|_| self.other_user().is_none());
+        ClientError::Silent { waited, pid: self.pid.or_else(noted) }
     }
 
     /// The body of an answer that is none of an error, and what has to be kept while it is read.
@@ -120,7 +145,7 @@ impl Client {
             .map_err(|error| ClientError::Unclear(error.to_string()))?;
         let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
         if head.status != StatusCode::OK {
-            let bytes = body.collect().await.map_err(broken)?.to_bytes();
+            let bytes = collect(body).await?;
             return Err(ClientError::Refused {
                 status: head.status,
                 view: serde_json::from_slice(&bytes).unwrap_or_else(|_| ErrorView {
@@ -130,6 +155,13 @@ impl Client {
             });
         }
         Ok((body, driver))
+    }
+}
+
+async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
+    match Limited::new(body, MAX_ANSWER).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) => Err(ClientError::Broken(io::Error::other(error))),
     }
 }
 
@@ -153,6 +185,9 @@ impl Lines {
                 let line: Vec<u8> = self.read.drain(..=end).collect();
                 let value = serde_json::from_slice(&line).map_err(|error| ClientError::Unclear(error.to_string()))?;
                 return Ok(Some(value));
+            }
+            if self.read.len() > MAX_LINE {
+                return Err(ClientError::Unclear("a line of it has no end".to_owned()));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => self.read.extend_from_slice(&frame.into_data().unwrap_or_default()),

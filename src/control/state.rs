@@ -1,15 +1,17 @@
 //! The state directory: made if absent, held by one process at a time.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat};
 
 /// Held for as long as a node lives. A file of its own, since the pid file is removed at the end, and a lock on a file
 /// that somebody else has just removed and made anew protects nothing.
 const LOCK: &str = "ollana.lock";
+/// Bytes of a process number that are read, with its line end.
+const LONGEST_PID: u64 = 32;
 
 /// A state directory that this process, and no other, uses. Dropping it gives it free.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ impl StateDir {
         }
         // Files that another user has left there, root with `sudo` perhaps.
         for file in [path.join(LOCK), Self::pid_file(path)] {
-            match OpenOptions::new().write(true).open(file) {
+            match open(&file, OFlags::WRONLY) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(write_error(error)),
                 _ => {}
             }
@@ -60,7 +62,7 @@ impl StateDir {
 
     /// The error of [`StateDir::take`] if a process holds the directory at this moment.
     pub fn holder(path: &Path) -> Option<StateError> {
-        let mut lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK)).ok()?;
+        let mut lock = open(&path.join(LOCK), OFlags::RDWR).ok()?;
         // Free again at once: the file is closed.
         match lock.try_lock() {
             Err(TryLockError::WouldBlock) => Some(held(path, &mut lock)),
@@ -109,11 +111,6 @@ impl StateDir {
         &self.path
     }
 
-    /// Where the socket is.
-    pub fn socket(&self) -> PathBuf {
-        self.path.join(super::SOCKET)
-    }
-
     /// Where the trust book is.
     pub fn trust(&self) -> PathBuf {
         self.path.join(crate::trust::TRUST_FILE)
@@ -127,6 +124,11 @@ impl StateDir {
     /// Where the pid file of a directory is.
     pub fn pid_file(path: &Path) -> PathBuf {
         path.join("ollana.pid")
+    }
+
+    /// The process that the pid file of a directory names.
+    pub(super) fn noted_pid(path: &Path) -> Option<u32> {
+        read_pid(&mut open(&Self::pid_file(path), OFlags::RDONLY).ok()?)
     }
 
     /// Where the log file of a directory is, if the node writes one.
@@ -146,10 +148,8 @@ impl StateDir {
 impl Drop for StateDir {
     fn drop(&mut self) {
         // A pid file names a process that lives. That of another one is not ours to remove.
-        let ours = std::process::id().to_string();
-        let pid_file = Self::pid_file(&self.path);
-        if fs::read_to_string(&pid_file).is_ok_and(|pid| pid.trim() == ours) {
-            let _ = fs::remove_file(pid_file);
+        if Self::noted_pid(&self.path) == Some(std::process::id()) {
+            let _ = fs::remove_file(Self::pid_file(&self.path));
         }
     }
 }
@@ -170,14 +170,29 @@ fn sweep(path: &Path) {
 }
 
 fn held(path: &Path, lock: &mut File) -> StateError {
-    let mut pid = String::new();
     // Only for the message: a process that takes the lock at this moment has not written yet.
-    let _ = lock.read_to_string(&mut pid);
-    StateError::Held { path: path.to_owned(), pid: pid.trim().parse().ok() }
+    StateError::Held { path: path.to_owned(), pid: read_pid(lock) }
+}
+
+fn read_pid(file: &mut File) -> Option<u32> {
+    let mut pid = String::new();
+    file.take(LONGEST_PID).read_to_string(&mut pid).ok()?;
+    pid.trim().parse().ok()
 }
 
 fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path.join(LOCK))
+    open(&path.join(LOCK), OFlags::RDWR | OFlags::CREATE)
+}
+
+/// Opens a file of a state directory. Root looks into the directories of other users too (`sudo ollana doctor`), where a
+/// link could lead anywhere and a FIFO would hold the command for ever.
+fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("a file in it is not a regular file")),
+    }
 }
 
 /// Why a state directory cannot be used.

@@ -41,8 +41,6 @@ const ANSWER_MS: std::ops::RangeInclusive<u64> = 20..=120;
 /// asker who falls into a flood of forged queries, or among many newcomers, is served all the same.
 const ANSWER_BURST: u32 = 4;
 const ANSWER_RATE: f64 = 1.0;
-/// Bursts that others may ask for (see [`Machine::handle_ask`]): one in 5 s.
-const ASK_RATE: f64 = 0.2;
 /// First and longest wait after a datagram could not be sent. An IPv6 address is not to be used for the first one or
 /// two seconds of its life (duplicate address detection), so the first tries are close to each other. A try costs one
 /// system call, so the later ones need not be rare.
@@ -79,7 +77,6 @@ pub(super) struct Machine {
     me: Me,
     links: BTreeMap<Link, LinkState>,
     known: Known,
-    asks: Bucket,
     transmits: VecDeque<Transmit>,
     rng: StdRng,
     stopped: bool,
@@ -108,7 +105,6 @@ impl Machine {
             me,
             links: BTreeMap::new(),
             known: Known::new(),
-            asks: Bucket::new(1, ASK_RATE),
             transmits: VecDeque::new(),
             rng: StdRng::seed_from_u64(seed),
             stopped: false,
@@ -196,15 +192,6 @@ impl Machine {
     pub(super) fn handle_sent(&mut self, link: Link) {
         if let Some(state) = self.links.get_mut(&link) {
             state.failures = 0;
-        }
-    }
-
-    /// Somebody here wants to know who is there, now: asks on every link, at most once in 5 s.
-    pub(super) fn handle_ask(&mut self, now: Instant) {
-        if !self.stopped && self.asks.take(now) {
-            // A link that cannot send has a burst ahead anyhow.
-            self.links.values_mut().filter(|state| state.failures == 0).for_each(|state| state.start_burst(now));
-            self.handle_timeout(now);
         }
     }
 

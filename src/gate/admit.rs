@@ -1,27 +1,21 @@
 //! May this request go to the Ollama? The only place where a [`Permit`] is made.
 
-use std::time::Duration;
-
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH};
-use http::{Method, Request, Response, StatusCode, request};
+use http::{Method, Request, Response, request};
 use tokio::sync::oneshot;
 
 use super::inspect::{Ignored, Inspector, inspect};
-use super::queue::Why;
 use super::shares::{Crowded, Place};
 use super::{Caller, GateSettings};
-use crate::exchange::{Body, ExchangeError, Progress, Refusal, ServerKind};
+use crate::exchange::{Body, ExchangeError, Progress, Refusal, RefusalCode, ServerKind};
 use crate::id::Scope;
 use crate::ollama::Ollama;
 use crate::route::headers::HOP_HEADER;
 use crate::route::{
-    Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, crowded, is_compressed,
-    is_grpc, is_known, is_lent, is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model,
-    unauthorized, unloads, unpacked, unrouted,
+    Kind, ModelName, OwnerRoute, Peeked, Reader, Room, Route, UNPACKING, classify, cloud_off, is_compressed, is_grpc,
+    is_known, is_lent, is_order, is_push, is_unpacked, is_upload, peek, reads_json, render, runs_model, unauthorized,
+    unloads, unpacked, unrouted,
 };
-
-/// When another try is worth it after a refusal that passes by itself.
-pub(super) const SOON: Duration = Duration::from_secs(1);
 
 /// What is known when a request comes.
 pub(super) struct Admission<'a> {
@@ -175,7 +169,7 @@ impl Admission<'_> {
             parts.headers.remove(CONTENT_ENCODING);
             parts.headers.remove(CONTENT_LENGTH);
             let space = self.room().map(|room| room.take(UNPACKING)).transpose();
-            body = unpacked(body, space.map_err(|error| deny(&route, &error.refusal()))?.unwrap_or_default());
+            body = unpacked(body, space.map_err(|_| deny(&route, RefusalCode::NoRoom))?.unwrap_or_default());
         }
         let reader = match Reader::of(&parts) {
             None if parts.method == Method::GET || parts.method == Method::HEAD => Some(Reader::Json(Box::default())),
@@ -198,7 +192,7 @@ impl Admission<'_> {
             progress: parts.extensions.get::<Progress>().cloned().unwrap_or_default(),
         };
         if let Some(refusal) = inspector.objection() {
-            return Err(deny(&route, &refusal));
+            return Err(deny(&route, refusal));
         }
         let model = inspector.model().or_else(|| path_model(&route));
         let there = match &model {
@@ -215,45 +209,41 @@ impl Admission<'_> {
     /// What the head alone forbids.
     fn by_head(&self, parts: &request::Parts, route: &Route) -> Option<Denied> {
         if parts.headers.contains_key(HOP_HEADER) {
-            let message = "this request has been at an Ollana's gate already and would go round; \
-                           the address that node has for its Ollama (--ollama, OLLAMA_HOST) is a node's"
-                .to_owned();
-            return Some(deny(route, &refusal(StatusCode::LOOP_DETECTED, "loop", message)));
+            return Some(deny(route, RefusalCode::Loop));
         }
         if parts.method == Method::CONNECT {
-            let message = "there are no tunnels through a gate".to_owned();
-            return Some(deny(route, &refusal(StatusCode::METHOD_NOT_ALLOWED, "connect", message)));
+            return Some(deny(route, RefusalCode::Connect));
         }
         let scope = self.caller.scope()?;
         if let Some(why) = self.closed() {
-            return Some(deny(route, &why.refusal()));
+            return Some(deny(route, why));
         }
         if let Err(why) = self.place {
-            return Some(deny(route, &crowded(why)));
+            return Some(deny(route, Refusal::new(RefusalCode::Crowded, why.to_string())));
         }
         self.by_scope(parts, route, scope).or_else(|| self.by_server(parts, route))
     }
 
     /// Why nothing at all is lent now.
-    fn closed(&self) -> Option<Why> {
+    fn closed(&self) -> Option<RefusalCode> {
         if self.draining {
-            return Some(Why::Draining);
+            return Some(RefusalCode::Draining);
         }
-        (!self.lent).then_some(Why::NotLent)
+        (!self.lent).then_some(RefusalCode::NotLent)
     }
 
     /// Why there is no ticket for this caller, whatever the request will be.
     pub(super) fn ticket(&self) -> Option<Refusal> {
         self.caller.scope()?;
-        let closed = self.closed().or_else(|| (!self.ollama.state().borrow().healthy).then_some(Why::NoOllama));
-        closed.map(Why::refusal).or_else(|| self.stranger())
+        let closed = self.closed().or_else(|| (!self.ollama.state().borrow().healthy).then_some(RefusalCode::NoOllama));
+        closed.map(Refusal::from).or_else(|| self.stranger())
     }
 
     /// What a peer is told whose use of this server nobody has allowed.
     fn stranger(&self) -> Option<Refusal> {
         let Caller::Peer { name, scope: Scope::None, .. } = self.caller else { return None };
         let message = format!("this server's owner does not let {name} use it; they can with: ollana trust {name}");
-        Some(refusal(StatusCode::FORBIDDEN, "scope", message))
+        Some(Refusal::new(RefusalCode::Scope, message))
     }
 
     /// Whether this is in the table of routes, as it is spelled: of all else only the server knows what it does. A gRPC
@@ -267,7 +257,7 @@ impl Admission<'_> {
     fn by_server(&self, parts: &request::Parts, route: &Route) -> Option<Denied> {
         let state = self.ollama.state().borrow().clone();
         if !state.healthy {
-            return Some(deny(route, &Why::NoOllama.refusal()));
+            return Some(deny(route, RefusalCode::NoOllama));
         }
         if is_lent(state.kind, &parts.method, parts.uri.path()) {
             return None;
@@ -277,43 +267,28 @@ impl Admission<'_> {
             ServerKind::Grpc => "speaks gRPC: of it what is not below /api or /v1",
         };
         let message = format!("this server {speaks} is shared, which {} {} is not", parts.method, parts.uri.path());
-        Some(deny(route, &refusal(StatusCode::FORBIDDEN, "other-api", message)))
+        Some(deny(route, Refusal::new(RefusalCode::OtherApi, message)))
     }
 
     fn by_scope(&self, parts: &request::Parts, route: &Route, scope: Scope) -> Option<Denied> {
-        let forbidden = |code, message| Some(deny(route, &refusal(StatusCode::FORBIDDEN, code, message)));
         if let Some(refusal) = self.stranger() {
-            return Some(deny(route, &refusal));
+            return Some(deny(route, refusal));
         }
         match (route.needs(), &route.kind) {
             (_, Kind::Owner(OwnerRoute::Me)) => Some(Denied::Answer(Box::new(unauthorized()))),
             (_, Kind::Owner(OwnerRoute::Status)) => Some(Denied::Answer(Box::new(cloud_off()))),
-            (None, _) => forbidden(
-                "owner-only",
-                "this acts on the account of the server's owner and is only for that machine itself".to_owned(),
-            ),
+            (None, _) => Some(deny(route, RefusalCode::OwnerOnly)),
             (Some(needed), _) if scope < needed => {
                 let may = "may run this server's models but not change them";
-                forbidden("scope", self.caller.limits(may))
+                Some(deny(route, Refusal::new(RefusalCode::Scope, self.caller.limits(may))))
             }
-            _ if is_push(&parts.uri) && !self.settings.lend_push => forbidden(
-                "push",
-                "a push is signed with the key of the server's owner, who has to allow that on that machine beside \
-                 the scope, with: ollana config set lend.push true"
-                    .to_owned(),
-            ),
+            _ if is_push(&parts.uri) && !self.settings.lend_push => Some(deny(route, RefusalCode::Push)),
             _ if !self.is_known(parts) => {
                 tracing::debug!(method = %parts.method, "not in the table of routes, answered as Ollama would");
                 Some(Denied::Answer(Box::new(unrouted(&parts.method, &parts.uri))))
             }
             _ if is_upload(&parts.uri) || reads_json(&parts.method, &parts.uri) => None,
-            _ if is_compressed(&parts.headers) => {
-                let message =
-                    "a compressed body cannot be checked here by the server it goes to; send it uncompressed, \
-                               or ask that machine itself"
-                        .to_owned();
-                Some(deny(route, &refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unreadable", message)))
-            }
+            _ if is_compressed(&parts.headers) => Some(deny(route, RefusalCode::Compressed)),
             _ => None,
         }
     }
@@ -325,7 +300,7 @@ impl Admission<'_> {
 
     async fn peek(&self, reader: Reader, body: Body, route: &Route) -> Result<Peeked, Denied> {
         peek(reader, body, self.room()).await.map_err(|error| match error.into_refusal() {
-            Ok(refusal) => deny(route, &refusal),
+            Ok(refusal) => deny(route, refusal),
             Err(error) => Denied::Broken(error),
         })
     }
@@ -342,7 +317,7 @@ impl Admission<'_> {
             self.ollama.listing().await.map_err(|error| Denied::Broken(error.not_run()))?
         };
         match state.is_remote(model) {
-            true => Err(deny(route, &remote(model))),
+            true => Err(deny(route, remote(model))),
             false => Ok(state.kind != ServerKind::Ollama || state.has(model)),
         }
     }
@@ -351,11 +326,7 @@ impl Admission<'_> {
 /// What a peer is told that asks for a model which runs on the owner's account.
 pub(super) fn remote(model: &ModelName) -> Refusal {
     let message = format!("model '{model}' runs in the cloud on the account of the server's owner; that is not shared");
-    refusal(StatusCode::FORBIDDEN, "cloud", message)
-}
-
-pub(super) fn refusal(status: StatusCode, code: &'static str, message: String) -> Refusal {
-    Refusal { status, code, message, retry_after: None }
+    Refusal::new(RefusalCode::Cloud, message)
 }
 
 fn path_model(route: &Route) -> Option<ModelName> {
@@ -365,7 +336,8 @@ fn path_model(route: &Route) -> Option<ModelName> {
     }
 }
 
-fn deny(route: &Route, refusal: &Refusal) -> Denied {
-    tracing::debug!(status = %refusal.status, code = refusal.code, "refused at the gate");
-    Denied::Answer(Box::new(render(route.api, refusal)))
+fn deny(route: &Route, refusal: impl Into<Refusal>) -> Denied {
+    let refusal = refusal.into();
+    tracing::debug!(status = %refusal.code.status(), code = refusal.code.to_wire(), "refused at the gate");
+    Denied::Answer(Box::new(render(route.api, &refusal)))
 }

@@ -9,18 +9,15 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::admit::{Granted, Permit, Work, refusal};
+use super::admit::{Granted, Permit, Work};
 use super::holders::Holder;
 use super::seats::{Running, Seat};
-use crate::exchange::{Body, ExchangeError, Refusal, full};
+use crate::exchange::{Body, ExchangeError, Refusal, RefusalCode, full};
 use crate::ollama::{self, Changing, Ollama, State};
 use crate::route::{Kind, ModelName, render};
 
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
 const MAX_LISTING: usize = 32 * 1024 * 1024;
-
-/// What is said to whose question does not come.
-const STALLED: &str = "others wait for this model, and the rest of this request did not come: send it again";
 
 /// Takes an admitted request to the Ollama, counts it and keeps its seat until its answer's last byte.
 pub(super) async fn forward(
@@ -47,7 +44,7 @@ pub(super) async fn forward(
     let request = request.map(|body| holder.question(body));
     let sent = tokio::select! {
         sent = send(request, objection, ollama) => sent?,
-        () = holder.is_over() => Err(refusal(StatusCode::REQUEST_TIMEOUT, "stalled", STALLED.to_owned())),
+        () = holder.is_over() => Err(RefusalCode::Stalled.into()),
     };
     let answer = match sent {
         Ok(answer) => match run {

@@ -26,14 +26,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{StatusCode, Uri};
+use http::Uri;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
 
 use super::Caller;
-use super::admit::{refusal, remote};
-use crate::exchange::{self, Body, ExchangeError, Refusal, ServerKind};
+use super::admit::remote;
+use crate::exchange::{self, Body, ExchangeError, Refusal, RefusalCode, ServerKind};
 use crate::ollama::State;
 use crate::route::{
     Form, FormProgress, Hidden, Look, ModelName, Progress, Reader, ZstdError, runs_web_search, unloads,
@@ -115,25 +115,20 @@ impl Inspector {
         if let Some(key) = look.doubled() {
             // Two of them, and two readers may each take another: the check and the run.
             let message = format!("\"{}\" comes twice in the body", key.as_str());
-            return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
+            return Some(Refusal::new(RefusalCode::DoubledKey, message));
         }
         if look.overlong() {
-            return Some(refusal(StatusCode::BAD_REQUEST, "model-name", "invalid model name".to_owned()));
+            return Some(RefusalCode::ModelName.into());
         }
         if look.web_search() && runs_web_search(&self.uri, &self.state.version) {
-            let message = "web search is run by the server on its owner's account; that is not shared".to_owned();
-            return Some(refusal(StatusCode::FORBIDDEN, "web-search", message));
+            return Some(RefusalCode::WebSearch.into());
         }
         if look.remote_host() {
-            let message = "a model that runs elsewhere would run on the account of the server's owner; \
-                           that is not shared"
-                .to_owned();
-            return Some(refusal(StatusCode::FORBIDDEN, "cloud", message));
+            return Some(RefusalCode::Cloud.into());
         }
         if let Some(lodger) = self.lodger.as_ref().filter(|_| unloads(&self.uri, look)) {
             let may = "may run this server's models but not unload them, others may be using them";
-            let message = lodger.limits(may);
-            return Some(refusal(StatusCode::FORBIDDEN, "unload", message));
+            return Some(Refusal::new(RefusalCode::Unload, lodger.limits(may)));
         }
         if let Some(refusal) = self.lodger.as_ref().and_then(|lodger| self.to_options(look, lodger)) {
             return Some(refusal);
@@ -147,18 +142,17 @@ impl Inspector {
         }
         if let Some(option) = look.doubled_option() {
             let message = format!("\"{option}\" comes twice in the options");
-            return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
+            return Some(Refusal::new(RefusalCode::DoubledKey, message));
         }
         if look.hides_too_much() {
-            let message = "there are too many options in it that no Ollama knows".to_owned();
-            return Some(refusal(StatusCode::BAD_REQUEST, "options", message));
+            return Some(RefusalCode::Options.into());
         }
         let most = self.max_context.filter(|most| *most > 0)?;
         // Beyond 2^53 the two are not compared exactly, which is no context that anything has.
         #[expect(clippy::cast_precision_loss, reason = "see above")]
         look.context().filter(|context| *context > most as f64)?;
         let may = format!("may ask for a context (num_ctx) of at most {most} tokens here (lend.max_context)");
-        Some(refusal(StatusCode::FORBIDDEN, "context", lodger.limits(&may)))
+        Some(Refusal::new(RefusalCode::Context, lodger.limits(&may)))
     }
 
     fn to_form(&self, form: &Form) -> Option<Refusal> {
@@ -167,7 +161,7 @@ impl Inspector {
         }
         if form.is_doubled() {
             let message = "\"model\" comes twice, in the form or in the query".to_owned();
-            return Some(refusal(StatusCode::BAD_REQUEST, "doubled-key", message));
+            return Some(Refusal::new(RefusalCode::DoubledKey, message));
         }
         form.model().filter(|name| self.state.is_remote(name)).map(|name| remote(&name))
     }
@@ -346,7 +340,7 @@ fn one(byte: u8) -> Frame<Bytes> {
 
 fn unreadable(why: &str) -> Refusal {
     let message = format!("the server that this goes to cannot check the body as it must: {why}");
-    refusal(StatusCode::BAD_REQUEST, "unreadable", message)
+    Refusal::new(RefusalCode::Unreadable, message)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! When the owner's own applications used the server by this gate: it may be lent only while its owner does not need it.
+//! When the owner's own applications used the server by this gate: it may be shared only while its owner does not need it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-/// While a request runs its owner is said to use the server so often: well below the shortest time that lending may wait
+/// While a request runs its owner is said to use the server so often: well below the shortest time that sharing may wait
 /// for (30 s).
 const WHILE_IT_RUNS: Duration = Duration::from_secs(10);
 

@@ -14,12 +14,12 @@ mod turns;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::exchange::{ModelLoad, Place};
+use crate::exchange::{ModelLoad, Place, Refusal, RefusalCode};
 use crate::ollama::Slots;
 use line::Line;
-pub(super) use words::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Why};
+pub(super) use words::{Arrival, EntryId, Event, Flow, Found, Limits, Model};
 
 /// What one whole request counts, in which fractions of one can be added up and taken away again without a rest.
 const WHOLE: u32 = 1_000_000;
@@ -87,11 +87,12 @@ impl Queue {
     /// One more wants to run. If a slot is free it has it at once: an [`Event`] says so.
     ///
     /// Where all places are taken, whoever has the most of them loses its last one to who has fewer: a peer cannot keep
-    /// others out by waiting in great numbers. Nor can strangers by being many: whom a person trusts takes a place of theirs.
-    pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) -> Result<EntryId, Why> {
+    /// others out by waiting in great numbers. Nor can strangers by being many: a trusted peer takes a place of theirs, and
+    /// they never take one of a trusted peer's.
+    pub(super) fn handle_arrival(&mut self, now: Instant, arrival: Arrival) -> Result<EntryId, Refusal> {
         let Arrival { flow, weight, model, slots, copies } = arrival;
         if self.draining && flow != Flow::Owner {
-            return Err(Why::Draining);
+            return Err(RefusalCode::Draining.into());
         }
         let id = self.enter(now, flow, &model, Stage::Waiting, false);
         let line = self.lines.entry(model.clone()).or_default();
@@ -217,21 +218,21 @@ impl Queue {
     }
 
     /// Nobody but the owner waits any longer. Who comes later is not this one's business.
-    pub(super) fn handle_closed(&mut self, now: Instant, why: Why) {
+    pub(super) fn handle_closed(&mut self, now: Instant, why: RefusalCode) {
         let others = |(id, entry): (&EntryId, &Entry)| {
             (entry.stage == Stage::Waiting && entry.flow != Flow::Owner).then_some(*id)
         };
         let mut waiting: Vec<EntryId> = self.entries.iter().filter_map(others).collect();
         waiting.sort_unstable();
         for id in waiting {
-            self.refuse(now, id, why);
+            self.refuse(now, id, why.into());
         }
     }
 
     /// The same for good: the owner's own requests are all that is taken from now on.
     pub(super) fn handle_drain(&mut self, now: Instant) {
         self.draining = true;
-        self.handle_closed(now, Why::Draining);
+        self.handle_closed(now, RefusalCode::Draining);
     }
 
     /// Time has passed.
@@ -311,7 +312,7 @@ impl Queue {
     }
 
     /// Holds those who wait to their number, now that this one is among them.
-    fn make_room(&mut self, now: Instant, id: EntryId, flow: Flow, model: &Model) -> Result<(), Why> {
+    fn make_room(&mut self, now: Instant, id: EntryId, flow: Flow, model: &Model) -> Result<(), Refusal> {
         let Limits { waiting, waiting_each, waiting_strangers, .. } = self.limits;
         let own = self.waiting.get(&flow).copied().unwrap_or_default();
         let others = || self.waiting.iter().filter(|(flow, _)| **flow != Flow::Owner).map(|(flow, n)| (*n, *flow));
@@ -328,16 +329,15 @@ impl Queue {
             _ if all <= waiting && (!is_stranger || of_strangers <= waiting_strangers) => return Ok(()),
             _ => {
                 let most = match is_stranger {
-                    // Strangers beyond their bound make room among themselves.
-                    true if of_strangers > waiting_strangers => strangers().max().filter(|(n, _)| *n > own),
-                    true => others().max().filter(|(n, _)| *n > own),
+                    // Strangers make room among themselves alone: a key costs nothing.
+                    true => strangers().max().filter(|(n, _)| *n > own),
                     false => strangers().max().or_else(|| others().max().filter(|(n, _)| *n > own)),
                 };
                 most.and_then(|(_, most)| self.last_of(most)).unwrap_or(id)
             }
         };
         let of = if loser == id { Some(model.clone()) } else { self.entries.get(&loser).map(|e| e.model.clone()) };
-        let why = of.and_then(|of| self.lines.get(&of)).map_or(Why::Busy(0, Duration::ZERO), Line::busy);
+        let why = of.and_then(|of| self.lines.get(&of)).map_or_else(|| RefusalCode::Busy.into(), Line::busy);
         if loser == id {
             self.forget(id, now);
             return Err(why);
@@ -361,7 +361,7 @@ impl Queue {
         self.waits_no_more(flow);
     }
 
-    fn refuse(&mut self, now: Instant, id: EntryId, why: Why) {
+    fn refuse(&mut self, now: Instant, id: EntryId, why: Refusal) {
         let Some(model) = self.entries.get(&id).map(|entry| entry.model.clone()) else { return };
         self.forget(id, now);
         self.events.push_back(Event::Refused(id, why));

@@ -6,17 +6,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use super::admit::{SOON, refusal};
 use super::own::Using;
-use super::queue::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Queue, Why};
+use super::queue::{Arrival, EntryId, Event, Flow, Found, Limits, Model, Queue};
 use super::shares::Place as Share;
-use crate::exchange::{Load, Place, Refusal};
+use crate::exchange::{Load, Place, Refusal, RefusalCode};
 use crate::ollama::Slots;
 
 /// All that is at the gate.
@@ -41,7 +38,7 @@ struct Inner {
 /// Whoever is told what becomes of an entry that waits.
 #[derive(Debug)]
 struct Waiter {
-    turn: oneshot::Sender<Result<(), Why>>,
+    turn: oneshot::Sender<Result<(), Refusal>>,
     place: watch::Sender<Place>,
 }
 
@@ -60,7 +57,7 @@ pub(super) struct Seat {
     id: EntryId,
     model: Model,
     /// Taken once it has come.
-    turn: Option<oneshot::Receiver<Result<(), Why>>>,
+    turn: Option<oneshot::Receiver<Result<(), Refusal>>>,
 }
 
 // === impl Seats ===
@@ -92,7 +89,7 @@ impl Seats {
         model: &str,
         slots: Slots,
         copies: Option<u8>,
-    ) -> Result<(Seat, watch::Receiver<Place>), Why> {
+    ) -> Result<(Seat, watch::Receiver<Place>), Refusal> {
         let (turn, resolves) = oneshot::channel();
         self.change(|inner, now| {
             let model = inner.queue.named(model);
@@ -150,7 +147,7 @@ impl Seats {
     }
 
     /// Nobody but the owner waits any longer.
-    pub(super) fn close(&self, why: Why) {
+    pub(super) fn close(&self, why: RefusalCode) {
         self.change(|inner, now| inner.queue.handle_closed(now, why));
     }
 
@@ -298,10 +295,10 @@ impl Seat {
     }
 
     /// Waits for its turn.
-    pub(super) async fn turn(&mut self) -> Result<(), Why> {
+    pub(super) async fn turn(&mut self) -> Result<(), Refusal> {
         let Some(turn) = self.turn.as_mut() else { return Ok(()) };
         // Only this seat's end takes the other half away unsaid.
-        let turned = turn.await.unwrap_or(Err(Why::Draining));
+        let turned = turn.await.unwrap_or_else(|_| Err(RefusalCode::Draining.into()));
         self.turn = None;
         turned
     }
@@ -328,25 +325,5 @@ impl Drop for Seat {
             inner.waiters.remove(&self.id);
             inner.queue.handle_end(now, self.id);
         });
-    }
-}
-
-// === impl Why ===
-
-impl Why {
-    /// What the application, or the peer that waited for it, is told.
-    pub(super) fn refusal(self) -> Refusal {
-        let (code, message, after) = match self {
-            Self::Busy(waiting, wait) => {
-                let seconds = wait.as_secs_f32().round();
-                let message = format!("{waiting} requests wait for this model here already, for some {seconds} s");
-                ("busy", message, wait)
-            }
-            Self::Draining => ("draining", "this server is about to stop and takes nothing new".to_owned(), SOON),
-            Self::NotLent => ("not-lent", "this server does not lend its Ollama at the moment".to_owned(), SOON),
-            Self::NoOllama => ("no-ollama", "this server has no Ollama running at the moment".to_owned(), SOON),
-        };
-        let retry_after = Some(Duration::max(after, SOON));
-        Refusal { retry_after, ..refusal(StatusCode::SERVICE_UNAVAILABLE, code, message) }
     }
 }

@@ -7,9 +7,8 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::GateSettings;
-use super::queue::Why;
 use super::seats::Seats;
-use crate::exchange::{ModelInfo, Pace, Report};
+use crate::exchange::{ModelInfo, Pace, RefusalCode, Report};
 use crate::id::Scope;
 use crate::ollama::Ollama;
 
@@ -31,10 +30,10 @@ pub(super) async fn keep_looking(
         let now = state.borrow_and_update().clone();
         seats.look(began, &settings.found(&ollama, &now));
         if !*lend.borrow_and_update() {
-            seats.close(Why::NotLent);
+            seats.close(RefusalCode::NotLent);
         } else if !now.healthy {
             // Who waits in vain here may have luck elsewhere; the owner's are told by the server itself.
-            seats.close(Why::NoOllama);
+            seats.close(RefusalCode::NoOllama);
         }
         // The line of what is not listed has no model.
         let slots = |model: &str| settings.slots(&ollama, &now, Some(model).filter(|model| !model.is_empty()));

@@ -15,7 +15,7 @@ use super::guests::Seat;
 use super::words::{self, Said};
 use crate::balance::Router;
 use crate::catalog::{Catalog, List};
-use crate::exchange::{self, Body, PEER_HEADER, REFUSAL_HEADER, Refusal};
+use crate::exchange::{self, Body, PEER_HEADER, REFUSAL_HEADER, Refusal, RefusalCode};
 use crate::id::NodeName;
 use crate::route::headers::{GUEST_HEADER, HOP_HEADER, drop_browser, drop_cors, drop_hop_by_hop};
 use crate::route::{self, Kind, OwnerRoute, Route};
@@ -49,7 +49,7 @@ impl Answerer {
         let (response, place) = match signals.seat.as_ref().map(Seat::enter) {
             Some(Err(why)) => {
                 let api = route::classify(&parts.method, parts.uri.path()).api;
-                (route::render(api, &route::crowded(&why)), None)
+                (route::render(api, &Refusal::new(RefusalCode::Crowded, why.to_string())), None)
             }
             place => {
                 let place = place.and_then(Result::ok);
@@ -239,37 +239,21 @@ fn without_body(mut response: Response<Body>) -> Response<Body> {
 }
 
 fn loops() -> Refusal {
-    Refusal {
-        status: StatusCode::LOOP_DETECTED,
-        code: "loop",
-        message: "this is an Ollana listener and no Ollama: `--ollama` or OLLAMA_HOST of the node that asks must point at an \
-                  Ollama server"
-            .to_owned(),
-        retry_after: None,
-    }
+    let message = "this is an Ollana listener and no Ollama: `--ollama` or OLLAMA_HOST of the node that asks must point at an \
+                   Ollama server";
+    Refusal::new(RefusalCode::Loop, message)
 }
 
 fn owner_only() -> Refusal {
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "owner-only",
-        message: "this acts on the account of an Ollama's owner and is never sent to other nodes: ask the Ollama on \
-                  its own machine directly"
-            .to_owned(),
-        retry_after: None,
-    }
+    let message = "this acts on the account of an Ollama's owner and is never sent to other nodes: ask the Ollama on its own \
+                   machine directly";
+    Refusal::new(RefusalCode::OwnerOnly, message)
 }
 
 fn open_listener() -> Refusal {
-    Refusal {
-        status: StatusCode::FORBIDDEN,
-        code: "scope",
-        message:
-            "this listener is open to other machines (--listen-open) and so does not change models: ask a node that \
-                  listens on its own machine only"
-                .to_owned(),
-        retry_after: None,
-    }
+    let message = "this listener is open to other machines (--listen-open) and so does not change models: ask a node that \
+                   listens on its own machine only";
+    Refusal::new(RefusalCode::Scope, message)
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 //! A connection costs a file descriptor and some memory whether anything is asked on it or not, and it costs nothing to
 //! open. So where all places are taken, the one that has been without a request for the longest time is closed: it may have
 //! begun a head and never end it. One whose request is being answered keeps its place; if all have one, the next waits.
+//!
+//! Another machine's connection (a guest's) closes none of this machine's applications': it takes the place of an idle
+//! guest, or is refused. One that is refused for any reason closes nothing.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Connections {
     tasks: JoinSet<()>,
-    open: HashMap<Id, (Activity, AbortHandle)>,
+    open: HashMap<Id, Open>,
     most: usize,
     /// The instant that the times of [`Activity`] count from.
     began: Instant,
@@ -33,6 +36,25 @@ pub(crate) struct Connections {
     first: usize,
     /// Whether `accept` failed the last time.
     failing: bool,
+}
+
+/// A connection that is served.
+#[derive(Debug)]
+struct Open {
+    guest: bool,
+    activity: Activity,
+    task: AbortHandle,
+}
+
+/// Whether a connection is served, and for whom.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission<S> {
+    /// It is closed at once.
+    Refused,
+    /// For a program on this machine.
+    Local,
+    /// For another machine, on this seat.
+    Guest(S),
 }
 
 /// The activity of a connection. Clones share it.
@@ -76,8 +98,38 @@ impl Connections {
         self.most
     }
 
-    /// The next connection, once there is a place for it.
-    pub(crate) async fn accept(&mut self, listeners: &[TcpListener]) -> (TcpStream, SocketAddr) {
+    /// The next connection that `admit` admits, once there is a place for it; the seat of a guest's.
+    pub(crate) async fn accept<S>(
+        &mut self,
+        listeners: &[TcpListener],
+        admit: impl Fn(SocketAddr) -> Admission<S>,
+    ) -> (TcpStream, SocketAddr, Option<S>) {
+        loop {
+            let (stream, from) = self.next(listeners).await;
+            match admit(from) {
+                Admission::Refused => {}
+                Admission::Local => {
+                    while self.tasks.len() >= self.most {
+                        self.close_idlest(false);
+                        self.one_ends().await;
+                    }
+                    return (stream, from, None);
+                }
+                Admission::Guest(seat) => {
+                    // Nobody else waits for a guest, so it is refused where no other guest's place becomes free at once.
+                    if self.tasks.len() >= self.most && self.close_idlest(true) {
+                        self.one_ends().await;
+                    }
+                    if self.tasks.len() < self.most {
+                        return (stream, from, Some(seat));
+                    }
+                    tracing::debug!(%from, "all connections are taken");
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self, listeners: &[TcpListener]) -> (TcpStream, SocketAddr) {
         let accepted = loop {
             tokio::select! {
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.ended(ended),
@@ -89,23 +141,24 @@ impl Connections {
         };
         self.first = self.first.wrapping_add(1);
         self.failing = false;
-        while self.tasks.len() >= self.most {
-            self.close_idlest();
-            if let Ok(Some(ended)) = timeout(PAUSE, self.tasks.join_next_with_id()).await {
-                self.ended(ended);
-            }
-        }
         accepted
     }
 
-    /// Serves one more.
-    pub(crate) fn serve<F>(&mut self, connection: impl FnOnce(Activity) -> F)
+    /// Waits a little for a connection to end.
+    async fn one_ends(&mut self) {
+        if let Ok(Some(ended)) = timeout(PAUSE, self.tasks.join_next_with_id()).await {
+            self.ended(ended);
+        }
+    }
+
+    /// Serves one more, of a guest or of a program on this machine.
+    pub(crate) fn serve<F>(&mut self, guest: bool, connection: impl FnOnce(Activity) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let activity = Activity::new(self.began);
         let task = self.tasks.spawn(connection(activity.clone()));
-        self.open.insert(task.id(), (activity, task));
+        self.open.insert(task.id(), Open { guest, activity, task });
     }
 
     /// Waits until all are over.
@@ -144,19 +197,24 @@ impl Connections {
             tracing::warn!(%error, open = self.tasks.len(), "connections cannot be accepted at the moment{advice}");
         }
         if starved {
-            self.close_idlest();
+            // It is not known for whom. Where there are guests, one of them gives way.
+            if !self.close_idlest(true) {
+                self.close_idlest(false);
+            }
         }
         tokio::time::sleep(PAUSE).await;
     }
 
-    fn close_idlest(&self) {
-        let idle = self.open.values().filter(|(_, task)| !task.is_finished());
-        let idlest =
-            idle.filter_map(|(activity, task)| Some((activity.idle_since()?, task))).min_by_key(|(since, _)| *since);
+    /// Closes the connection that has been idle for the longest time, `of_guests` or of all; whether there was one.
+    fn close_idlest(&self, of_guests: bool) -> bool {
+        let open = self.open.values().filter(|open| !open.task.is_finished() && (open.guest || !of_guests));
+        let idle = open.filter_map(|open| Some((open.activity.idle_since()?, &open.task)));
+        let idlest = idle.min_by_key(|(since, _)| *since);
         if let Some((_, task)) = idlest {
             tracing::debug!(open = self.tasks.len(), "the connection that was idle for the longest time gives way");
             task.abort();
         }
+        idlest.is_some()
     }
 }
 
@@ -206,5 +264,86 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.rests();
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _};
+    use std::net::TcpStream as Client;
+
+    use super::*;
+
+    /// Connections that rest, with what stands for the class of each: what its `admit` says.
+    struct Rig {
+        connections: Connections,
+        listener: [TcpListener; 1],
+    }
+
+    impl Rig {
+        async fn new(most: usize) -> Self {
+            let listener = [TcpListener::bind("127.0.0.1:0").await.unwrap()];
+            Self { connections: Connections::new(most), listener }
+        }
+
+        fn connect(&self) -> Client {
+            let client = Client::connect(self.listener[0].local_addr().unwrap()).unwrap();
+            client.set_nonblocking(true).unwrap();
+            client
+        }
+
+        /// One more that is admitted so and then asks nothing.
+        async fn comes(&mut self, admission: impl Fn() -> Admission<()>) -> Client {
+            let client = self.connect();
+            let accepted = self.connections.accept(&self.listener, |_| admission());
+            if let Ok((stream, _, seat)) = timeout(Duration::from_millis(300), accepted).await {
+                self.connections.serve(seat.is_some(), |_| async move {
+                    let _stream = stream;
+                    std::future::pending().await
+                });
+            }
+            // In other milliseconds than the next.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            client
+        }
+    }
+
+    fn is_open(mut client: &Client) -> bool {
+        matches!(client.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_closes_no_other() {
+        let mut rig = Rig::new(3).await;
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            open.push(rig.comes(|| Admission::Local).await);
+        }
+        for _ in 0..5 {
+            assert!(!is_open(&rig.comes(|| Admission::Refused).await));
+        }
+        assert!(open.iter().all(is_open));
+        open.push(rig.comes(|| Admission::Local).await);
+        assert_eq!(open.iter().map(is_open).collect::<Vec<_>>(), [false, true, true, true], "the idlest gives way");
+    }
+
+    #[tokio::test]
+    async fn a_guest_takes_no_place_of_this_machines_programs() {
+        let mut rig = Rig::new(3).await;
+        let own = [rig.comes(|| Admission::Local).await, rig.comes(|| Admission::Local).await];
+        let first = rig.comes(|| Admission::Guest(())).await;
+        let second = rig.comes(|| Admission::Guest(())).await;
+        assert!(own.iter().all(is_open));
+        assert!(!is_open(&first) && is_open(&second), "one guest gives way to another");
+        let last = rig.comes(|| Admission::Local).await;
+        assert!(is_open(&last) && !is_open(&own[0]), "the idlest of all");
+        let third = rig.comes(|| Admission::Guest(())).await;
+        assert!(is_open(&third) && !is_open(&second));
+        let mut own = Vec::new();
+        for _ in 0..3 {
+            own.push(rig.comes(|| Admission::Local).await);
+        }
+        assert!(!is_open(&rig.comes(|| Admission::Guest(())).await), "no guest is there that could give way");
+        assert!(own.iter().all(is_open));
     }
 }

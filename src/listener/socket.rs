@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use super::words::Answering;
 
 /// An application that has closed its writing side may only have half-closed (`printf … | nc`), which TCP cannot tell
-/// from one that is gone. A quick answer is still given; work is ended within the second that DESIGN §3 allows.
+/// from one that is gone. A quick answer is still given; work is ended within a second, since a model that computes for
+/// nobody keeps others waiting.
 const HALF_CLOSED: Duration = Duration::from_millis(500);
 /// While unread data hides the end of the stream, it is looked for this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);

@@ -1,8 +1,8 @@
 //! A request's body on its way in, and what happens to the rest of it when nobody wants it any more.
 //!
 //! Ollama may answer before it has read the body (a blob that is there already), and so may we (a refusal). hyper closes
-//! an HTTP/1 connection whose body was dropped, and an application that still writes sees a reset and not the answer
-//! (`shared/ollama-recorded`, traps). So the rest is read and dropped, by the connection's task.
+//! an HTTP/1 connection whose body was dropped, and an application that still writes sees a reset and not the answer,
+//! as with Ollama itself. So the rest is read and dropped, by the connection's task.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,7 +13,6 @@ pub(super) mod diag;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +20,7 @@ use http::Uri;
 use tokio::sync::watch;
 
 use super::State;
+use super::here::is_own;
 use super::speeds::Speeds;
 
 /// Between two looks; a fraction of what a request to a model takes.
@@ -50,12 +50,6 @@ pub(super) fn local_port(target: &Uri) -> Option<u16> {
     local.then(|| target.port_u16().unwrap_or(80))
 }
 
-/// Whether this is an address of this machine.
-fn is_own(ip: IpAddr) -> bool {
-    let of_an_interface = || if_addrs::get_if_addrs().is_ok_and(|found| found.iter().any(|own| own.ip() == ip));
-    ip.is_loopback() || of_an_interface()
-}
-
 /// Looks now and then while the server is there and somebody wants to know.
 pub(super) async fn watch(
     target: Uri,
@@ -68,11 +62,15 @@ pub(super) async fn watch(
         speeds.direct(count);
         publish.send_if_modified(|known| std::mem::replace(known, count) != count);
     };
-    let Some(port) = local_port(&target) else { return std::future::pending().await };
     loop {
         if state.wait_for(|state| state.healthy).await.is_err() {
             return std::future::pending().await;
         }
+        // Each time that it comes: its address may be of this machine by now, or no longer.
+        let Some(port) = local_port(&target) else {
+            let _ = state.wait_for(|state| !state.healthy).await;
+            continue;
+        };
         let since = Instant::now();
         if publish.receiver_count() > 0 || !speeds.is_idle() {
             let ours = ours.clone();

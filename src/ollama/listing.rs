@@ -245,10 +245,13 @@ async fn openai_list(client: &Client, state: &mut State) -> Result<(), NoList> {
                 }
             }
         }
-        if is_in_memory(entry, &id, &mut faults) {
-            state.loaded.insert(id.clone());
+        let is_loaded = is_in_memory(entry, &id, &mut faults);
+        for name in aliases_of(entry).into_iter().chain([id]) {
+            if is_loaded {
+                state.loaded.insert(name.clone());
+            }
+            state.models.insert(name, ModelInfo::default());
         }
-        state.models.insert(id, ModelInfo::default());
     }
     // It runs its models as they are asked for, some of them at a time.
     state.loaded_unknown = state.server.as_deref() == Some(LLAMA_SWAP);
@@ -257,6 +260,13 @@ async fn openai_list(client: &Client, state: &mut State) -> Result<(), NoList> {
     }
     state.flaws.set(MODELS, faults);
     Ok(())
+}
+
+/// The other names that it answers to: llama-server says them in the entry, and llama-swap in what it adds to one.
+fn aliases_of(entry: &Entry<'_>) -> Vec<String> {
+    let added = entry.object("meta").this().and_then(|meta| meta.object("llamaswap").this());
+    let names = entry.texts("aliases").into_iter().chain(added.iter().flat_map(|added| added.texts("aliases")));
+    names.filter(|name| !name.trim().is_empty() && name.len() <= LONGEST_NAME).collect()
 }
 
 const LLAMA_SWAP: &str = "llama-swap";

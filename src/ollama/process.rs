@@ -32,7 +32,6 @@ pub(super) async fn watch(
     speeds: Speeds,
     memory: watch::Sender<Arc<Memory>>,
 ) {
-    let Some(port) = local_port(&target) else { return std::future::pending().await };
     // What was loaded at the last look; nothing before the first.
     let mut seen: Option<BTreeSet<String>> = None;
     loop {
@@ -40,7 +39,10 @@ pub(super) async fn watch(
             let state = state.borrow_and_update();
             (state.healthy, state.loaded.clone())
         };
-        if healthy && seen.as_ref().is_none_or(|seen| !loaded.is_subset(seen)) {
+        if healthy
+            && seen.as_ref().is_none_or(|seen| !loaded.is_subset(seen))
+            && let Some(port) = local_port(&target)
+        {
             let names: Vec<String> = loaded.iter().cloned().collect();
             let found = tokio::task::spawn_blocking(move || look(port, &names)).await.ok().flatten();
             tracing::debug!(?found, "what the local server's process says of itself");

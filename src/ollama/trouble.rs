@@ -19,6 +19,17 @@ pub enum Trouble {
     /// The address is none that can be asked.
     #[error("{0} is no http:// address; a server behind TLS cannot be shared yet")]
     Address(Uri),
+    /// Another machine's server is not this one's to share, unless its owner says so.
+    #[error(
+        "OLLAMA_HOST names {0}, which is not on this machine: it is shared once this machine has that address; to share \
+         another machine's Ollama, name it: --ollama {0}"
+    )]
+    Elsewhere(Uri),
+    /// It may be this machine's or another's.
+    #[error(
+        "OLLAMA_HOST names {0}, and the name of that machine cannot be resolved: it is shared once it stands for this one"
+    )]
+    Unresolved(Uri),
     /// The connection is refused, or nobody takes it.
     #[error("nothing answers at {0}")]
     Nothing(Uri),
@@ -80,6 +91,8 @@ impl Trouble {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Address(_) => "address",
+            Self::Elsewhere(_) => "elsewhere",
+            Self::Unresolved(_) => "unresolved",
             Self::Nothing(_) => "nothing",
             Self::Silent(_) => "silent",
             Self::NotReady(_) => "not-ready",

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::client::Client;
+use super::here::{Follow, Whereabouts};
 use super::listing::{self, NoList};
 use super::meet::{self, Met};
 use super::memory::Fits;
@@ -71,6 +72,8 @@ pub(super) struct Watch {
     pub(super) client: Client,
     /// Whether somebody named the server, and not only the place where an Ollama would be.
     pub(super) named: bool,
+    /// Where its address is, if it is asked only while that is this machine.
+    pub(super) here: Option<Follow>,
     pub(super) cadence: Cadence,
     pub(super) publish: watch::Sender<Arc<State>>,
     pub(super) memory: watch::Sender<Arc<Memory>>,
@@ -139,6 +142,14 @@ impl Watch {
     /// Waits until a server answers, and publishes it.
     async fn until_it_is_there(&mut self) {
         loop {
+            if let Some(here) = &mut self.here
+                && let Some(problem) = here.look().await.trouble(self.client.target())
+            {
+                let pause = here.pause();
+                self.gone(problem);
+                sleep(pause).await;
+                continue;
+            }
             // Closed at once: a server with one thread would wait on it for a request.
             let pause = match connect(self.client.target()).await.map(drop) {
                 Err(_) => {
@@ -184,6 +195,9 @@ impl Watch {
                 // What gives a reason takes a moment to show.
                 () = self.nudge.notified() => sleep(self.cadence.soonest).await,
             }
+            if let Some(gone) = self.moved().await {
+                return gone;
+            }
             let kind = self.publish.borrow().kind;
             match self.look().await {
                 Ok(seen) => self.publish(seen),
@@ -207,6 +221,13 @@ impl Watch {
         }
     }
 
+    /// Why it must not be asked any more: its address is another machine's by now. A name that is not resolved for a
+    /// moment still stands for the server that answers.
+    async fn moved(&mut self) -> Option<Trouble> {
+        let found = self.here.as_mut()?.look().await;
+        if found == Whereabouts::Elsewhere { found.trouble(self.client.target()) } else { None }
+    }
+
     /// Something that ends with the server that is there now.
     async fn canary(&self) -> Result<Canary, Trouble> {
         let target = self.client.target();
@@ -223,6 +244,9 @@ impl Watch {
 
     /// The canary's connection was closed: by the end of the process, or only by a server that tidies up?
     async fn check(&mut self, canary: Canary) -> Result<Canary, Trouble> {
+        if let Some(gone) = self.moved().await {
+            return Err(gone);
+        }
         // Opened before it is asked who is there, so that it is the same process, or an older one and closed again.
         let next = self.canary().await?;
         // A new process may have taken the port already: what it is and what it has is asked afresh.

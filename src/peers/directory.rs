@@ -255,11 +255,6 @@ impl Directory {
         }
     }
 
-    /// How many peers are connected.
-    pub fn connected(&self) -> usize {
-        self.entries.borrow().values().filter(|entry| entry.is_connected()).count()
-    }
-
     /// The connected peers as endpoints, as they come and go.
     pub fn endpoints(&self) -> impl Stream<Item = Result<Change<Id, Arc<dyn Endpoint>>, Infallible>> + Send + use<> {
         let state = (self.entries.clone(), BTreeMap::<Id, Arc<Remote>>::new(), VecDeque::new(), true);

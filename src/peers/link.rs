@@ -19,7 +19,8 @@ use crate::wire::control::{Hello, Message, Refused};
 use super::allowance::Allowance;
 use super::machine::{Failed, LinkId};
 
-/// A provider speaks every second. Three of its heartbeats lost, and it is unreachable (DESIGN.md §4).
+/// A provider speaks every second. Three of its heartbeats lost, and it is unreachable: requests go elsewhere, and the
+/// connection stays.
 pub const SILENCE: Duration = Duration::from_secs(3);
 /// How long the other side may take for its hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);

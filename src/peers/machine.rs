@@ -25,7 +25,8 @@ pub use unanswered::{Unanswered, Unanswering};
 
 /// Keys remembered. Whoever can answer a dial can prove as many of them as he likes.
 const MAX_PEERS: usize = 512;
-/// Whatever beacons and callers say, so many addresses that nobody knows are dialled a second (DESIGN.md §4).
+/// Whatever beacons and callers say, so many addresses that nobody knows are dialled a second: no packet may make
+/// this node a tool against others.
 const DIALS_A_SECOND: usize = 10;
 /// The same for what follows from the first dial by itself, less than which jitter cannot make of it.
 const STRANGERS_AGAIN: Duration = Duration::from_millis(12_500);

@@ -1,17 +1,8 @@
 //! What each caller has of its own, so that nobody can take all there is.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
-
-use http::StatusCode;
-
-use crate::exchange::Refusal;
-
-/// When another try is worth it for who has as much as one may have.
-const SOON: Duration = Duration::from_secs(1);
 
 /// One for each: made for who comes, and forgotten once nobody has it any more.
 #[derive(Debug)]
@@ -39,16 +30,6 @@ impl<K: Eq + Hash, V> Each<K, V> {
 impl<K, V> Default for Each<K, V> {
     fn default() -> Self {
         Self(Mutex::default())
-    }
-}
-
-/// What an application is told that has as much as it may have, or whose like have.
-pub(crate) fn crowded(why: &impl Display) -> Refusal {
-    Refusal {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        code: "crowded",
-        message: why.to_string(),
-        retry_after: Some(SOON),
     }
 }
 

@@ -5,12 +5,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::{StatusCode, request};
+use http::request;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
 use super::{ModelName, NoRoom, Reader, Room, Space, ZstdError};
-use crate::exchange::{Body, ExchangeError, Refusal, empty};
+use crate::exchange::{Body, ExchangeError, Refusal, RefusalCode, empty};
 
 /// Most of a body that is held back while the model is looked for. The clients that are known write the model first;
 /// one that writes 16 MiB of images before it is told to do so too, since a node holds so much a request. Of a compressed
@@ -98,13 +98,8 @@ impl FindError {
     /// breaks off here, and somebody does.)
     pub fn into_refusal(self) -> Result<Refusal, ExchangeError> {
         match self {
-            Self::NoRoom(error) => Ok(error.refusal()),
-            Self::TooLong => Ok(Refusal {
-                status: StatusCode::PAYLOAD_TOO_LARGE,
-                code: "no-model-in-prefix",
-                message: self.to_string(),
-                retry_after: None,
-            }),
+            Self::NoRoom(NoRoom) => Ok(RefusalCode::NoRoom.into()),
+            Self::TooLong => Ok(Refusal::new(RefusalCode::ModelTooLate, self.to_string())),
             Self::Body(error) => ZstdError::within(&error).map(ZstdError::refusal).ok_or(error),
         }
     }
@@ -267,7 +262,7 @@ mod tests {
         let frames = stream::iter([Ok(head)]).chain(stream::repeat_with(move || Ok(Frame::data(chunk.clone()))));
         let error = find_model(&chat, StreamBody::new(frames).boxed_unsync()).await.unwrap_err();
         let refusal = error.into_refusal().unwrap();
-        assert_eq!(refusal.status, StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(refusal.code.status(), http::StatusCode::PAYLOAD_TOO_LARGE);
         assert!(refusal.message.contains("16 MiB"), "{}", refusal.message);
     }
 

@@ -278,4 +278,6 @@ fn queried(uri: &Uri) -> impl Iterator<Item = String> {
 }
 
 #[cfg(test)]
+mod go_vectors;
+#[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 pub(crate) const MAX_ENTRIES: usize = 8192;
 
 /// Fields of an entry that are used; the rest is not kept.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 17] = [
     "name",
     "model",
     "id",
@@ -29,7 +29,13 @@ const KEYS: [&str; 14] = [
     "owned_by",
     "status",
     "value",
+    "aliases",
+    "meta",
+    "llamaswap",
 ];
+
+/// Most texts of one field that are kept.
+const MAX_TEXTS: usize = 32;
 
 /// An answer to `/api/tags`, `/api/ps` or `/v1/models`.
 #[derive(Debug, Default)]
@@ -200,6 +206,17 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// The texts of a field that should be a list of them; at most [`MAX_TEXTS`].
+    pub(crate) fn texts(&self, key: &str) -> Vec<String> {
+        let values: Vec<serde_json::Value> =
+            self.value(key).and_then(|value| serde_json::from_str(value).ok()).unwrap_or_default();
+        let texts = values.into_iter().filter_map(|value| match value {
+            serde_json::Value::String(text) => Some(text),
+            _ => None,
+        });
+        texts.take(MAX_TEXTS).collect()
+    }
+
     /// A field that should be a number of bytes. A whole number that is written as a fraction is one.
     pub(crate) fn bytes(&self, key: &str) -> Said<u64> {
         let Some(value) = self.value(key) else { return Said::Nothing };
@@ -296,6 +313,16 @@ mod tests {
         ] {
             let text = format!(r#"{{"models":[{{"size":{size}}}]}}"#);
             assert_eq!(Listing::read(&text).unwrap().models.unwrap().entries[0].bytes("size"), read, "{size}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_texts_is_what_of_it_is_text() {
+        let many = r#""a","#.repeat(3 * MAX_TEXTS);
+        for (aliases, count) in [(r#"["a",7,null,"b"]"#, 2), ("7", 0), ("null", 0), (&format!("[{many}1]"), MAX_TEXTS)]
+        {
+            let text = format!(r#"{{"data":[{{"aliases":{aliases}}}]}}"#);
+            assert_eq!(Listing::read(&text).unwrap().data.unwrap().entries[0].texts("aliases").len(), count);
         }
     }
 

@@ -460,4 +460,6 @@ fn plain_run(bytes: &[u8]) -> usize {
 }
 
 #[cfg(test)]
+mod go_vectors;
+#[cfg(test)]
 mod tests;

@@ -7,27 +7,28 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Api;
-use crate::exchange::{Body, REFUSAL_HEADER, Refusal, full};
+use crate::exchange::{Body, REFUSAL_HEADER, Refusal, RefusalCode, full};
 
 /// A refusal as an answer: the sentence in the API's error shape, the code in [`REFUSAL_HEADER`].
 ///
 /// The shapes are those of Ollama 0.24 as recorded: `{"error": "…"}`; OpenAI's object, of the types that Ollama uses;
 /// Anthropic's with a `request_id`. As with Ollama, `/v1` ends with a newline and `/api` does not.
 pub fn render(api: Api, refusal: &Refusal) -> Response<Body> {
-    let Refusal { status, code, message, retry_after } = refusal;
+    let Refusal { code, message, retry_after } = refusal;
+    let status = code.status();
     let body = match api {
         Api::Ollama => json!({ "error": message }).to_string(),
         Api::OpenAi => {
-            line(&OpenAiError { error: OpenAiFault { message, kind: openai_type(*status), param: None, code: None } })
+            line(&OpenAiError { error: OpenAiFault { message, kind: openai_type(status), param: None, code: None } })
         }
         Api::Anthropic => line(&AnthropicError {
             kind: "error",
-            error: AnthropicFault { kind: anthropic_type(*status), message },
+            error: AnthropicFault { kind: anthropic_type(status), message },
             request_id: format!("req_{}", HEXLOWER.encode(&rand::random::<[u8; 12]>())),
         }),
     };
-    let mut response = json_response(api, *status, body);
-    response.headers_mut().insert(REFUSAL_HEADER, HeaderValue::from_static(code));
+    let mut response = json_response(api, status, body);
+    response.headers_mut().insert(REFUSAL_HEADER, HeaderValue::from_static(code.to_wire()));
     if let Some(after) = retry_after {
         // Whole seconds; rounded up, since 0 would ask for a busy loop.
         let seconds = after.as_millis().div_ceil(1000).max(1);
@@ -40,10 +41,7 @@ pub fn render(api: Api, refusal: &Refusal) -> Response<Body> {
 
 /// What a peer is told at `/api/me`: not signed in. Without a `signin_url`, which would carry the owner's key.
 pub fn unauthorized() -> Response<Body> {
-    let mut response =
-        json_response(Api::Ollama, StatusCode::UNAUTHORIZED, json!({ "error": "unauthorized" }).to_string());
-    response.headers_mut().insert(REFUSAL_HEADER, HeaderValue::from_static("owner-only"));
-    response
+    render(Api::Ollama, &RefusalCode::NotSignedIn.into())
 }
 
 /// What a peer is told at `/api/status`: no cloud here.
@@ -129,13 +127,8 @@ mod tests {
     use serde_json::Value;
     use std::time::Duration;
 
-    async fn rendered(api: Api, status: StatusCode) -> (Response<()>, String) {
-        let refusal = Refusal {
-            status,
-            code: "no-model",
-            message: "model 'nope' not found".to_owned(),
-            retry_after: Some(Duration::from_millis(1200)),
-        };
+    async fn rendered(api: Api, code: RefusalCode) -> (Response<()>, String) {
+        let refusal = Refusal::new(code, "model 'nope' not found").after(Duration::from_millis(1200));
         let (parts, body) = render(api, &refusal).into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(parts, ()), String::from_utf8(bytes.to_vec()).unwrap())
@@ -143,19 +136,19 @@ mod tests {
 
     #[tokio::test]
     async fn each_api_gets_its_own_shape() {
-        let (head, body) = rendered(Api::Ollama, StatusCode::NOT_FOUND).await;
+        let (head, body) = rendered(Api::Ollama, RefusalCode::NoModel).await;
         assert_eq!(body, r#"{"error":"model 'nope' not found"}"#);
         assert_eq!(head.headers()[CONTENT_TYPE], "application/json; charset=utf-8");
         assert_eq!(head.headers()[REFUSAL_HEADER], "no-model");
         assert_eq!(head.headers()[RETRY_AFTER], "2");
 
-        let (head, body) = rendered(Api::OpenAi, StatusCode::NOT_FOUND).await;
+        let (head, body) = rendered(Api::OpenAi, RefusalCode::NoModel).await;
         let recorded =
             r#"{"error":{"message":"model 'nope' not found","type":"not_found_error","param":null,"code":null}}"#;
         assert_eq!(body, format!("{recorded}\n"));
         assert_eq!(head.headers()[CONTENT_TYPE], "application/json");
 
-        let (_, body) = rendered(Api::Anthropic, StatusCode::FORBIDDEN).await;
+        let (_, body) = rendered(Api::Anthropic, RefusalCode::Scope).await;
         let value: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(value["type"], "error");
         assert_eq!(value["error"]["type"], "permission_error");

@@ -1,12 +1,10 @@
 //! Room for what is held of requests on their way, so that many of them together are bounded too.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::exchange::Refusal;
+use crate::exchange::RefusalCode;
 
 /// In what [`Room`] is counted.
 const UNIT: usize = 1024;
@@ -25,13 +23,8 @@ pub struct Space(Vec<OwnedSemaphorePermit>);
 
 /// There is no more of it.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the server that this goes to looks into too many long requests at the moment; those that name their model first need no room"
-)]
+#[error("{}", RefusalCode::NoRoom.sentence())]
 pub struct NoRoom;
-
-/// When another try is worth it for who found none.
-const SOON: Duration = Duration::from_secs(1);
 
 // === impl Room ===
 
@@ -81,20 +74,6 @@ impl Space {
             self.0.iter_mut().zip(taken).for_each(|(space, more)| space.merge(more));
         }
         Ok(())
-    }
-}
-
-// === impl NoRoom ===
-
-impl NoRoom {
-    /// What the application is told.
-    pub(crate) fn refusal(&self) -> Refusal {
-        Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "no-room",
-            message: self.to_string(),
-            retry_after: Some(SOON),
-        }
     }
 }
 

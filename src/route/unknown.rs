@@ -1,46 +1,43 @@
 //! What Ollama says of a model that it does not have, route by route: programs look for its words.
 
-use http::StatusCode;
-
 use super::{ModelName, NameFault};
-use crate::exchange::Refusal;
+use crate::exchange::{Refusal, RefusalCode};
 
 /// What an application is told that asks at `path` for a model that no server has. The status and the sentence are those
 /// of Ollama's route (compared with 0.24 and read in 0.33's `server/routes.go`); [`render`](super::render) gives them the
 /// shape of the API.
 pub fn unknown_model(path: &str, model: &ModelName) -> Refusal {
     let written = model.as_written();
-    let (status, code, message) = match model.fault() {
-        Some(NameFault::Malformed) => (StatusCode::BAD_REQUEST, "model-name", "invalid model name".to_owned()),
+    match model.fault() {
+        Some(NameFault::Malformed) => RefusalCode::ModelName.into(),
         Some(NameFault::TwoSources) => {
             let message = format!("use either :local or :cloud, not both: {:?}", written.trim());
-            (StatusCode::BAD_REQUEST, "model-name", message)
+            Refusal::new(RefusalCode::ModelName, message)
         }
         Some(NameFault::Missing) => match path {
             "/api/generate" | "/api/embed" | "/v1/completions" | "/v1/embeddings" => not_found(written),
-            _ => (StatusCode::BAD_REQUEST, "model-name", "model is required".to_owned()),
+            _ => Refusal::new(RefusalCode::ModelName, "model is required"),
         },
         None if model.is_cloud() => {
             let message = format!(
                 "model '{written}' runs in the cloud on the account of a server's owner; that is not shared with other \
                  nodes"
             );
-            (StatusCode::FORBIDDEN, "cloud", message)
+            Refusal::new(RefusalCode::Cloud, message)
         }
         None => match path {
             "/api/embed" | "/api/embeddings" | "/v1/embeddings" => {
-                (StatusCode::NOT_FOUND, "no-model", format!("model {written:?} not found, try pulling it first"))
+                Refusal::new(RefusalCode::NoModel, format!("model {written:?} not found, try pulling it first"))
             }
             "/api/show" => not_found(model.base()),
             _ if path.starts_with("/v1/models/") => not_found(model.base()),
             _ => not_found(written),
         },
-    };
-    Refusal { status, code, message, retry_after: None }
+    }
 }
 
-fn not_found(name: &str) -> (StatusCode, &'static str, String) {
-    (StatusCode::NOT_FOUND, "no-model", format!("model '{name}' not found"))
+fn not_found(name: &str) -> Refusal {
+    Refusal::new(RefusalCode::NoModel, format!("model '{name}' not found"))
 }
 
 #[cfg(test)]
@@ -69,9 +66,13 @@ mod tests {
             ("/v1/responses", " ", 400, "model is required"),
         ] {
             let refusal = unknown_model(path, &ModelName::new(name));
-            assert_eq!((refusal.status.as_u16(), refusal.message.as_str()), (status, message), "{path} {name:?}");
+            assert_eq!(
+                (refusal.code.status().as_u16(), refusal.message.as_str()),
+                (status, message),
+                "{path} {name:?}"
+            );
         }
         let cloud = unknown_model("/api/chat", &ModelName::new("m:cloud"));
-        assert_eq!((cloud.status, cloud.code), (StatusCode::FORBIDDEN, "cloud"));
+        assert_eq!((cloud.code.status(), cloud.code), (http::StatusCode::FORBIDDEN, RefusalCode::Cloud));
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::CONTENT_ENCODING;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, Uri};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
@@ -16,7 +16,7 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use ruzstd::io::Read as _;
 
 use super::{Space, path};
-use crate::exchange::{Body, ExchangeError, Refusal};
+use crate::exchange::{Body, ExchangeError, Refusal, RefusalCode};
 
 /// Largest window: Ollama's (`zstd.WithDecoderMaxMemory(8<<20)` in `server/cloud_proxy.go`). zstd's own levels up to 19
 /// use no more than that.
@@ -275,7 +275,7 @@ impl http_body::Body for Unpacked {
 impl ZstdError {
     /// What the application is told.
     pub(crate) fn refusal(&self) -> Refusal {
-        Refusal { status: StatusCode::BAD_REQUEST, code: "unreadable", message: self.to_string(), retry_after: None }
+        Refusal::new(RefusalCode::Unreadable, self.to_string())
     }
 
     /// The one that a body broke off with.
@@ -291,5 +291,7 @@ fn broken(error: ZstdError) -> ExchangeError {
     ExchangeError::Body(error.into())
 }
 
+#[cfg(test)]
+mod go_vectors;
 #[cfg(test)]
 mod tests;

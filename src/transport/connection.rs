@@ -42,11 +42,6 @@ impl Connection {
         Self { quic, peer, exchanges: TaskTracker::new() }
     }
 
-    /// Who is at the other end.
-    pub fn peer(&self) -> &AuthenticatedPeer {
-        &self.peer
-    }
-
     /// The ID of who is at the other end.
     pub fn id(&self) -> Id {
         self.peer.id()

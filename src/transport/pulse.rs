@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use crate::exchange::Health;
 
-/// A gate acknowledges a head within a round trip. After this long without, the peer is suspect (DESIGN.md §4).
+/// A gate acknowledges a head within a round trip. After this long without, the peer is suspect: new
+/// requests go to others first.
 const ACK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Two know something of it: who reads the control stream, whether it [speaks](Self::spoke); each exchange, whether its

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::{Direction, Met, Snapshot, Standing, Trust};
 use crate::id::{Id, Scope, Use};
@@ -44,15 +45,23 @@ pub(super) fn used(use_: Use) -> &'static str {
     }
 }
 
-/// Warns of a key that waits for a person, unless that is over in a moment.
-pub(super) fn warn_unless_settled(book: watch::Receiver<Arc<Snapshot>>, met: &Met, warning: String) {
-    let (id, direction) = (met.id, met.direction);
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return tracing::warn!(%id, "{warning}") };
-    runtime.spawn(async move {
-        if !is_settled_soon(book, id, direction).await {
-            tracing::warn!(%id, "{warning}");
-        }
-    });
+/// Warnings that are due in a moment. Dropping it drops those that are not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(JoinSet<()>);
+
+impl Warnings {
+    /// Warns of a key that waits for a person, unless that is over in a moment.
+    pub(super) fn warn_unless_settled(&mut self, book: watch::Receiver<Arc<Snapshot>>, met: &Met, warning: String) {
+        let (id, direction) = (met.id, met.direction);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return tracing::warn!(%id, "{warning}") };
+        while self.0.try_join_next().is_some() {}
+        let warns = async move {
+            if !is_settled_soon(book, id, direction).await {
+                tracing::warn!(%id, "{warning}");
+            }
+        };
+        self.0.spawn_on(warns, &runtime);
+    }
 }
 
 async fn is_settled_soon(mut book: watch::Receiver<Arc<Snapshot>>, id: Id, direction: Direction) -> bool {

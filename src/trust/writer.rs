@@ -50,6 +50,7 @@ pub(super) struct Writer {
     loud_left: Bucket,
     /// The last news of each key that was logged, so that it is logged once. As many as there may be pins of first use.
     told: HashMap<Id, News>,
+    warnings: told::Warnings,
     /// The clocks; a test puts others here.
     pub(super) clocks: Box<dyn FnMut() -> Clocks + Send>,
     pub(super) time: Watch,
@@ -81,6 +82,7 @@ impl Writer {
             origins: Origins::default(),
             loud_left: Bucket::new(LOUD_BURST, LOUD_EVERY),
             told: HashMap::new(),
+            warnings: told::Warnings::default(),
             clocks: Box::new(Clocks::read),
             time: Watch::new(Clocks::read()),
             present: HashMap::new(),
@@ -270,7 +272,7 @@ impl Writer {
             News::Waiting => {
                 let why = self.why_it_waits(met).map(|why| format!(", since {why}")).unwrap_or_default();
                 let warning = format!("{name} waits to be trusted{why}. Compare its ID, then: ollana trust {name}");
-                told::warn_unless_settled(self.snapshots.subscribe(), met, warning);
+                self.warnings.warn_unless_settled(self.snapshots.subscribe(), met, warning);
             }
             News::NameTaken { by } => tracing::warn!(%id, known = %by, "{}", self.name_taken(met, standing, by)),
             News::Renamed { from } => tracing::info!(%id, "{from} is now called {name}"),

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ollana::id::{Id, NodeName};
+use ollana::{Id, NodeName};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream};
 use rcgen::PublicKeyData as _;
@@ -95,8 +95,8 @@ pub fn head(method: &str, target: &str, fields: &[(&str, &str)], has_body: bool)
 
 /// A hello in this name.
 pub fn hello(name: &str) -> Vec<u8> {
-    let instance = ollana::id::Instance::random();
-    let hello = ollana::wire::control::Hello::of(NodeName::lossy(name), instance);
+    let instance = ollana::internals::id::Instance::random();
+    let hello = ollana::internals::wire::control::Hello::of(NodeName::lossy(name), instance);
     frame(HELLO, &serde_json::to_vec(&hello).unwrap())
 }
 

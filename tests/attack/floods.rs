@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use ollana::exchange;
-use ollana::id::Scope;
-use ollana::transport::CloseCode;
-use ollana::trust::Trust;
+use ollana::internals::exchange;
+use ollana::internals::id::Scope;
+use ollana::internals::transport::CloseCode;
+use ollana::internals::trust::Trust;
 use quinn::VarInt;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn_proto::{EndpointConfig, RandomConnectionIdGenerator};

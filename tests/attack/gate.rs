@@ -1,8 +1,8 @@
 //! Getting more out of a gate than `infer` gives.
 
 use http::Request;
-use ollana::exchange;
-use ollana::id::Scope;
+use ollana::internals::exchange;
+use ollana::internals::id::Scope;
 
 use super::evil::{Evil, Session};
 use super::fake_ollama::{FakeOllama, Model};

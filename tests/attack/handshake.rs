@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ollana::id::Use;
-use ollana::peers::PeerState;
+use ollana::internals::id::Use;
+use ollana::internals::peers::PeerState;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::crypto::{ExportKeyingMaterialError, KeyPair, Keys, PacketKey, Session};
 use quinn_proto::transport_parameters::TransportParameters;
@@ -163,7 +163,7 @@ async fn an_identity_claimed_in_headers_or_body_is_nobodys() {
     until("an Ollama that is lent", || provider.view().ollama().lent.then_some(())).await;
     // Somebody is trusted with all there is; who they are is no secret, for beacons say it.
     let boss = Stranger::new("boss");
-    provider.trust(boss.id, ollana::id::Scope::Manage).await;
+    provider.trust(boss.id, ollana::internals::id::Scope::Manage).await;
     let attacker = Evil::new().meet(provider.mesh, "boss").await.unwrap();
     let id = boss.id.to_string();
     let fields = [

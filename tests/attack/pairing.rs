@@ -3,12 +3,12 @@
 //! That an offer is over after five minutes takes five minutes: `outside_the_window_there_is_no_code` in `pairing/machine`
 //! shows it with a clock of its own. Here the window is closed by a person.
 
-use ollana::control::{Lines, PeerRequest};
-use ollana::id::{Id, Scope};
-use ollana::pairing::{Code, Failure, News, Session};
-use ollana::trust::Trust;
-use ollana::wire::control::Message;
-use ollana::wire::dealing::{Dealing, Hex, PairStep, Pairing};
+use ollana::internals::control::{Lines, PeerRequest};
+use ollana::internals::id::{Id, Scope};
+use ollana::internals::pairing::{Code, Failure, News, Session};
+use ollana::internals::trust::Trust;
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::dealing::{Dealing, Hex, PairStep, Pairing};
 
 use super::node::{Node, node, within};
 use super::stranger::{Met, Stranger};
@@ -134,7 +134,7 @@ async fn what_was_good_in_one_session_is_worth_nothing_in_the_next() {
 async fn with_our_own_key_there_is_no_pairing() {
     let node = node("honest").start().await;
     // Somebody with a copy of the node's own key.
-    let key = ollana::identity::Identity::load_or_create(node.state_dir()).unwrap();
+    let key = ollana::internals::identity::Identity::load_or_create(node.state_dir()).unwrap();
     let copy = Stranger::with("copy", &key);
     assert_eq!(copy.id, node.id());
     let mut met = within(copy.dial(node.mesh)).await;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 
 use super::evil::{DATA, END, Evil, Frames, REQUEST, Session, frame, head, key};
 use super::fake_ollama::FakeOllama;

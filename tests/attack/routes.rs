@@ -1,7 +1,7 @@
 //! The routes of a server that are not in the table stay its owner's, whatever server it is.
 
 use http::Method;
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 
 use super::evil::{Evil, Session, key};
 use super::node::{node, read, until, within};
@@ -125,6 +125,40 @@ async fn no_route_outside_the_table_reaches_a_server_of_whatever_kind() {
     assert_eq!(victim.came().len(), 2);
 }
 
+/// A request that none of Ollama's routes takes, and the answer.
+struct Unrouted {
+    method: String,
+    path: String,
+    status: u16,
+    words: String,
+}
+
+/// As a real Ollama 0.24.0 was recorded to answer; and two routes of other servers, for which it has the same words.
+fn unrouted() -> Vec<Unrouted> {
+    let recorded = include_str!("../data/ollama-0.24.0.jsonl").lines().filter_map(|line| {
+        let exchange: serde_json::Value = serde_json::from_str(line).unwrap();
+        let said = &exchange["response"];
+        let status = said["status_line"].as_str()?.split(' ').nth(1)?.parse().ok()?;
+        let asked = exchange["request"]["head"].as_str()?;
+        // A page's own question is not about the route; and a path that changes models is guarded whatever the method.
+        if !matches!(status, 301 | 307 | 405) || asked.contains("Origin:") || asked.contains("/api/delete ") {
+            return None;
+        }
+        let mut line = asked.split(' ');
+        let words = said["pieces"].as_array()?.iter().filter_map(|piece| piece[1].as_str()).collect();
+        Some(Unrouted { method: line.next()?.to_owned(), path: line.next()?.to_owned(), status, words })
+    });
+    let other = |method: &str, path: &str, status, words: &str| {
+        let (method, path, words) = (method.to_owned(), path.to_owned(), words.to_owned());
+        Unrouted { method, path, status, words }
+    };
+    let mut all: Vec<_> = recorded.collect();
+    assert!(all.len() >= 6, "there are that many in the recording");
+    all.push(other("POST", "/models/apply", 404, "404 page not found"));
+    all.push(other("DELETE", "/v1/models/m", 405, "405 method not allowed"));
+    all
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_route_is_answered_as_an_ollama_would_on_both_nodes() {
     let victim = Victim::start(Poison::Fails).await;
@@ -132,22 +166,19 @@ async fn an_unknown_route_is_answered_as_an_ollama_would_on_both_nodes() {
     let user = node("laptop").dials(provider.mesh).start().await;
     user.until_lent(provider.id(), "m").await;
     let stranger = Evil::new().meet(provider.mesh, "stranger").await.unwrap();
-    for (method, path, status, words) in [
-        ("GET", "/nope", 404, "404 page not found"),
-        ("POST", "/models/apply", 404, "404 page not found"),
-        ("DELETE", "/v1/models/m", 405, "405 method not allowed"),
-        ("PUT", "/api/chat", 405, "405 method not allowed"),
-        ("GET", "/api/ps/", 301, "<a href=\"/api/ps\">Moved Permanently</a>.\n\n"),
-        ("POST", "/api//chat", 307, ""),
-    ] {
-        let at_provider = stranger.ask(method, path, &[], b"").await.unwrap();
-        assert_eq!((at_provider.status, &*at_provider.text()), (status, words), "{method} {path}");
+    for Unrouted { method, path, status, words } in unrouted() {
+        let at_provider = stranger.ask(&method, &path, &[], b"").await.unwrap();
+        assert_eq!((at_provider.status, at_provider.text()), (status, words.clone()), "{method} {path}");
         for prefix in ["", "/@gpu1"] {
+            if !prefix.is_empty() && path.starts_with("//") {
+                // One slash too many behind the choice is how clients join the two, and not part of the path.
+                continue;
+            }
             let method: Method = method.parse().unwrap();
             let answer = within(user.send(method, &format!("{prefix}{path}"), "")).await;
             assert_eq!(answer.headers()["ollana-peer"], "laptop", "it is not even sent");
             let (said, text) = read(answer).await;
-            assert_eq!((said.as_u16(), &*text), (status, words), "{prefix}{path}");
+            assert_eq!((said.as_u16(), text), (status, words.clone()), "{prefix}{path}");
         }
     }
     assert!(victim.came().is_empty(), "{:?}", victim.came());

@@ -8,10 +8,10 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ollana::control::{Client, PeerRequest};
-use ollana::pairing::News;
-use ollana::wire::control::Message;
-use ollana::wire::dealing::{Dealing, Hex, PairStep, Pairing, Redeem};
+use ollana::internals::control::{Client, PeerRequest};
+use ollana::internals::pairing::News;
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::dealing::{Dealing, Hex, PairStep, Pairing, Redeem};
 
 use super::evil::{DATA, END, Evil, REQUEST, frame, head};
 use super::fake_ollama::{FakeOllama, expected};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use ollana::exchange;
+use ollana::internals::exchange;
 use quinn::{RecvStream, SendStream};
 
 use super::evil::{DATA, END, Evil, REQUEST, Session, TICKET, frame, head};

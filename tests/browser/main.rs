@@ -21,7 +21,7 @@ use mesh::{Mesh, until};
 use serde_json::{Value, json};
 use site::Site;
 
-/// DESIGN §3.
+/// No model computes for nobody.
 const A_CLIENT_THAT_GOES_AWAY_ENDS_THE_WORK: Duration = Duration::from_secs(1);
 /// Where a page of somebody else's comes from.
 const EVIL: &str = "evil.example";

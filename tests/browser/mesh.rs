@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ollana::app::{App, AppError};
-use ollana::config::Config;
-use ollana::control::Mesh as View;
-use ollana::id::NodeName;
+use ollana::Config;
+use ollana::NodeName;
+use ollana::internals::control::Mesh as View;
+use ollana::{App, AppError};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;

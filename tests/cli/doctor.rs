@@ -153,7 +153,7 @@ fn serve_warns_of_an_open_directory_as_doctor_does() {
 fn a_file_that_is_damaged_while_the_node_runs_is_a_problem() {
     let home = Home::new();
     home.ok(&["serve", "-d"]);
-    home.ok(&["trust", &ollana::id::Id::of_spki(b"peer").to_string(), "--yes"]);
+    home.ok(&["trust", &ollana::Id::of_spki(b"peer").to_string(), "--yes"]);
     assert_eq!(finding(&home, "trust").1["level"], "ok");
     fs::write(home.state().join("trust.toml"), "half a f").unwrap();
     let (code, found) = finding(&home, "trust");
@@ -164,7 +164,7 @@ fn a_file_that_is_damaged_while_the_node_runs_is_a_problem() {
 #[test]
 fn a_directory_that_another_process_holds_is_a_problem() {
     let home = Home::new();
-    let held = ollana::control::StateDir::take(&home.state()).unwrap();
+    let held = ollana::internals::control::StateDir::take(&home.state()).unwrap();
     let refused = refusal(&home);
     assert!(refused.contains("already runs"), "{refused}");
     let found = home.run(&["doctor"]).out;

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::home::Home;
-use ollana::id::Id;
+use ollana::Id;
 use serde_json::{Value, json};
 
 /// Bounds every wait.

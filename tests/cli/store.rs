@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::home::{Home, signal};
-use ollana::control::StateDir;
-use ollana::id::Id;
+use ollana::Id;
+use ollana::internals::control::StateDir;
 use rustix::process::Signal;
 
 fn id(n: u32) -> String {

@@ -181,7 +181,7 @@ fn the_choice_of_weights_wants_a_model_and_a_node() {
 #[test]
 fn a_slip_in_an_id_is_shown_where_it_is() {
     let home = Home::new();
-    let id = ollana::id::Id::of_spki(b"key").to_string();
+    let id = ollana::Id::of_spki(b"key").to_string();
     let slip_at = |at: usize| {
         let other = if id.as_bytes()[at] == b'A' { "B" } else { "A" };
         format!("{}{other}{}", &id[..at], &id[at + 1..])

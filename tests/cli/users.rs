@@ -89,6 +89,44 @@ fn root_writes_its_file_by_its_own_name_and_not_by_another_users_link() {
 }
 
 #[test]
+fn root_reads_no_file_on_another_users_word() {
+    let Some(said) = script(
+        "export file=\"$SERVICE/config.toml\" dir=$SERVICE/.local/share/ollana
+         $NOBODY sh -c 'echo \"name = \\\"desk\\\"\" > \"$file\"'
+         HOME=$SERVICE $NOBODY \"$BIN\" --config \"$file\" serve -d > /dev/null
+         export HOME=$ROOT
+         (umask 077; echo 'name = \"secret\"' > \"$ROOT/private.toml\")
+         on() { timeout 20 \"$BIN\" --state-dir \"$dir\" \"$@\"; }
+         on config get name
+         refused() {
+             echo \"--- $1\"
+             code=0; on config show || code=$?; test $code = 1
+             code=0; on doctor || code=$?; test $code -le 1
+             rm \"$file\"
+         }
+         rm \"$file\"; $NOBODY mkfifo \"$file\"; refused fifo
+         $NOBODY ln -s /dev/zero \"$file\"; refused device
+         $NOBODY ln -s \"$ROOT/private.toml\" \"$file\"; refused link
+         cp -p \"$ROOT/private.toml\" \"$file\"; refused private
+         $NOBODY head -c 3000000 /dev/zero > \"$file\"; chown 65534 \"$file\"; refused large
+         $NOBODY sh -c 'echo \"name = \\\"again\\\"\" > \"$file\"'
+         on config get name
+         for state in lock pid; do
+             rm \"$dir/ollana.$state\"; $NOBODY mkfifo \"$dir/ollana.$state\"
+         done
+         code=0; on doctor || code=$?; test $code -le 1
+         on config get name",
+    ) else {
+        return;
+    };
+    assert!(said.starts_with("desk\n") && said.matches("again\n").count() == 2, "{said}");
+    assert!(!said.contains("secret"), "{said}");
+    assert_eq!(said.matches("is a link or no regular file").count(), 6, "{said}");
+    assert_eq!(said.matches("does not belong to that user").count(), 2, "{said}");
+    assert_eq!(said.matches("more than 1 MiB").count(), 2, "{said}");
+}
+
+#[test]
 fn another_users_node_is_named_and_cannot_choose_the_file_that_root_writes() {
     let Some(said) = script(
         "HOME=$SERVICE $NOBODY \"$BIN\" serve -d > /dev/null

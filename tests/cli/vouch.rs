@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::home::Home;
-use ollana::id::Id;
+use ollana::Id;
 use serde_json::{Value, json};
 
 fn id(n: u32) -> String {

@@ -6,7 +6,7 @@ use super::mesh::{MODEL, Mesh};
 use super::script::{ALL, Client};
 use super::{Test, each};
 
-/// DESIGN §3.
+/// How soon the work for a client that went away ends.
 const WITHIN: Duration = Duration::from_secs(1);
 
 /// The npm client can give up a stream only.

@@ -1,4 +1,4 @@
-// Records what Go makes of multipart forms, for tests/route: go run tests/data/go-form.go > tests/data/go-form.jsonl
+// Records what Go makes of multipart forms, for src/route: go run tests/data/go-form.go > tests/data/go-form.jsonl
 // (Recorded with go1.26.8. The seed is fixed; another release of Go may draw other numbers from it.)
 package main
 

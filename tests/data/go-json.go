@@ -1,4 +1,4 @@
-// Records what Go's encoding/json makes of bodies, for tests/route: go run tests/data/go-json.go > tests/data/go-json.jsonl
+// Records what Go's encoding/json makes of bodies, for src/route: go run tests/data/go-json.go > tests/data/go-json.jsonl
 // (Recorded with go1.26.8. The seed is fixed; another release of Go may draw other numbers from it.)
 package main
 

@@ -1,4 +1,4 @@
-// Records what the decompressor that Ollama uses makes of bodies, for tests/route: in a module that requires
+// Records what the decompressor that Ollama uses makes of bodies, for src/route: in a module that requires
 // github.com/klauspost/compress v1.18.3, go run tests/data/go-zstd.go > tests/data/go-zstd.jsonl
 // (Recorded with go1.26.8. The seed is fixed; another release may compress otherwise.)
 package main

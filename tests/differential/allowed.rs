@@ -17,7 +17,7 @@ pub struct Allowed {
 pub const ALLOWED: [Allowed; 8] = [
     Allowed {
         what: "the field `Ollana-Peer`",
-        why: "says which node answered: what DESIGN §3 adds",
+        why: "says which node answered (README.md, \"What a program can do with it\")",
         erase: |answer| drop_field(answer, "Ollana-Peer"),
     },
     Allowed {

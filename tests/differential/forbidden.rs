@@ -2,7 +2,7 @@
 //! nothing of it at the Ollama.
 
 use libtest_mimic::Failed;
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 use serde_json::Value;
 
 use super::cases::{head, json};

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use http::Uri;
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 use tokio::runtime::Runtime;
 
 use super::fake_ollama::{FakeOllama, Settings};

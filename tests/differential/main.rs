@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 use proptest::test_runner::{Config as ProptestConfig, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use self::cases::{Case, Group, Kind, Side};

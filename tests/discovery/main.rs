@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use netns::{Net, nft_permitted, trial};
 use node::{Node, Send};
-use ollana::discovery::GROUP_PORT;
-use ollana::wire::beacon::BeaconKind;
+use ollana::internals::discovery::GROUP_PORT;
+use ollana::internals::wire::beacon::BeaconKind;
 
 /// The environment variable that tells a copy of this program what to be.
 const ROLE: &str = "OLLANA_TEST_ROLE";
@@ -296,12 +296,11 @@ fn nodes_that_started_while_the_network_was_cut_find_each_other_when_it_is_whole
     lan.cut();
     let mut first = Node::start(&a, 1, 4001);
     let mut second = Node::start(&b, 2, 4001);
-    // The burst is over after 600 ms: only heartbeats, or asking, find the other now.
+    // The burst is over after 600 ms: only heartbeats find the other now.
     std::thread::sleep(Duration::from_secs(1));
     lan.join();
-    first.say("ask");
-    first.sees_v4(2, SOON);
-    second.sees_v4(1, SOON);
+    first.sees_v4(2, HEARTBEAT);
+    second.sees_v4(1, HEARTBEAT);
     lan.cut();
     let c = net.host("c", &lan);
     let mut third = Node::start(&c, 3, 4001);

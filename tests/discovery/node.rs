@@ -6,9 +6,9 @@ use std::process::{ExitCode, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use ollana::discovery::{Discovery, DiscoverySettings, GROUP_PORT, Sighting};
-use ollana::id::{Id, Instance, NodeName};
-use ollana::wire::beacon::{Beacon, BeaconKind};
+use ollana::internals::discovery::{Discovery, DiscoverySettings, GROUP_PORT, Sighting};
+use ollana::internals::id::{Id, Instance, NodeName};
+use ollana::internals::wire::beacon::{Beacon, BeaconKind};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
@@ -249,7 +249,6 @@ pub fn run() -> ExitCode {
             tokio::select! {
                 Some(sighting) = sightings.recv() => print(&Line::Seen(Seen::of(&sighting, start.elapsed()))),
                 order = orders.recv() => match order.as_deref() {
-                    Some("ask") => discovery.ask(),
                     Some("goodbye") => {
                         discovery.goodbye().await;
                         return ExitCode::SUCCESS;

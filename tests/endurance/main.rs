@@ -15,11 +15,11 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use ollana::exchange::{self, Body, Endpoint, ExchangeError};
-use ollana::id::{NodeName, Use};
-use ollana::identity::Identity;
-use ollana::transport::remote::Face;
-use ollana::transport::{self, Connection, Pulse, Remote, Transport};
+use ollana::internals::exchange::{self, Body, Endpoint, ExchangeError};
+use ollana::internals::id::{NodeName, Use};
+use ollana::internals::identity::Identity;
+use ollana::internals::transport::remote::Face;
+use ollana::internals::transport::{self, Connection, Pulse, Remote, Transport};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

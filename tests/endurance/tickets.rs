@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::exchange::{self, Ask, Endpoint as _, Load, Turn};
-use ollana::gate::{Caller, Gate, GateSettings};
-use ollana::id::{Id, NodeName, Scope};
-use ollana::ollama::Ollama;
-use ollana::transport::incoming::Opening;
-use ollana::transport::remote::Face;
-use ollana::transport::stream::PumpError;
-use ollana::transport::{Connection, Incoming, Pulse, Remote};
+use ollana::internals::exchange::{self, Ask, Endpoint as _, Load, Turn};
+use ollana::internals::gate::{Caller, Gate, GateSettings};
+use ollana::internals::id::{Id, NodeName, Scope};
+use ollana::internals::ollama::Ollama;
+use ollana::internals::transport::incoming::Opening;
+use ollana::internals::transport::remote::Face;
+use ollana::internals::transport::stream::PumpError;
+use ollana::internals::transport::{Connection, Incoming, Pulse, Remote};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -121,7 +121,9 @@ async fn requests_that_queue_leave_nothing_behind_whatever_becomes_of_them() {
     let gate = Gate::new(ollama, settings, lend.subscribe());
     let pair = pair().await;
     let _serving = AbortOnDropHandle::new(tokio::spawn(serve(pair.accepted.clone(), gate.clone())));
-    let face = watch::channel(Face { label: NodeName::lossy("gpu1"), use_: ollana::id::Use::Yes, trusted: false }).1;
+    let face =
+        watch::channel(Face { label: NodeName::lossy("gpu1"), use_: ollana::internals::id::Use::Yes, trusted: false })
+            .1;
     let (report, load) = (watch::channel(Arc::default()).1, watch::channel(Arc::default()).1);
     let remote = Arc::new(Remote::new(pair.dialled.clone(), face, report, load, Arc::new(Pulse::new())));
 

@@ -95,7 +95,9 @@ impl Node {
 
     /// Its server, as `status` shows it.
     pub fn server(&self) -> Value {
-        self.json(&["status", "--json"])["ollama"].clone()
+        let server = self.json(&["status", "--json"])["ollama"].clone();
+        assert!(server["healthy"] == true || server["lent"] == false, "it contradicts itself: {server}");
+        server
     }
 
     /// Waits until its server is shown so; then how.

@@ -14,9 +14,9 @@ use load::{Pair, When};
 use stand_in::{Event, Wire};
 
 const MB: u64 = 1024 * 1024;
-/// DESIGN.md §6 and issue 2: each node, whatever passes through it.
+/// Each node, whatever passes through it: a small part of a machine that runs models.
 const BOUND: u64 = 64 * MB;
-/// A client that goes away ends the work at the Ollama within this (DESIGN.md §3).
+/// A client that goes away ends the work at the Ollama within this.
 const WITHIN: Duration = Duration::from_secs(1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

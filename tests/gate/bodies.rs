@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use ollana::exchange::{Body, ExchangeError};
-use ollana::gate::Caller;
-use ollana::id::Scope;
+use ollana::internals::exchange::{Body, ExchangeError};
+use ollana::internals::gate::Caller;
+use ollana::internals::id::Scope;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use ollana::exchange::Body;
-use ollana::gate::Caller;
-use ollana::id::Scope;
+use ollana::internals::exchange::Body;
+use ollana::internals::gate::Caller;
+use ollana::internals::id::Scope;
 use sha2::{Digest as _, Sha256};
 
 use crate::fake_ollama::Model;
@@ -107,7 +107,7 @@ async fn a_form_by_a_type_that_only_go_reads_as_one_is_refused() {
     let body = part("name=\"model\"", "x:cloud") + &part("name=\"file\"; filename=\"a\"", "x") + "--xYz--\r\n";
     // A real Ollama 0.24 reads all of these as forms.
     for kind in ["mult\u{130}part/form-data", "multipart/form-data\u{a0}", "\u{2003}multipart/form-data"] {
-        let mut asked = form(PATH, ollana::exchange::full(body.clone()));
+        let mut asked = form(PATH, ollana::internals::exchange::full(body.clone()));
         let kind = format!("{kind}; boundary=xYz");
         asked.headers_mut().insert("content-type", http::HeaderValue::from_bytes(kind.as_bytes()).unwrap());
         let answer = provider.ask(peer(Scope::Infer), asked).await;
@@ -125,7 +125,7 @@ async fn a_form_where_ollama_reads_json_is_read_as_json() {
         (part("name=\"model\"", "m") + "--xYz--", None),
     ] {
         for path in ["/api/generate", "/v1/chat/completions", "/api/show"] {
-            let asked = form(path, ollana::exchange::full(body.clone()));
+            let asked = form(path, ollana::internals::exchange::full(body.clone()));
             let answer = provider.ask(peer(Scope::Infer), asked).await;
             assert_eq!(answer.refusal.as_deref(), refusal, "{path} {body}");
             assert!(answer.status.is_client_error(), "{path} {body}");

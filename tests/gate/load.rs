@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use ollana::exchange::Health;
-use ollana::gate::Caller;
-use ollana::id::{Id, NodeName, Scope, Use};
+use ollana::internals::exchange::Health;
+use ollana::internals::gate::Caller;
+use ollana::internals::id::{Id, NodeName, Scope, Use};
 use serde_json::json;
 
 use crate::fake_ollama::{Model, Settings, expected};
@@ -16,7 +16,7 @@ fn slow() -> Settings {
     Settings { pace: Duration::from_millis(10), tokens: 1_000_000, ..Settings::default() }
 }
 
-fn generate() -> http::Request<ollana::exchange::Body> {
+fn generate() -> http::Request<ollana::internals::exchange::Body> {
     post("/api/generate", &json!({"model":"m","prompt":"x"}))
 }
 

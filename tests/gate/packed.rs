@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use ollana::exchange::Body;
-use ollana::gate::Caller;
-use ollana::id::Scope;
+use ollana::internals::exchange::Body;
+use ollana::internals::gate::Caller;
+use ollana::internals::id::Scope;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use sha2::{Digest as _, Sha256};
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use ollana::exchange::{Answer, Ask, Body, Load, ModelLoad, REFUSAL_HEADER, Residence, Slot, Ticket, Turn};
-use ollana::gate::{Caller, GateSettings, Weights};
-use ollana::id::{Id, NodeName, Scope};
+use ollana::internals::exchange::{Answer, Ask, Body, Load, ModelLoad, REFUSAL_HEADER, Residence, Slot, Ticket, Turn};
+use ollana::internals::gate::{Caller, GateSettings, Weights};
+use ollana::internals::id::{Id, NodeName, Scope};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -361,7 +361,7 @@ async fn every_route_that_runs_a_model_waits() {
     let form = "--x\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--x--\r\n";
     let form = http::Request::post("/v1/audio/transcriptions")
         .header("content-type", "multipart/form-data; boundary=x")
-        .body(ollana::exchange::full(form));
+        .body(ollana::internals::exchange::full(form));
     let waits = provider.gate.serve(peer(1), form.unwrap());
     assert_eq!(provider.of("m").queued, 1.0);
     drop(waits);

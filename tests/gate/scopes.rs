@@ -1,10 +1,10 @@
 //! Who may ask for what.
 
 use http::StatusCode;
-use ollana::exchange::ExchangeError;
-use ollana::gate::{Caller, GateSettings};
-use ollana::id::Scope;
-use ollana::route::headers::HOP_HEADER;
+use ollana::internals::exchange::ExchangeError;
+use ollana::internals::gate::{Caller, GateSettings};
+use ollana::internals::id::Scope;
+use ollana::internals::route::headers::HOP_HEADER;
 use serde_json::{Value, json};
 
 use crate::fake_ollama::{Model, Settings};
@@ -344,9 +344,9 @@ async fn an_ollama_that_is_gone_is_an_error_and_not_an_answer() {
 
 #[tokio::test]
 async fn what_a_manager_passes_on_for_guests_is_no_managers() {
-    use ollana::route::headers::GUEST_HEADER;
+    use ollana::internals::route::headers::GUEST_HEADER;
     let provider = Provider::start(&["m"]).await;
-    let for_guest = |mut asked: http::Request<ollana::exchange::Body>| {
+    let for_guest = |mut asked: http::Request<ollana::internals::exchange::Body>| {
         asked.headers_mut().insert(GUEST_HEADER, "1".parse().unwrap());
         asked
     };

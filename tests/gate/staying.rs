@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
-use ollana::gate::Caller;
-use ollana::id::Scope;
-use ollana::ollama::State;
+use ollana::internals::gate::Caller;
+use ollana::internals::id::Scope;
+use ollana::internals::ollama::State;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{sleep, timeout};

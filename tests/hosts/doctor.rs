@@ -62,6 +62,34 @@ pub fn a_udp_port_that_was_replaced_is_told() {
     assert!(found.contains("restart the node to have UDP 11435 again"), "{found}");
 }
 
+pub fn every_port_that_serve_uses_is_checked_before_it_starts() {
+    let (net, lan) = Net::new();
+    let host = net.host("host", &lan);
+    let home = Home::new("host");
+    let (_, free) = home.ollana(&host, &["doctor"]);
+    for words in [
+        "TCP 127.0.0.1:11434 and [::1]:11434 can be used",
+        "UDP [::]:11435 is free",
+        "UDP 11436 can be used for discovery",
+        "TCP 127.0.0.1:11437 is free",
+    ] {
+        assert!(free.contains(words), "{words}\n{free}");
+    }
+    let this = format!("(process {})", std::process::id());
+    let tcp = |addr: &str| host.inside(|| std::net::TcpListener::bind(addr).unwrap());
+    let held = (tcp("[::1]:11434"), host.inside(|| UdpSocket::bind("[::]:11435").unwrap()), tcp("127.0.0.1:11437"));
+    let (_, taken) = home.ollana(&host, &["doctor"]);
+    for (start, end) in [
+        ("TCP [::1]:11434", "http://127.0.0.1:11433 and http://[::1]:11433"),
+        ("UDP [::]:11435 is used by", "no firewall rule fits"),
+        ("TCP 127.0.0.1:11437 is used by", "there will be no status page"),
+    ] {
+        let line = taken.lines().find(|line| line.contains(start)).unwrap_or_else(|| panic!("{start}\n{taken}"));
+        assert!(line.starts_with("hint") && line.contains(&this) && line.contains(end), "{line}");
+    }
+    drop(held);
+}
+
 pub fn a_port_that_serve_cannot_do_without_is_told_in_its_words() {
     let (net, lan) = Net::new();
     let host = net.host("host", &lan);

@@ -84,7 +84,7 @@ pub fn a_bridge_that_is_cut_for_ten_seconds_ends_no_answer_and_hangs_no_request(
     lan.join();
     app.is_answered_within(CHANGE, "after the cut");
     assert_eq!(user.until_used("gpu", CHANGE).state, "connected");
-    // A running answer outlives 15 s of silence (DESIGN.md §4).
+    // A running answer outlives 15 s of silence.
     assert_eq!(running.must_be_right(), "gpu");
 }
 

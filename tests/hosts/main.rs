@@ -99,9 +99,12 @@ fn main() -> ExitCode {
             roles::a_listener_of_ollana_is_never_taken_for_an_ollama
             roles::both_addresses_of_loopback_lead_to_the_mesh
             roles::an_ollama_at_either_address_of_loopback_holds_the_port
+            roles::an_address_of_this_machine_in_ollama_host_is_shared
+            roles::an_address_that_comes_and_goes_is_shared_while_it_is_here
             roles::a_port_that_is_taken_is_a_clear_message_and_not_half_a_start
             doctor::the_program_on_port_11434_is_named_and_its_end_noticed
             doctor::a_udp_port_that_was_replaced_is_told
+            doctor::every_port_that_serve_uses_is_checked_before_it_starts
             doctor::a_port_that_serve_cannot_do_without_is_told_in_its_words
             trust::an_impostor_with_a_known_name_gets_nothing_and_is_reported
             trust::a_provider_that_turns_up_late_waits_for_a_person;

@@ -130,7 +130,6 @@ pub fn a_port_that_is_taken_is_a_clear_message_and_not_half_a_start() {
     third.until_peer("first", CHANGE, |peer| peer.state == "connected");
 }
 
-#[allow(dead_code, reason = "not in the list of trials yet: it does not come to its end on a bridge without ports")]
 pub fn an_address_of_this_machine_in_ollama_host_is_shared() {
     let (net, lan) = Net::new();
     let host = net.host("gpu", &lan);
@@ -156,6 +155,31 @@ pub fn an_address_of_this_machine_in_ollama_host_is_shared() {
     let node = Node::start_with(&host, &home, &[], &[("OLLAMA_HOST", "10.83.255.254:11434")]);
     let status = node.status();
     assert!(status["ollama"]["problem"].as_str().unwrap().contains("not on this machine"), "{status}");
+}
+
+pub fn an_address_that_comes_and_goes_is_shared_while_it_is_here() {
+    let (net, lan) = Net::new();
+    let (host, other) = (net.host("gpu", &lan), net.host("other", &lan));
+    let at = "10.83.0.200:11434".parse().unwrap();
+    let moves = |host: &Host, verb: &str| host.ip(&["addr", verb, "10.83.0.200/24", "dev", "eth0"]);
+    moves(&other, "add");
+    let others = other.inside(|| Shaped::start_at(at, shaped::ollama("0.33.0")));
+    let home = Home::new("gpu");
+    let node = Node::start_with(&host, &home, &[], &[("OLLAMA_HOST", "10.83.0.200")]);
+    let elsewhere = |status: &serde_json::Value| {
+        status["ollama"]["lent"] == false && status["ollama"]["problem_code"] == "elsewhere"
+    };
+    node.until_status(ROLE, elsewhere);
+    // As DHCP gives an address to another machine, and a VPN or a bridge of containers one to this.
+    moves(&other, "del");
+    moves(&host, "add");
+    let own = host.inside(|| Shaped::start_at(at, shaped::ollama("0.33.0")));
+    node.until_status(CHANGE, |status| status["ollama"]["lent"] == true);
+    assert_ne!(own.seen(), Vec::<String>::new());
+    moves(&host, "del");
+    moves(&other, "add");
+    node.until_status(3 * CHANGE, elsewhere);
+    assert_eq!(others.seen(), Vec::<String>::new(), "another machine's server is not asked");
 }
 
 /// Asks for the version at an address, under a name that means this machine: the status, or nothing if nobody is there.

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ollana::exchange::{Body, ExchangeError, full};
+use ollana::internals::exchange::{Body, ExchangeError, full};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 

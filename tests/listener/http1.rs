@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
-use ollana::exchange::full;
+use ollana::internals::exchange::full;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{FakeEndpoint, Node, request, soon};
@@ -273,7 +273,7 @@ async fn odd_targets_and_missing_hosts_are_answered_as_ollama_does() {
 async fn a_request_that_came_round_is_refused() {
     let (_a, a) = FakeEndpoint::new("a", &["m"]);
     let node = Node::over(&[&_a]).await;
-    let hop = ollana::route::headers::HOP_HEADER;
+    let hop = ollana::internals::route::headers::HOP_HEADER;
     assert_eq!(node.ask(&format!("POST /api/chat\n{hop}: 1"), CHAT).await.status, 508);
     assert!(a.is_empty());
 }

@@ -6,8 +6,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ollana::exchange::{Body, ExchangeError, ResetCode, full};
-use ollana::id::NodeName;
+use ollana::NodeName;
+use ollana::internals::exchange::{Body, ExchangeError, ResetCode, full};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
@@ -47,7 +47,7 @@ async fn many_requests_share_a_connection_and_none_waits_for_another() {
 #[tokio::test]
 async fn both_directions_flow_at_once_and_end_with_trailers() {
     let (_a, mut a) = FakeEndpoint::new("a", &[]);
-    _a.reports(|report| report.api = ollana::exchange::ServerKind::Grpc);
+    _a.reports(|report| report.api = ollana::internals::exchange::ServerKind::Grpc);
     let node = Node::over(&[&_a]).await;
     let mut client = connect(&node).await;
     let (up, receiver) = mpsc::channel::<Result<Frame<Bytes>, ExchangeError>>(1);
@@ -60,7 +60,7 @@ async fn both_directions_flow_at_once_and_end_with_trailers() {
     let answer = tokio::spawn(client.send_request(request));
     let mut call = soon(a.next()).await;
     assert_eq!(call.request.headers()["te"], "trailers");
-    let mut upload = std::mem::replace(call.request.body_mut(), ollana::exchange::empty());
+    let mut upload = std::mem::replace(call.request.body_mut(), ollana::internals::exchange::empty());
     let down = call.stream();
     let mut answer = soon(answer).await.unwrap().unwrap().into_body();
     for turn in ["ping", "pong", "ping"] {

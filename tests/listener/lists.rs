@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
-use ollana::exchange::{ExchangeError, full};
-use ollana::id::NodeName;
+use ollana::NodeName;
+use ollana::internals::exchange::{ExchangeError, full};
 
 use crate::{FakeEndpoint, Node, request, soon};
 
@@ -15,7 +15,7 @@ const NEW: &str =
 const OLD_NEWER: &str =
     r#"{"name":"Old","model":"old:latest","modified_at":"2026-11-21T12:45:47Z","size":3,"digest":"c3"}"#;
 
-fn json(text: String) -> Result<Response<ollana::exchange::Body>, ExchangeError> {
+fn json(text: String) -> Result<Response<ollana::internals::exchange::Body>, ExchangeError> {
     let length = text.len();
     let response = Response::builder()
         .header("content-type", "application/json; charset=utf-8")
@@ -43,7 +43,7 @@ async fn one_provider_answers_for_itself() {
     client.send(&request("HEAD /api/tags", "")).await;
     let call = soon(a.next()).await;
     assert_eq!(call.request.method(), "HEAD");
-    let response = Response::builder().header("content-length", "341").body(ollana::exchange::empty());
+    let response = Response::builder().header("content-length", "341").body(ollana::internals::exchange::empty());
     call.reply(Ok(response.unwrap()));
     assert_eq!(client.reply_to("HEAD").await.field("Content-Length"), Some("341"));
 }
@@ -153,9 +153,12 @@ async fn if_nobody_gives_a_list_it_is_502() {
 async fn where_weights_differ_the_list_shows_those_that_are_used() {
     let (_me, mut me) = FakeEndpoint::local("me", &["Old@one"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["old:latest@two"]);
-    let holder = ollana::digests::Holder { id: ollana::exchange::Endpoint::id(&*_b), name: NodeName::lossy("b") };
+    let holder = ollana::internals::digests::Holder {
+        id: ollana::internals::exchange::Endpoint::id(&*_b),
+        name: NodeName::lossy("b"),
+    };
     let setup = crate::Setup::default();
-    setup.digests.keep(&ollana::route::ModelName::new("old"), "two", holder);
+    setup.digests.keep(&ollana::internals::route::ModelName::new("old"), "two", holder);
     let node = Node::set_up(setup, &[&_me, &_b]).await;
     let mut client = node.client().await;
     client.send(&request("GET /api/tags", "")).await;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use ollana::balance::{Preferences, Router, RouterSettings};
-use ollana::catalog::Catalog;
-use ollana::digests::Digests;
-use ollana::exchange::Endpoint;
-use ollana::id::Id;
-use ollana::listener::{Listener, ListenerSettings};
+use ollana::Id;
+use ollana::internals::balance::{Preferences, Router, RouterSettings};
+use ollana::internals::catalog::Catalog;
+use ollana::internals::digests::Digests;
+use ollana::internals::exchange::Endpoint;
+use ollana::internals::listener::{Listener, ListenerSettings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -70,7 +70,7 @@ impl Node {
             digests: setup.digests,
             grace: setup.grace,
         };
-        let router = Router::spawn(settings, discover.boxed());
+        let router = Router::spawn(settings, discover.boxed(), Vec::new);
         let settings =
             ListenerSettings { name: "me".parse().unwrap(), origins: Vec::new(), open: setup.open, drain: setup.drain };
         let shutdown = CancellationToken::new();

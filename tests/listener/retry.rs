@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body::Frame;
-use ollana::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
-use ollana::id::NodeName;
+use ollana::NodeName;
+use ollana::internals::exchange::{ExchangeError, Health, Progress, REFUSAL_HEADER, ResetCode, full};
 
 use crate::{Call, FakeEndpoint, Node, request, soon};
 
@@ -84,7 +84,7 @@ async fn what_was_not_run_is_tried_as_often_as_there_are_servers() {
 
 #[tokio::test]
 async fn what_a_server_had_whole_is_tried_once_more_at_most() {
-    type Fails = fn(&Call) -> Result<Response<ollana::exchange::Body>, ExchangeError>;
+    type Fails = fn(&Call) -> Result<Response<ollana::internals::exchange::Body>, ExchangeError>;
     let failures: [Fails; 4] = [
         |_| Err(broken("x")),
         |_| Err(ExchangeError::Ollama("x".into(), "reset".into())),
@@ -242,6 +242,30 @@ async fn a_gate_that_says_no_for_now_is_left_for_another() {
 }
 
 #[tokio::test]
+async fn only_a_refusal_that_passes_is_tried_elsewhere() {
+    // The last is of a later version: nobody knows whether anything was run.
+    let final_ones =
+        [(403, "scope"), (400, "unreadable"), (408, "stalled"), (404, "no-model"), (503, "no-such-code-yet")];
+    let passing = [(503, "crowded"), (503, "no-room")];
+    for (status, code) in passing.into_iter().chain(final_ones) {
+        let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
+        let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
+        let node = Node::over(&[&_a, &_b]).await;
+        let mut client = node.client().await;
+        client.send(&request("POST /api/chat", CHAT)).await;
+        let refusal = Response::builder().status(status).header(REFUSAL_HEADER, code).body(full("no")).unwrap();
+        next!(a, b).1.reply(Ok(refusal));
+        if passing.contains(&(status, code)) {
+            next!(a, b).1.answer(StatusCode::OK, "yes");
+            assert_eq!(client.reply().await.body, "yes", "{code}");
+        } else {
+            let reply = client.reply().await;
+            assert_eq!((reply.status, &*reply.body, reply.field("Ollana-Refusal")), (status, "no", None), "{code}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_suspect_peer_loses_what_has_no_byte_yet_to_another() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, mut b) = FakeEndpoint::new("b", &["m"]);
@@ -344,7 +368,8 @@ async fn what_came_too_late_for_its_slot_is_asked_again_of_the_same_server_which
         assert_eq!(client.reply().await.body, "done", "{head}");
     }
     client.send(&request("POST /api/chat", CHAT)).await;
-    for _ in 0..2 {
+    // There is no other: not for ever either.
+    for _ in 0..10 {
         soon(a.next()).await.reply(late());
     }
     let reply = client.reply().await;
@@ -413,12 +438,12 @@ async fn what_has_started_is_not_taken_away_from_a_peer_that_is_silent_for_a_mom
 async fn what_changes_models_is_never_sent_twice() {
     let (_a, mut a) = FakeEndpoint::new("a", &["m"]);
     let (_b, b) = FakeEndpoint::new("b", &["m"]);
-    _a.reports(|report| report.scope = ollana::id::Scope::Manage);
+    _a.reports(|report| report.scope = ollana::internals::id::Scope::Manage);
     let node = Node::over(&[&_a, &_b]).await;
     let mut client = node.client().await;
     client.send(&request("POST /api/pull", CHAT)).await;
     let call = soon(a.next()).await;
-    _b.reports(|report| report.scope = ollana::id::Scope::Manage);
+    _b.reports(|report| report.scope = ollana::internals::id::Scope::Manage);
     call.reply(Err(broken("a")));
     let reply = client.reply().await;
     assert_eq!(reply.status, 502);

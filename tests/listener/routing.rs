@@ -1,10 +1,13 @@
 //! Which node a request goes to, and what is said where none can take it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use http::StatusCode;
-use ollana::digests::{Digests, Holder};
-use ollana::exchange::{Endpoint, Health};
-use ollana::id::{Scope, Use};
-use ollana::route::ModelName;
+use ollana::internals::digests::{Digests, Holder};
+use ollana::internals::exchange::{Endpoint, Health};
+use ollana::internals::id::{Scope, Use};
+use ollana::internals::route::ModelName;
 
 use crate::{FakeEndpoint, Node, soon};
 
@@ -136,6 +139,75 @@ async fn what_is_in_the_way_of_each_node_is_said_and_what_to_type() {
         "leaving is about to stop",
     ] {
         assert!(reply.body.contains(part), "{part}: {}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_a_node_used_for_another_model_leaves_ollamas_404() {
+    // Without a digest there is none that this node could keep to.
+    let (once, once_calls) = FakeEndpoint::new("once", &["m@"]);
+    let (other, _other_calls) = FakeEndpoint::new("other", &["n"]);
+    once_calls.always(StatusCode::OK, "once");
+    let node = Node::over(&[&once, &other]).await;
+    assert_eq!(node.ask("POST /api/chat", CHAT_M).await.body, "once");
+    once.reports(|report| {
+        report.scope = Scope::None;
+        report.models.clear();
+    });
+    let reply = node.ask("POST /api/chat", r#"{"model":"new"}"#).await;
+    assert_eq!((reply.status, &*reply.body), (404, r#"{"error":"model 'new' not found"}"#));
+    let reply = node.ask("POST /api/chat", CHAT_M).await;
+    assert_eq!(reply.status, 503, "it was used for this one");
+    assert!(reply.body.contains("once refuses this node") && reply.body.contains("on once: ollana trust me"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_lost_while_the_only_provider_flickers() {
+    let (only, calls) = FakeEndpoint::new("only", &["m"]);
+    calls.always(StatusCode::OK, "served");
+    let node = Node::over(&[&only]).await;
+    let (flickers, over) = (only.clone(), Arc::new(AtomicBool::new(false)));
+    let flickering = std::thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            while !over.load(Ordering::Relaxed) {
+                flickers.becomes(Health::Suspect);
+                std::thread::yield_now();
+                flickers.becomes(Health::Healthy);
+                std::thread::yield_now();
+            }
+        }
+    });
+    for n in 0..400 {
+        // With and without a slot.
+        let head = if n % 2 == 0 { "POST /api/chat" } else { "POST /api/show" };
+        let reply = node.ask(head, CHAT_M).await;
+        assert_eq!((reply.status, &*reply.body), (200, "served"), "{n}: {head}");
+    }
+    over.store(true, Ordering::Relaxed);
+    flickering.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_provider_that_was_lost_is_waited_for_and_named() {
+    let (only, calls) = FakeEndpoint::new("only", &["m"]);
+    calls.always(StatusCode::OK, "back");
+    let node = Node::over(&[&only]).await;
+    assert_eq!(node.ask("POST /api/chat", CHAT_M).await.body, "back");
+    node.leaves(&only);
+    let mut client = node.client().await;
+    client.send(&crate::request("POST /api/chat", CHAT_M)).await;
+    let mut list = node.client().await;
+    list.send(&crate::request("GET /api/tags", "")).await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    node.joins(&only);
+    assert_eq!(client.reply().await.body, "back");
+    assert_eq!(list.reply().await.status, 200);
+    node.leaves(&only);
+    for head in ["POST /api/chat", "GET /api/tags"] {
+        let reply = node.ask(head, CHAT_M).await;
+        assert_eq!(reply.status, 503, "{head}");
+        assert!(reply.body.contains("only cannot be reached"), "{head}: {}", reply.body);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Tickets at gates that say anything.
 
 use http::{Response, StatusCode};
-use ollana::exchange::{Body, Health, REFUSAL_HEADER, Slot, Turn, full};
-use ollana::id::Use;
+use ollana::internals::exchange::{Body, Health, REFUSAL_HEADER, Slot, Turn, full};
+use ollana::internals::id::Use;
 use tokio::sync::oneshot;
 
 use crate::{FakeEndpoint, Node, Setup, request, soon};
@@ -83,6 +83,33 @@ async fn who_falls_silent_while_a_request_waits_there_is_waited_for_a_moment() {
     soon(ticket.closed()).await;
     a.becomes(Health::Healthy);
     soon(tickets.next()).await.send(a.slot()).unwrap();
+    soon(calls.next()).await.answer(StatusCode::OK, "done");
+    assert_eq!(client.reply().await.body, "done");
+}
+
+#[tokio::test]
+async fn a_ticket_stays_at_the_only_provider_while_that_is_suspect() {
+    let (a, mut calls) = FakeEndpoint::new("a", &["m"]);
+    let mut tickets = a.queues();
+    let node = Node::over(&[&a]).await;
+    let mut client = node.client().await;
+    client.send(&request("POST /api/chat", CHAT)).await;
+    let mut ticket = soon(tickets.next()).await;
+    a.becomes(Health::Suspect);
+    let withdrawn = tokio::time::timeout(std::time::Duration::from_secs(4), ticket.closed()).await;
+    assert!(withdrawn.is_err(), "it is withdrawn, though nobody else can take it");
+    // Another one can.
+    let (b, _) = FakeEndpoint::new("b", &["m"]);
+    let mut others = b.queues();
+    node.joins(&b);
+    soon(ticket.closed()).await;
+    let mut other = soon(others.next()).await;
+    b.becomes(Health::Gone);
+    soon(other.closed()).await;
+    a.becomes(Health::Healthy);
+    let ticket = soon(tickets.next()).await;
+    a.becomes(Health::Suspect);
+    ticket.send(a.slot()).unwrap();
     soon(calls.next()).await.answer(StatusCode::OK, "done");
     assert_eq!(client.reply().await.body, "done");
 }

@@ -58,7 +58,7 @@ async fn a_preflight_is_answered_as_a_real_ollama_answered_it() {
             "",
         )
         .await;
-    // shared/ollama-recorded, "preflight, local"; without `Allow`, which is gin's 405 and not CORS.
+    // As recorded of Ollama 0.24.0; without `Allow`, which is gin's 405 and not CORS.
     let recorded = "HTTP/1.1 204 No Content\n\
         Access-Control-Allow-Headers: Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,\
         X-Stainless-Arch,X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,X-Stainless-Lang,\

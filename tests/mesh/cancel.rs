@@ -11,7 +11,7 @@ use super::node::{Node, node, prompt, read, until, within};
 use super::relay::Relay;
 use super::stranger::{Stranger, lends};
 
-/// DESIGN §3.
+/// How soon the work for a request that nobody waits for ends.
 const AT_MOST: Duration = Duration::from_secs(1);
 
 /// A node with an Ollama, a node that uses it, and how it is with them while nothing runs.

@@ -28,7 +28,7 @@ async fn what_the_ollama_has_said_arrives_before_the_node_ends() {
     until("an Ollama that is lent", || provider.view().ollama().lent.then_some(())).await;
     let relay = Relay::to(provider.mesh).await;
     let met = within(Stranger::new("far").dial(relay.address)).await;
-    let get = |path: &str| http::Request::get(path).body(ollana::exchange::empty()).unwrap();
+    let get = |path: &str| http::Request::get(path).body(ollana::internals::exchange::empty()).unwrap();
     assert!(within(met.exchange(get("/api/version"))).await.unwrap().status().is_success());
     // The request arrives, and the Ollama answers it; the answer is lost on the way and has to be said again.
     relay.cut_back(true);

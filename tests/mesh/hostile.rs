@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use ollana::exchange;
+use ollana::internals::exchange;
 
 use super::fake_ollama::FakeOllama;
 use super::node::{node, prompt, until, within};
@@ -88,12 +88,13 @@ async fn a_report_shows_no_more_than_a_terminal_can_bear() {
     let connection = within(stranger.accept()).await;
     let mut control = connection.accept_control().await.unwrap();
     control.receive().await.unwrap();
-    let hello = ollana::wire::control::Hello { version: "1\u{1b}[2J\u{202e}".repeat(100), ..stranger.hello() };
-    control.send(&ollana::wire::control::Message::Hello(hello)).await.unwrap();
-    let ollana::wire::control::Message::Report(mut report) = lends("m") else { panic!() };
+    let hello =
+        ollana::internals::wire::control::Hello { version: "1\u{1b}[2J\u{202e}".repeat(100), ..stranger.hello() };
+    control.send(&ollana::internals::wire::control::Message::Hello(hello)).await.unwrap();
+    let ollana::internals::wire::control::Message::Report(mut report) = lends("m") else { panic!() };
     report.models.insert("\u{1b}]0;owned\u{7}:latest".to_owned(), Default::default());
     report.models.insert("x".repeat(5000), Default::default());
-    control.send(&ollana::wire::control::Message::Report(report)).await.unwrap();
+    control.send(&ollana::internals::wire::control::Message::Report(report)).await.unwrap();
     let peer = user.until_lent(stranger.id, "m").await;
     assert_eq!(peer.models, ["m:latest"]);
     assert!(!peer.version.chars().any(char::is_control) && peer.version.len() <= 64, "{:?}", peer.version);

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
-use ollana::exchange;
-use ollana::peers::PeerState;
-use ollana::transport::CloseCode;
-use ollana::wire::control::{Hello, Message, Refused};
+use ollana::internals::exchange;
+use ollana::internals::peers::PeerState;
+use ollana::internals::transport::CloseCode;
+use ollana::internals::wire::control::{Hello, Message, Refused};
 
 use super::fake_ollama::FakeOllama;
 use super::node::{node, prompt, until, within};
@@ -56,7 +56,7 @@ async fn a_revoked_key_is_thrown_out_with_all_that_runs() {
     let refused = user.until_peer(provider.id(), |peer| peer.state == PeerState::Refused).await;
     assert!(refused.problem.is_some_and(|why| why.contains("revoked")));
     // A way back, without anyone restarting anything, is for a person to open.
-    provider.trust(user.id(), ollana::id::Scope::Infer).await;
+    provider.trust(user.id(), ollana::internals::id::Scope::Infer).await;
     user.until_lent(provider.id(), "m").await;
 }
 
@@ -115,7 +115,7 @@ async fn a_stranger_that_bears_a_known_name_waits_for_a_person() {
     let mut back = within(impostor.accept_politely()).await;
     back.control.send(&lends("secret")).await.unwrap();
     let peer = user.until_lent(impostor.id, "secret").await;
-    assert_eq!(peer.use_, ollana::id::Use::Pending, "{peer:?}");
+    assert_eq!(peer.use_, ollana::internals::id::Use::Pending, "{peer:?}");
     assert!(peer.problem.is_some());
     let (status, why) = super::node::read(user.post("/api/generate", &prompt("secret", 1)).await).await;
     assert!(status == 503 && why.contains("ollana trust"), "{status} {why}");

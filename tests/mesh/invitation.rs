@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use data_encoding::HEXLOWER;
-use ollana::control::{InvitationRequest, InviteRequest, InviteView, InvitedView};
-use ollana::id::{Scope, Use};
-use ollana::identity::Identity;
-use ollana::trust::Trust;
-use ollana::wire::control::Message;
-use ollana::wire::dealing::{Dealing, Hex, Redeem};
+use ollana::internals::control::{InvitationRequest, InviteRequest, InviteView, InvitedView};
+use ollana::internals::id::{Scope, Use};
+use ollana::internals::identity::Identity;
+use ollana::internals::trust::Trust;
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::dealing::{Dealing, Hex, Redeem};
 
 use super::fake_ollama::FakeOllama;
 use super::node::{Node, node, prompt, until, within};
@@ -65,7 +65,7 @@ async fn an_invitation_that_is_used_up_expired_or_taken_back_lets_nobody_in() {
     for (what, text) in [("used up", used_up), ("taken back", taken_back), ("expired", expired)] {
         let late = node("late").paired().invited(&text).start().await;
         // Connected both ways: whatever is to be said was said, since it comes before the reports.
-        late.until_peer(gpu.id(), |peer| peer.state == ollana::peers::PeerState::Connected).await;
+        late.until_peer(gpu.id(), |peer| peer.state == ollana::internals::peers::PeerState::Connected).await;
         late.until_peer(gpu.id(), |peer| peer.rtt_us > 0).await;
         let mut probe = Stranger::new("probe").dial(gpu.mesh).await;
         probe.report().await;

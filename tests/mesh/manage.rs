@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::id::Scope;
+use ollana::internals::id::Scope;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::StatusCode;
 use http_body_util::BodyExt as _;
 use jiff::{SignedDuration, ZonedDateTime};
-use ollana::exchange::Denial;
-use ollana::peers::PeerState;
+use ollana::internals::exchange::Denial;
+use ollana::internals::peers::PeerState;
 
 use super::fake_ollama::FakeOllama;
 use super::node::{Node, node, prompt, read, until, within};
@@ -41,7 +41,7 @@ async fn outside_its_hours_a_node_lends_nothing_and_says_so() {
 
     // Who asks the gate nevertheless is refused there.
     let met = within(Stranger::new("far").dial(provider.mesh)).await;
-    let request = http::Request::get("/api/version").body(ollana::exchange::empty()).unwrap();
+    let request = http::Request::get("/api/version").body(ollana::internals::exchange::empty()).unwrap();
     let answer = within(met.exchange(request)).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.headers()["ollana-refusal"], "not-lent");

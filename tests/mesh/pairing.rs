@@ -1,12 +1,12 @@
 //! The six-digit code between real nodes, and what somebody who does not keep to the rules can make of it.
 
-use ollana::control::{Client, ClientError, Lines, PeerRequest};
-use ollana::id::{Id, Scope};
-use ollana::pairing::{Code, Failure, News, Session};
-use ollana::peers::PeerState;
-use ollana::trust::Trust;
-use ollana::wire::control::Message;
-use ollana::wire::dealing::{Dealing, Hex, PairStep, Pairing};
+use ollana::internals::control::{Client, ClientError, Lines, PeerRequest};
+use ollana::internals::id::{Id, Scope};
+use ollana::internals::pairing::{Code, Failure, News, Session};
+use ollana::internals::peers::PeerState;
+use ollana::internals::trust::Trust;
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::dealing::{Dealing, Hex, PairStep, Pairing};
 
 use super::node::{Node, node, within};
 use super::stranger::{Met, Stranger};

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use http::{Request, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::exchange::{self, Ask, Body, Endpoint as _, ExchangeError, Load, ResetCode, Residence, Ticket, Turn};
-use ollana::id::{NodeName, Use};
-use ollana::transport::Remote;
-use ollana::transport::remote::Face;
-use ollana::wire::control::Message;
+use ollana::internals::exchange::{
+    self, Ask, Body, Endpoint as _, ExchangeError, Load, ResetCode, Residence, Ticket, Turn,
+};
+use ollana::internals::id::{NodeName, Use};
+use ollana::internals::transport::Remote;
+use ollana::internals::transport::remote::Face;
+use ollana::internals::wire::control::Message;
 use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,8 +26,8 @@ const SLOTS: u32 = 4;
 struct Peer {
     remote: Remote,
     load: watch::Receiver<Arc<Load>>,
-    connection: ollana::transport::Connection,
-    _transport: ollana::transport::Transport,
+    connection: ollana::internals::transport::Connection,
+    _transport: ollana::internals::transport::Transport,
     _control: AbortOnDropHandle<()>,
 }
 
@@ -169,7 +171,7 @@ async fn a_peer_that_dies_leaves_its_slots_and_its_places() {
     let waits = [dying.place().await, dying.place().await];
     let (turn, _) = peer.place().await;
     peer.until(|load| load.of("m:latest").queued == 1.5).await;
-    dying.connection.close(ollana::transport::CloseCode::Protocol, "it dies");
+    dying.connection.close(ollana::internals::transport::CloseCode::Protocol, "it dies");
     let Turn::Slot(granted) = within(turn).await.unwrap().unwrap() else { panic!("no slot") };
     peer.until(|load| (load.of("m:latest").running, load.of("m:latest").queued) == (1, 0.0)).await;
     assert!(within(granted.exchange(ask(1))).await.unwrap().status().is_success());

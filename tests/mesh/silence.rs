@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt as _;
-use ollana::peers::PeerState;
+use ollana::internals::peers::PeerState;
 
 use super::fake_ollama::FakeOllama;
 use super::node::{node, prompt, read, within};

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::{Request, Response};
-use ollana::exchange::{Body, Endpoint as _, ExchangeError, ModelInfo, Place, Report, Slot, Ticket, Turn};
-use ollana::id::{Id, Instance, NodeName, Scope, Use};
-use ollana::identity::Identity;
-use ollana::transport::connection::Control;
-use ollana::transport::incoming::Opening;
-use ollana::transport::remote::Face;
-use ollana::transport::{self, Connection, Remote, Transport};
-use ollana::wire::control::{Hello, Message};
+use ollana::internals::exchange::{Body, Endpoint as _, ExchangeError, ModelInfo, Place, Report, Slot, Ticket, Turn};
+use ollana::internals::id::{Id, Instance, NodeName, Scope, Use};
+use ollana::internals::identity::Identity;
+use ollana::internals::transport::connection::Control;
+use ollana::internals::transport::incoming::Opening;
+use ollana::internals::transport::remote::Face;
+use ollana::internals::transport::{self, Connection, Remote, Transport};
+use ollana::internals::wire::control::{Hello, Message};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 

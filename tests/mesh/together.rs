@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use http_body_util::BodyExt as _;
-use ollana::id::{NodeName, Scope, Use};
-use ollana::peers::PeerState;
-use ollana::trust::Trust;
+use ollana::internals::id::{NodeName, Scope, Use};
+use ollana::internals::peers::PeerState;
+use ollana::internals::trust::Trust;
 
 use super::fake_ollama::{FakeOllama, expected};
 use super::node::{node, prompt, read, until, within};
@@ -61,7 +61,7 @@ async fn whom_the_owner_does_not_let_in_gets_a_403_and_learns_no_model() {
     let stranger = Stranger::new("stranger");
     provider.trust(stranger.id, Scope::None).await;
     let mut met = within(stranger.dial(provider.mesh)).await;
-    let ask = || http::Request::get("/api/tags").body(ollana::exchange::empty()).unwrap();
+    let ask = || http::Request::get("/api/tags").body(ollana::internals::exchange::empty()).unwrap();
     let refused = within(met.exchange(ask())).await.unwrap();
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     let refused = String::from_utf8(refused.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();

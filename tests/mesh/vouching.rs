@@ -2,12 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use ollana::control::{Changed, ClientError, PeerRequest, TrustRequest, VouchRequest, VouchView};
-use ollana::id::{Id, NodeName, Scope, Use};
-use ollana::peers::{PeerState, PeerView};
-use ollana::trust::Trust;
-use ollana::wire::control::Message;
-use ollana::wire::vouching::{Vouched, Vouching};
+use ollana::internals::control::{Changed, ClientError, PeerRequest, TrustRequest, VouchRequest, VouchView};
+use ollana::internals::id::{Id, NodeName, Scope, Use};
+use ollana::internals::peers::{PeerState, PeerView};
+use ollana::internals::trust::Trust;
+use ollana::internals::wire::control::Message;
+use ollana::internals::wire::vouching::{Vouched, Vouching};
 
 use super::fake_ollama::FakeOllama;
 use super::node::{Node, node, prompt, read, within};

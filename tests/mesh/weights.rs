@@ -1,7 +1,7 @@
 //! One name, two digests: a node keeps to the weights that it used first.
 
 use http::StatusCode;
-use ollana::control::models;
+use ollana::internals::control::models;
 
 use super::fake_ollama::FakeOllama;
 use super::node::{Node, node, prompt, read, until, within};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::BodyExt as _;
-use ollana::exchange::{Body, Pace, full};
-use ollana::ollama::{Cadence, Ollama, Slots, Work};
+use ollana::internals::exchange::{Body, Pace, full};
+use ollana::internals::ollama::{Cadence, Ollama, Slots, Work};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;

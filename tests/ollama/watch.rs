@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ollana::ollama::{Found, Ollama, State, Trouble, probe};
-use ollana::route::ModelName;
+use ollana::internals::ollama::{Found, Ollama, State, Trouble, probe};
+use ollana::internals::route::ModelName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -110,7 +110,7 @@ async fn one_that_loads_a_model_stays() {
     let (ollama, _watch) = Ollama::spawn(&fake.url());
     let mut state = ollama.state();
     until(&mut state, |state| state.healthy).await;
-    let body = ollana::exchange::full(r#"{"model":"big","prompt":"x"}"#);
+    let body = ollana::internals::exchange::full(r#"{"model":"big","prompt":"x"}"#);
     let request = http::Request::post("/api/generate").body(body).unwrap();
     let loading = tokio::spawn(async move { ollama.send(request).await.map(drop) });
     fake.until(|counts| counts.waiting == 1 && counts.of("/api/tags") >= 3).await;
@@ -142,7 +142,7 @@ async fn a_node_is_never_taken_for_an_ollama() {
     let mut state = ollama.state();
     let (state, _) = until(&mut state, |state| state.problem.is_some()).await;
     assert!(!state.healthy && state.problem.as_ref().unwrap().to_string().contains("an Ollana"), "{state:?}");
-    let request = http::Request::get("/api/tags").body(ollana::exchange::empty()).unwrap();
+    let request = http::Request::get("/api/tags").body(ollana::internals::exchange::empty()).unwrap();
     assert!(ollama.send(request).await.unwrap_err().to_string().contains("an Ollana"));
 }
 

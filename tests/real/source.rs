@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use ollana::route::options::{Effect, LOADING_KEYS, OPTIONS};
+use ollana::internals::route::options::{Effect, LOADING_KEYS, OPTIONS};
 
 /// The checkout, or why there is none.
 pub fn checkout() -> Result<PathBuf, String> {

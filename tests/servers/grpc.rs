@@ -10,9 +10,9 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ollana::exchange::{ExchangeError, ServerKind};
-use ollana::id::Scope;
-use ollana::ollama::Ollama;
+use ollana::internals::exchange::{ExchangeError, ServerKind};
+use ollana::internals::id::Scope;
+use ollana::internals::ollama::Ollama;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use libtest_mimic::Trial;
-use ollana::exchange::ServerKind;
+use ollana::internals::exchange::ServerKind;
 
 use super::in_a_runtime;
 use super::node::node;

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use libtest_mimic::Trial;
-use ollana::exchange::ServerKind;
+use ollana::internals::exchange::ServerKind;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use ollana::exchange::ServerKind;
+use ollana::internals::exchange::ServerKind;
 use serde_json::{Value, json};
 
 use super::fake_ollama::FakeOllama;
@@ -96,7 +96,7 @@ pub async fn what_a_server_has_beside_inference_is_its_owners_alone() {
         user.until_lent(provider.id(), "qwen").await;
         provider.until_peer(user.id(), |_| true).await;
         // Even one that may change an Ollama's models.
-        provider.trust(user.id(), ollana::id::Scope::Manage).await;
+        provider.trust(user.id(), ollana::internals::id::Scope::Manage).await;
         for (method, path) in own {
             let before = server.count(&format!("{method} {path}"));
             let (status, text) = send(&user, method, path, Some("gpu1")).await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ollana::exchange::ServerKind;
-use ollana::ollama::{Found, Ollama, State, Trouble, probe};
+use ollana::internals::exchange::ServerKind;
+use ollana::internals::ollama::{Found, Ollama, State, Trouble, probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use ollana::exchange::{
+use ollana::internals::exchange::{
     self, Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, ModelInfo, ModelLoad, Place, Report, Residence,
     Slot, Ticket, Turn,
 };
-use ollana::id::{Id, NodeName, Scope, Use};
+use ollana::internals::id::{Id, NodeName, Scope, Use};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A scripted endpoint.

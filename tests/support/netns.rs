@@ -223,6 +223,15 @@ impl Host {
         interface
     }
 
+    /// A cable to another host, without a switch between them: an interface of this name on each, without an address but
+    /// the link-local one.
+    pub fn cable(&self, other: &Self, interface: &str) {
+        let peer = ["peer", "name", interface, "netns", &other.namespace];
+        ip(&self.namespace, &[&["link", "add", interface, "type", "veth"], &peer[..]].concat());
+        self.link_up(interface);
+        other.link_up(interface);
+    }
+
     /// Its IPv4 address on `lan`, unless it was changed.
     pub fn v4(&self, lan: &Lan) -> Ipv4Addr {
         Ipv4Addr::new(10, 83, lan.number, self.number)

@@ -137,8 +137,6 @@ impl Shaped {
             }
         }
         if let Some(accepting) = self.accepting.take() {
-            // Wakes it.
-            let _ = TcpStream::connect(self.addr);
             accepting.join().unwrap();
         }
     }
@@ -146,6 +144,7 @@ impl Shaped {
     pub fn listen(&mut self) {
         let listener = TcpListener::bind(self.addr).expect("its port is free");
         self.addr = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
         self.shared.lock().unwrap().stops = false;
         let shared = Arc::clone(&self.shared);
         self.accepting = Some(thread::spawn(move || accept(&listener, &shared)));
@@ -167,13 +166,20 @@ impl Drop for Shaped {
     }
 }
 
+/// Looks by itself whether it shall stop: a connection that woke it could not be made from another network namespace.
 fn accept(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
-    for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
+    loop {
+        let accepted = listener.accept();
         let mut known = shared.lock().unwrap();
         if known.stops {
             return;
         }
+        let Ok((stream, _)) = accepted else {
+            drop(known);
+            thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        stream.set_nonblocking(false).unwrap();
         known.open.push(stream.try_clone().unwrap());
         let shared = Arc::clone(shared);
         thread::spawn(move || {
@@ -278,7 +284,7 @@ pub fn ollama(version: &str) -> Table {
 
 /// llama.cpp's `llama-server`: no version, and `/api/tags` is its list for OpenAI's API.
 pub fn llama_server() -> Table {
-    let list = r#"{"models":[{"name":"qwen","model":"qwen","modified_at":"","size":"","digest":"","type":"model","description":"","tags":[""],"capabilities":["completion"],"parameters":"","details":{"parent_model":"","format":"gguf","family":"","families":[""],"parameter_size":"","quantization_level":""}}],"object":"list","data":[{"id":"qwen","aliases":["qwen"],"tags":[],"object":"model","created":1795379205,"owned_by":"llamacpp","meta":{"n_vocab":49152}}]}"#;
+    let list = r#"{"models":[{"name":"qwen","model":"qwen","modified_at":"","size":"","digest":"","type":"model","description":"","tags":[""],"capabilities":["completion"],"parameters":"","details":{"parent_model":"","format":"gguf","family":"","families":[""],"parameter_size":"","quantization_level":""}}],"object":"list","data":[{"id":"qwen","aliases":["qwen","gpt-3.5-turbo"],"tags":[],"object":"model","created":1795379205,"owned_by":"llamacpp","meta":{"n_vocab":49152}}]}"#;
     with_openai_chat(Table::of([
         ("GET /v1/models", json(list)),
         ("GET /api/tags", json(list)),
@@ -300,7 +306,7 @@ pub fn llama_swap() -> Table {
         (
             "GET /v1/models",
             json(
-                r#"{"data":[{"id":"qwen","object":"model","created":1795379205,"owned_by":"llama-swap","meta":{"llamaswap":{"port":9001}}},{"id":"gemma","object":"model","created":1795379205,"owned_by":"llama-swap"}],"object":"list"}"#,
+                r#"{"data":[{"id":"qwen","object":"model","created":1795379205,"owned_by":"llama-swap","meta":{"llamaswap":{"aliases":["gpt-4"],"port":9001}}},{"id":"gemma","object":"model","created":1795379205,"owned_by":"llama-swap"}],"object":"list"}"#,
             ),
         ),
         ("*", Answer { body: "404 page not found\n".to_owned(), ..status(404) }.with("content-type", "text/plain")),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use ollana::exchange::Residence;
+use ollana::internals::exchange::Residence;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 

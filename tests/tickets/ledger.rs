@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ollana::exchange::Health;
+use ollana::internals::exchange::Health;
 
 use crate::network::Link;
 

@@ -1,4 +1,4 @@
-//! The protocol of tickets: the user's half as it is (the [`Router`](ollana::balance::Router)), against gates and a network
+//! The protocol of tickets: the user's half as it is (the [`Router`](ollana::internals::balance::Router)), against gates and a network
 //! that are simulated, in virtual time, with all that may go wrong: messages that are late and overtake each other, silence,
 //! connections that are lost, gates that crash, drain, fail and are full, applications that go away at any moment.
 //!

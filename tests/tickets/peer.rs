@@ -11,11 +11,11 @@ use http::header::RETRY_AFTER;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use ollana::exchange::{
+use ollana::internals::exchange::{
     self, Answer, Ask, Body, Endpoint, ExchangeError, Health, Load, ModelInfo, Pace, Place, REFUSAL_HEADER,
     REQUEST_HEADER, Report, ResetCode, Slot, Ticket, Turn,
 };
-use ollana::id::{Id, NodeName, Scope, Use};
+use ollana::internals::id::{Id, NodeName, Scope, Use};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 

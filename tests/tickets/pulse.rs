@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ollana::exchange::Health;
+use ollana::internals::exchange::Health;
 use tokio::sync::watch;
 
 /// Whether it answers.

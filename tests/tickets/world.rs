@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::stream;
 use http::Request;
 use http_body_util::BodyExt as _;
-use ollana::balance::{Preferences, Router, RouterSettings};
-use ollana::digests::Digests;
-use ollana::exchange::{self, Endpoint, Residence};
-use ollana::id::Id;
+use ollana::Id;
+use ollana::internals::balance::{Preferences, Router, RouterSettings};
+use ollana::internals::digests::Digests;
+use ollana::internals::exchange::{self, Endpoint, Residence};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -59,9 +59,9 @@ impl World {
                 open: false,
                 digests: Digests::default(),
                 preferences: Preferences { waiting: 24, ..Preferences::default() },
-                grace: ollana::balance::GRACE,
+                grace: ollana::internals::balance::GRACE,
             };
-            routers.push(Router::spawn(settings, changes));
+            routers.push(Router::spawn(settings, changes, Vec::new));
             discover.push(sender);
         }
         let gates = (0..GATES).map(|_| Some(Life::new(&ledger, &random))).collect();

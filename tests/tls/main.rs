@@ -7,8 +7,8 @@ mod quic;
 use std::io::Cursor;
 use std::sync::Arc;
 
-use ollana::identity::Identity;
-use ollana::tls::{AuthenticatedPeer, TlsError, client_config, server_config};
+use ollana::internals::identity::Identity;
+use ollana::internals::tls::{AuthenticatedPeer, TlsError, client_config, server_config};
 use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ollana::id::Id;
-use ollana::tls::ALPN;
+use ollana::Id;
+use ollana::internals::tls::ALPN;
 use rcgen::PublicKeyData as _;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use ollana::tls::{AuthenticatedPeer, SERVER_NAME};
+use ollana::internals::tls::{AuthenticatedPeer, SERVER_NAME};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint};
 use rustls::crypto::aws_lc_rs::default_provider;

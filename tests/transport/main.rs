@@ -10,11 +10,11 @@ use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use ollana::exchange::{self, Ask, Body, Endpoint, ExchangeError, Health, ResetCode};
-use ollana::id::{NodeName, Use};
-use ollana::identity::Identity;
-use ollana::transport::remote::Face;
-use ollana::transport::{self, CloseCode, Closed, Connection, Pulse, Remote, Transport};
+use ollana::internals::exchange::{self, Ask, Body, Endpoint, ExchangeError, Health, ResetCode};
+use ollana::internals::id::{NodeName, Use};
+use ollana::internals::identity::Identity;
+use ollana::internals::transport::remote::Face;
+use ollana::internals::transport::{self, CloseCode, Closed, Connection, Pulse, Remote, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Two nodes, one connection: `user` dials `provider`.

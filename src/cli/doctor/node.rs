@@ -11,7 +11,7 @@ use crate::cli::status::{openai, server_name};
 use crate::cli::{Failure, Place};
 use crate::config::{Config, FALLBACK_LISTEN_PORT, LISTEN_PORT};
 use crate::control::{Client, ClientError, ModelView, StatusView};
-use crate::ollama::{Found, probe};
+use crate::ollama::{Found, hindrance, probe};
 use crate::peers::PeerView;
 use crate::route::options::{NEWEST, is_newer};
 
@@ -23,7 +23,7 @@ const SHARE: &str = "no action needed if this machine only uses remote models; t
 
 /// The node that runs on this machine, as far as this user may see it.
 pub(super) enum Node {
-    Runs(Box<StatusView>),
+    Runs(Box<StatusView>, Client),
     /// One of another user's.
     Foreign,
     None,
@@ -65,7 +65,7 @@ pub(super) async fn look(place: &Place, findings: &mut Vec<Finding>) -> Result<N
     }
     findings.extend(models.iter().filter_map(weights_of));
     findings.extend(environment(place, &status).await?);
-    Ok(Node::Runs(Box::new(status)))
+    Ok(Node::Runs(Box::new(status), client))
 }
 
 /// Whether other nodes reach this one on the port that firewalls are set up for.
@@ -205,12 +205,10 @@ async fn default_port(status: &StatusView, listen: SocketAddr, export: String) -
 /// The server at the address of the Ollama to share, for a node that does not run yet.
 pub(super) async fn ollama(config: &Config, findings: &mut Vec<Finding>) {
     let url = &config.ollama.url;
-    if !config.ollama.may_be_lent() {
-        findings.push(Finding::hint(
-            "ollama",
-            format!("OLLAMA_HOST names {url}, which is not on this machine and so not shared"),
-            format!("to share it, if it is yours: ollana serve --ollama {url}"),
-        ));
+    if !config.ollama.explicit
+        && let Some(trouble) = hindrance(url).await
+    {
+        findings.push(Finding::hint("ollama", format!("no Ollama is shared: {trouble}"), SHARE));
         return;
     }
     let holder = local_port(&url.to_string()).and_then(|port| ports::holder("TCP", port));

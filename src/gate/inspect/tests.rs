@@ -101,10 +101,14 @@ fn an_order_to_unload_is_refused_and_only_that() {
                 continue;
             }
             let refusal = all_at_once(path, order).unwrap_err();
-            assert_eq!((refusal.status, refusal.code), (StatusCode::FORBIDDEN, "unload"), "{path} {order}");
+            assert_eq!(
+                (refusal.code.status(), refusal.code),
+                (http::StatusCode::FORBIDDEN, RefusalCode::Unload),
+                "{path} {order}"
+            );
             assert!(refusal.message.contains("ollana trust laptop --scope manage"), "{}", refusal.message);
             let single: Vec<_> = order.as_bytes().chunks(1).collect();
-            assert_eq!(passed(path, &single, true).unwrap_err().code, "unload");
+            assert_eq!(passed(path, &single, true).unwrap_err().code, RefusalCode::Unload);
             assert!(passed(path, &[order.as_bytes()], false).is_ok());
         }
     }
@@ -161,9 +165,9 @@ fn how_a_model_is_loaded_is_not_for_a_lodger_to_say() {
         }
     }
     let many = format!(r#"{{"options":{{{}"seed":1}},"prompt":"x"}}"#, r#""a":1,"#.repeat(257));
-    assert_eq!(all_at_once("/api/embed", &many).unwrap_err().code, "options");
+    assert_eq!(all_at_once("/api/embed", &many).unwrap_err().code, RefusalCode::Options);
     let twice = r#"{"options":{"num_gpu":1,"num_gp\u0075":2},"prompt":"x"}"#;
-    assert_eq!(all_at_once("/api/embed", twice).unwrap_err().code, "doubled-key");
+    assert_eq!(all_at_once("/api/embed", twice).unwrap_err().code, RefusalCode::DoubledKey);
 }
 
 #[test]
@@ -176,7 +180,11 @@ fn a_context_counts_as_far_as_it_is_lent() {
     let long = "1".repeat(100);
     for number in ["8193", "8192.5", "1e9", "8193e0", "00", &long] {
         match within(Some(8192), number) {
-            Err(refusal) => assert_eq!((refusal.status, refusal.code), (StatusCode::FORBIDDEN, "context"), "{number}"),
+            Err(refusal) => assert_eq!(
+                (refusal.code.status(), refusal.code),
+                (http::StatusCode::FORBIDDEN, RefusalCode::Context),
+                "{number}"
+            ),
             // What is no JSON is for Ollama to say.
             Ok(_) => assert_eq!(number, "00"),
         }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::turns::{Turns, Waiting};
-use super::{EntryId, Event, Flow, Found, Limits, WHOLE, Why};
-use crate::exchange::{ModelLoad, Place, Residence};
+use super::{EntryId, Event, Flow, Found, Limits, WHOLE};
+use crate::exchange::{ModelLoad, Place, Refusal, RefusalCode, Residence};
 use crate::ollama::Slots;
 
 /// How much of the average the latest request makes.
@@ -161,10 +161,13 @@ impl Line {
     }
 
     /// What is said to who cannot wait here.
-    pub(super) fn busy(&self) -> Why {
+    pub(super) fn busy(&self) -> Refusal {
         let slots = u16::try_from(self.slots.at_once).unwrap_or(u16::MAX).max(1);
         let wait = requests(self.queued) * self.lasts.unwrap_or(USUAL) / f32::from(slots);
-        Why::Busy(self.turns.len(), Duration::from_secs_f32(wait.clamp(1.0, LONGEST)))
+        let wait = wait.clamp(1.0, LONGEST);
+        let waiting = self.turns.len();
+        let message = format!("{waiting} requests wait for this model here already, for some {} s", wait.round());
+        Refusal::new(RefusalCode::Busy, message).after(Duration::from_secs_f32(wait))
     }
 
     /// What comes before this one.

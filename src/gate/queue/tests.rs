@@ -198,14 +198,18 @@ fn waiting_is_bounded_and_who_waits_most_makes_room() {
     let (mut queue, now) = (Queue::new(few), Instant::now());
     let running = queue.handle_arrival(now, request(Flow::Guest, 1)).unwrap();
     let first: Vec<_> = (0..4).map(|_| queue.handle_arrival(now, request(peer(1), 1)).unwrap()).collect();
-    assert!(matches!(queue.handle_arrival(now, request(peer(1), 1)), Err(Why::Busy(5, _))), "its own share");
+    assert!(
+        matches!(queue.handle_arrival(now, request(peer(1), 1)), Err(busy) if busy.message.starts_with("5 ")),
+        "its own share"
+    );
     assert_eq!(queue.load("m").unwrap().queued, 4.0);
     for n in 2..4 {
         queue.handle_arrival(now, request(peer(n), 1)).unwrap();
     }
     granted(&mut queue);
     let late = queue.handle_arrival(now, request(peer(4), 1)).unwrap();
-    let Some(Event::Refused(id, Why::Busy(7, _))) = queue.poll_event() else { panic!("nobody made room") };
+    let Some(Event::Refused(id, busy)) = queue.poll_event() else { panic!("nobody made room") };
+    assert!(busy.code == RefusalCode::Busy && busy.message.starts_with("7 "), "{busy:?}");
     assert_eq!(id, first[3]);
     assert!(queue.place(late).is_some() && queue.place(first[3]).is_none());
     queue.handle_arrival(now, request(peer(5), 1)).unwrap();
@@ -230,14 +234,40 @@ fn strangers_that_wait_leave_half_of_the_places() {
     granted(&mut queue);
     // The whole queue has room, and strangers have had theirs: who waits most of them makes it.
     queue.handle_arrival(now, request(peer(3), 1)).unwrap();
-    assert!(matches!(queue.poll_event(), Some(Event::Refused(id, Why::Busy(..))) if id == first[2]));
+    assert!(
+        matches!(queue.poll_event(), Some(Event::Refused(id, busy)) if id == first[2] && busy.code == RefusalCode::Busy)
+    );
     queue.handle_arrival(now, request(peer(4), 1)).unwrap();
-    assert!(matches!(queue.poll_event(), Some(Event::Refused(id, Why::Busy(..))) if id == first[1]));
+    assert!(
+        matches!(queue.poll_event(), Some(Event::Refused(id, busy)) if id == first[1] && busy.code == RefusalCode::Busy)
+    );
     assert!(queue.handle_arrival(now, request(peer(5), 1)).is_err(), "each has one");
     for _ in 0..4 {
         queue.handle_arrival(now, request(Flow::Trusted(Id::from_bytes([9; 32])), 1)).unwrap();
     }
     assert!(queue.poll_event().is_none(), "nobody had to go for one that is trusted");
+}
+
+#[test]
+fn a_stranger_displaces_no_request_of_a_trusted_peer() {
+    let few = Limits { waiting: 8, waiting_each: 8, waiting_strangers: 4, ..limits() };
+    let (mut queue, now) = (Queue::new(few), Instant::now());
+    let friend = Flow::Trusted(Id::from_bytes([9; 32]));
+    queue.handle_arrival(now, request(Flow::Owner, 1)).unwrap();
+    granted(&mut queue);
+    let friends: Vec<_> = (0..7).map(|_| queue.handle_arrival(now, request(friend, 1)).unwrap()).collect();
+    let first = queue.handle_arrival(now, request(peer(1), 1)).unwrap();
+    for n in 2..7 {
+        assert!(queue.handle_arrival(now, request(peer(n), 1)).is_err(), "all places are taken, by others with more");
+    }
+    assert!(queue.handle_arrival(now, request(Flow::Guest, 1)).is_err());
+    assert!(queue.poll_event().is_none());
+    assert!(friends.iter().chain([&first]).all(|id| queue.place(*id).is_some()));
+    // One that is trusted takes the stranger's.
+    let other = Flow::Trusted(Id::from_bytes([8; 32]));
+    queue.handle_arrival(now, request(other, 1)).unwrap();
+    let Some(Event::Refused(id, busy)) = queue.poll_event() else { panic!("nobody made room") };
+    assert_eq!((id, busy.code), (first, RefusalCode::Busy));
 }
 
 #[test]
@@ -272,7 +302,8 @@ fn who_is_turned_away_is_told_how_long_it_takes() {
     for n in 0..12 {
         queue.handle_arrival(now, request(peer(n), 2)).unwrap();
     }
-    let Err(Why::Busy(_, wait)) = queue.handle_arrival(now, request(peer(20), 2)) else { panic!("it is full") };
+    let Err(busy) = queue.handle_arrival(now, request(peer(20), 2)) else { panic!("it is full") };
+    let wait = busy.retry_after.unwrap();
     assert!((40..=48).contains(&wait.as_secs()), "eleven of 8 s by two at a time: {wait:?}");
 }
 
@@ -283,9 +314,9 @@ fn a_queue_that_drains_ends_the_waiting_of_all_but_the_owner() {
     let waiting: Vec<_> = (1..4).map(|n| queue.handle_arrival(now, ticket(peer(n), 1, 2)).unwrap()).collect();
     let own = queue.handle_arrival(now, request(Flow::Owner, 1)).unwrap();
     queue.handle_drain(now);
-    let refused = waiting.iter().map(|id| Event::Refused(*id, Why::Draining));
+    let refused = waiting.iter().map(|id| Event::Refused(*id, RefusalCode::Draining.into()));
     assert!(std::iter::from_fn(|| queue.poll_event()).eq([Event::Granted(running)].into_iter().chain(refused)));
-    assert_eq!(queue.handle_arrival(now, request(peer(1), 1)), Err(Why::Draining));
+    assert_eq!(queue.handle_arrival(now, request(peer(1), 1)), Err(RefusalCode::Draining.into()));
     queue.handle_end(now, running);
     assert_eq!(granted(&mut queue), [own]);
 }

@@ -1,10 +1,10 @@
 //! Whose turn it is before one model.
 //!
-//! Who came first is served first, but no peer is served more than [`LEAD`] turns, and the one that is due, ahead of its share:
-//! weighted fair queueing (Demers, Keshav, Shenker 1989) that begins to count only there. Strict turns would cost those dear who have two questions
-//! at a time once, and nobody gains by it but who happens to have one: in the simulation of issue 4, at 95 % load, p99 of the
-//! time to the first token is 42 s for who came first is first, 42 s with a lead of two turns, 44 s with one and 52 s with
-//! none, and without the bound one peer's thousand is the end of all others.
+//! Who came first is served first, but no peer is served more than [`LEAD`] turns, and the one that is due, ahead of its
+//! share: weighted fair queueing (Demers, Keshav, Shenker 1989) that begins to count only there. Strict turns would cost
+//! those dear who have two questions at a time once, and nobody gains by it but who happens to have one: in a simulation, at
+//! 95 % load, p99 of the time to the first token is 42 s for who came first is first, 42 s with a lead of two turns, 44 s
+//! with one and 52 s with none, and without the bound one peer's thousand is the end of all others.
 //!
 //! There is a clock: so many turns has had who waited all the while, with a weight of one. Each peer has the time at which its
 //! next turn is due, which moves on by one over its weight with every grant, and is never behind the clock when it begins

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::exchange::Place;
+use crate::exchange::{Place, Refusal};
 use crate::id::Id;
 use crate::ollama::Slots;
 
@@ -68,22 +68,9 @@ pub(in crate::gate) enum Event {
     /// It has a slot from now on.
     Granted(EntryId),
     /// It waits no more, and is forgotten.
-    Refused(EntryId, Why),
+    Refused(EntryId, Refusal),
     /// Where this ticket stands now.
     Moved(EntryId, Place),
-}
-
-/// Why nobody waits here any longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::gate) enum Why {
-    /// Too many wait: this many before the model, and how long it would take to be through with them.
-    Busy(usize, Duration),
-    /// This node is about to stop.
-    Draining,
-    /// Its Ollama is not lent now.
-    NotLent,
-    /// There is no Ollama now.
-    NoOllama,
 }
 
 /// What a look at the server found of one model.

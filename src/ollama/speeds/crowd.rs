@@ -1,6 +1,6 @@
 //! How much of the server each model has while others run: what a measured speed is divided by.
 //!
-//! The simulation the balancer rests on (`lbsim`, POLICY.md) says: `n` requests in one runner each go at `b(n) =
+//! As in the score of the balancer and in the simulated servers of `benches/balance`, `n` requests in one runner each go at `b(n) =
 //! 1/(1+0.2(n−1))` of the speed that one alone has, and runners of `K` other models leave it `1/(1+K)`. A request's
 //! seconds are weighted with that while it runs, which makes them the seconds that it would have taken alone.
 

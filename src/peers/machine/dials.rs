@@ -10,7 +10,7 @@ use crate::id::Id;
 
 /// Addresses remembered. A lab has some hundred nodes with three addresses each; beyond that it is a flood.
 pub(super) const MAX_CANDIDATES: usize = 1024;
-/// A beacon makes us dial one address at most this often (DESIGN.md §4).
+/// A beacon makes us dial one address at most this often: its sender is not known, and may name anybody's.
 const BEACON_INTERVAL: Duration = Duration::from_secs(10);
 /// A node's second address is tried if its first has not answered by then (as RFC 8305 staggers its attempts).
 pub(super) const STAGGER: Duration = Duration::from_millis(250);

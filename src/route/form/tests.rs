@@ -1,4 +1,4 @@
-//! The look into a form, by example and by property. What Go makes of odd ones is in `tests/route`.
+//! The look into a form, by example and by property. What Go makes of odd ones is in `go_vectors`.
 
 use http::HeaderValue;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! The look, by example and by property. What Go makes of the same bodies is in `tests/route`.
+//! The look, by example and by property. What Go makes of the same bodies is in `go_vectors`.
 
 use super::kept::MAX_STRING;
 use super::*;

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ollana::id::{Id, Instance, NodeName};
-use ollana::wire::beacon::{Beacon, BeaconKind};
+use ollana::internals::id::{Id, Instance, NodeName};
+use ollana::internals::wire::beacon::{Beacon, BeaconKind};
 use socket2::{Domain, Socket, Type};
 
 use crate::app::{App, Ollama};

@@ -1,5 +1,7 @@
 //! What Go's server and mux, gin and Ollama's guards say before any handler.
 
+use std::path::{Component, Path, PathBuf};
+
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, LOCATION, ORIGIN, VARY,
@@ -149,16 +151,17 @@ pub(super) fn allowed(path: &str) -> &'static [&'static str] {
     ROUTES.iter().find(|(known, _)| *known == path).map_or(&[], |(_, methods)| methods)
 }
 
+/// Go's `path.Clean`, by the rules of the file system, which are the same for a path from the root.
 pub(super) fn cleaned(path: &str) -> String {
-    let mut segments = Vec::new();
-    for segment in path.split('/') {
-        match segment {
-            "" | "." => {}
-            ".." => drop(segments.pop()),
-            segment => segments.push(segment),
+    let mut clean = PathBuf::from("/");
+    for part in Path::new(path).components() {
+        match part {
+            Component::ParentDir => drop(clean.pop()),
+            Component::Normal(name) => clean.push(name),
+            _ => {}
         }
     }
-    format!("/{}", segments.join("/"))
+    clean.to_str().unwrap().to_owned()
 }
 
 /// Go writes a page for those who read it.

@@ -105,7 +105,7 @@ impl World {
             90..93 => self.withdraw(),
             93 => self.crash(),
             94 => self.look(),
-            95 if self.rng.random_bool(0.05) => self.queue.handle_closed(self.now, Why::NotLent),
+            95 if self.rng.random_bool(0.05) => self.queue.handle_closed(self.now, RefusalCode::NotLent),
             _ => self.queue.handle_timeout(self.now),
         }
         self.events();
@@ -138,8 +138,8 @@ impl World {
                 let known = Known { flow, model, counts, runs: false, patience };
                 assert!(self.known.insert(id, known).is_none(), "an ID was used twice");
             }
-            Err(Why::Busy(..)) => self.refused += 1,
-            Err(why) => panic!("{why:?}"),
+            Err(refusal) if refusal.code == RefusalCode::Busy => self.refused += 1,
+            Err(refusal) => panic!("{refusal:?}"),
         }
     }
 

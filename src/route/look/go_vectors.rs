@@ -1,11 +1,11 @@
 //! The look into a body held against Go's `encoding/json`: 1,500 bodies, whole and broken, with what Go 1.26.8 read in
 //! them (`tests/data/go-json.jsonl`, made by `go-json.go` beside it).
 
+use crate::route::{Look, Progress};
 use data_encoding::BASE64;
-use ollana::route::{Look, Progress};
 use serde::Deserialize;
 
-const RECORDED: &str = include_str!("../data/go-json.jsonl");
+const RECORDED: &str = include_str!("../../../tests/data/go-json.jsonl");
 
 #[derive(Deserialize)]
 struct Vector {

@@ -1,13 +1,13 @@
 //! The look into a form held against Go's `mime/multipart`: 1,500 forms, most of them odd in one way, with what Go 1.26.8
 //! takes `FormValue("model")` for (`tests/data/go-form.jsonl`, made by `go-form.go` beside it).
 
+use crate::route::{Form, FormProgress};
 use data_encoding::BASE64;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Uri};
-use ollana::route::{Form, FormProgress};
 use serde::Deserialize;
 
-const RECORDED: &str = include_str!("../data/go-form.jsonl");
+const RECORDED: &str = include_str!("../../../tests/data/go-form.jsonl");
 
 #[derive(Deserialize)]
 struct Vector {

@@ -2,12 +2,12 @@
 //! skippable frames and damages, with what Go's klauspost/compress makes of them under Ollama's bounds
 //! (`tests/data/go-zstd.jsonl`, made by `go-zstd.go` beside it).
 
+use crate::route::{Unzstd, ZstdError};
 use data_encoding::{BASE64, HEXLOWER};
-use ollana::route::{Unzstd, ZstdError};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-const RECORDED: &str = include_str!("../data/go-zstd.jsonl");
+const RECORDED: &str = include_str!("../../../tests/data/go-zstd.jsonl");
 
 #[derive(Deserialize)]
 struct Vector {
