@@ -89,7 +89,7 @@ const SUSPENSE: Duration = Duration::from_secs(15);
 
 /// How long it waits for one to come back that was lost: a connection that is replaced is back at once, one that was
 /// silent for too long is dialled anew.
-const RETURN: Duration = Duration::from_secs(5);
+const RETURN: Duration = Duration::from_secs(1);
 
 /// How often a request may come too late for a slot at one server, or its ticket's turn be over before that was heard of,
 /// and it be placed there again.

@@ -199,7 +199,7 @@ async fn a_provider_that_was_lost_is_waited_for_and_named() {
     client.send(&crate::request("POST /api/chat", CHAT_M)).await;
     let mut list = node.client().await;
     list.send(&crate::request("GET /api/tags", "")).await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     node.joins(&only);
     assert_eq!(client.reply().await.body, "back");
     assert_eq!(list.reply().await.status, 200);
