@@ -182,7 +182,7 @@ impl Ollama {
         self.client.target()
     }
 
-    /// When the latest look at its models began, whose [`Ollama::state`] is there already. What happened after that it does not know of.
+    /// When the latest look at its models began. What happened after that it does not know of.
     pub(crate) fn looks(&self) -> watch::Receiver<Instant> {
         self.looks.subscribe()
     }
@@ -222,8 +222,7 @@ impl Ollama {
 
     /// Whether [`Ollama::state`] may be of before a change that was made through here.
     pub(crate) fn is_in_doubt(&self) -> bool {
-        let listed = *self.looks.borrow();
-        self.fresh.is_in_doubt(listed)
+        self.fresh.is_in_doubt()
     }
 
     /// Says that a request is handed over now, which does this `work` with a model by the name it is listed under. The

@@ -308,10 +308,8 @@ impl Admission<'_> {
     /// Denied if Ollama would have this model run elsewhere; else whether there is one, as far as can be told. One that it did not list at the last look may have been made since, or, where
     /// somebody changes models, replaced, and be a name for a model elsewhere: then it is asked, before the request is sent.
     async fn runs_here(&self, model: &ModelName, route: &Route) -> Result<bool, Denied> {
-        // Before the state is looked at: what is beyond doubt by then is in it.
-        let is_in_doubt = self.ollama.is_in_doubt();
         let known = self.ollama.state().borrow().clone();
-        let is_sure = known.has(model) && !is_in_doubt;
+        let is_sure = known.has(model) && !self.ollama.is_in_doubt();
         let state = if known.kind != ServerKind::Ollama || is_sure || known.is_remote(model) {
             known
         } else {

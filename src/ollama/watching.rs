@@ -258,7 +258,6 @@ impl Watch {
 
     /// All there is to know, of one that nobody uses yet: it has its time, and who looks is told meanwhile that it takes it.
     async fn meet_with_patience(&mut self) -> Result<Seen, Trouble> {
-        let began = Instant::now();
         let (client, named) = (self.client.clone(), self.named);
         let mut meeting = std::pin::pin!(meet::meet(&client, named));
         let met = match timeout(ANSWER, &mut meeting).await {
@@ -268,23 +267,22 @@ impl Watch {
                 meeting.await
             }
         };
-        self.met(began, met?).await
+        self.met(met?).await
     }
 
     /// The same of one that others use: it has to answer something in time.
     async fn meet(&mut self) -> Result<Seen, Trouble> {
-        let began = Instant::now();
         let (client, named) = (self.client.clone(), self.named);
         match self.patiently(meet::meet(&client, named)).await? {
-            Some(met) => self.met(began, met?).await,
+            Some(met) => self.met(met?).await,
             None => Err(Trouble::Silent(client.target().clone())),
         }
     }
 
-    async fn met(&mut self, began: Instant, met: Met) -> Result<Seen, Trouble> {
+    async fn met(&mut self, met: Met) -> Result<Seen, Trouble> {
         let Met { state, greeting, has_aliases } = met;
         (self.greeting, self.has_aliases) = (greeting, has_aliases);
-        let began = Some(began);
+        let began = Some(Instant::now());
         match state.kind {
             ServerKind::Ollama => self.memory(began, state).await,
             ServerKind::OpenAi | ServerKind::Grpc => Ok(Seen { began, state, memory: None }),
