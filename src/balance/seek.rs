@@ -183,7 +183,13 @@ async fn seek(room: &WaitingRoom, errand: &Errand, model: &ModelName) -> Result<
         };
         let is_full = |member: &Arc<Member>| full.iter().any(|full| Arc::ptr_eq(full, member));
         let candidates: Vec<_> = candidates.into_iter().filter(|member| !is_full(member)).collect();
-        // Who may not have it any more is not waited for either.
+        // Where others can take it, none is waited for that is not well, perhaps by an older connection, or may not have it
+        // any more.
+        let tickets = held.len();
+        held.retain(Held::is_well);
+        if held.len() < tickets {
+            back_by = Instant::now() + RETURN;
+        }
         held.retain(|held| candidates.iter().any(|member| member.id() == held.member.id()));
         let tempo = known.node.preferences.tempo;
         let places: Vec<Queues> = held.iter().map(|held| held.place(tempo)).collect();
@@ -315,6 +321,10 @@ impl Held {
 
     fn is_gone(&self) -> bool {
         *self.health.borrow() == Health::Gone
+    }
+
+    fn is_well(&self) -> bool {
+        *self.health.borrow() == Health::Healthy
     }
 
     /// Whether it may stay though its server cannot be chosen now.
