@@ -14,7 +14,7 @@ use super::holders::Holder;
 use super::seats::{Running, Seat};
 use crate::exchange::{Body, ExchangeError, Refusal, RefusalCode, full};
 use crate::ollama::{self, Changing, Ollama, State};
-use crate::route::{Kind, ModelName, render};
+use crate::route::{Kind, ModelName, is_upload, render};
 
 /// Longest listing that is read to take something out of it: 10,000 models are some 5 MB.
 const MAX_LISTING: usize = 32 * 1024 * 1024;
@@ -40,7 +40,9 @@ pub(super) async fn forward(
     }
     let run = seat.as_ref().filter(|seat| work == Work::Run && !seat.model().is_empty());
     let run = run.and_then(|seat| Some(ollama.run(seat.model(), ollama::Work::of(request.uri().path())?)));
-    let changing = (route.kind == Kind::Manage).then(|| Change { _changing: ollama.change(), ollama: ollama.clone() });
+    // A blob is no model yet.
+    let changes_models = route.kind == Kind::Manage && !is_upload(request.uri());
+    let changing = changes_models.then(|| Change { _changing: ollama.change(), ollama: ollama.clone() });
     let request = request.map(|body| holder.question(body));
     let sent = tokio::select! {
         sent = send(request, objection, ollama) => sent?,
