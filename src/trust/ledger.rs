@@ -148,7 +148,12 @@ impl Ledger {
             Pin { trust, use_, scope, ..pin.clone() }
         };
         let pins = self.pins.iter().map(|(id, pin)| (*id, in_effect(pin))).collect();
-        let mut snapshot = Snapshot { pins, opening: self.opening(policy), ..Snapshot::default() };
+        let opening = match policy.outbound {
+            Policy::FirstUse => self.opening(policy),
+            // There is no window: new providers always wait for a person.
+            Policy::Paired => Opening::default(),
+        };
+        let mut snapshot = Snapshot { pins, opening, ..Snapshot::default() };
         self.lay_over(&mut snapshot, now);
         snapshot
     }

@@ -34,7 +34,7 @@ pub(super) struct Opening {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Window {
-    /// No provider was met yet.
+    /// No provider was met yet, or there is no window: providers always wait for a person.
     #[default]
     NotBegun,
     /// New providers are used as they are met.

@@ -105,6 +105,12 @@ async fn a_clock_that_is_set_neither_closes_the_first_use_window_nor_opens_it() 
         // A provider that was used is used, whatever the clock says.
         peer_once(&user, "gpu0", |peer| peer["use"] == "yes");
     }
+    // Where providers always wait for a person there is no window to tell of.
+    user.ok(&["stop"]);
+    user.ok(&["config", "set", "trust.outbound", "paired"]);
+    user.ok(&["serve", "-d", "--name", "laptop"]);
+    assert_eq!(window(&user)["state"], "not-begun");
+    assert!(!user.ok(&["status"]).contains("first use"));
     for home in providers.iter().chain([&user]) {
         home.ok(&["stop"]);
     }
