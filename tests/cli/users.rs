@@ -97,6 +97,8 @@ fn root_reads_no_file_on_another_users_word() {
          export HOME=$ROOT
          (umask 077; echo 'name = \"secret\"' > \"$ROOT/private.toml\")
          on() { timeout 20 \"$BIN\" --state-dir \"$dir\" \"$@\"; }
+         pid=$(on status --json | tr ',' '\\n' | sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p')
+         trap 'kill $pid' EXIT
          on config get name
          refused() {
              echo \"--- $1\"
