@@ -103,7 +103,7 @@ refusal_codes! {
         "the server that this goes to looks into too many long requests at the moment; those that name their model first need \
          no room";
     Draining, "draining", SERVICE_UNAVAILABLE, Closed, "this server is about to stop and takes nothing new";
-    NotLent, "not-lent", SERVICE_UNAVAILABLE, Closed, "this server does not lend its Ollama at the moment";
+    NotLent, "not-lent", SERVICE_UNAVAILABLE, Closed, "this node does not share its Ollama at the moment";
     NoOllama, "no-ollama", SERVICE_UNAVAILABLE, Closed, "this server has no Ollama running at the moment";
 
     // What the sender may do.
