@@ -1,4 +1,4 @@
-//! What a node takes of its machine, against the bounds below, with nodes as processes on loopback:
+//! A node's use of its machine, against the bounds below, with nodes as processes on loopback:
 //! resident memory with bodies of many GB and slow readers, memory and processor time at rest, and how soon work ends
 //! that nobody waits for. Exits with 1 if a bound is passed.
 //!

@@ -130,7 +130,7 @@ fn p99(runs: &[Run]) -> f64 {
     quantile(runs, Time::First, 0.99)
 }
 
-/// What is wanted of time to the first token, as far as it was run.
+/// The bounds for the time to the first token, as far as it was run.
 pub fn verdicts(cases: &[(Case, Results)]) -> Vec<Verdict> {
     let find = |name: &str, load: f64| {
         let is_it = |case: &Case| case.scenario.name == name && (case.load - load).abs() < 1e-9;

@@ -1,4 +1,4 @@
-//! Who asks what and when: sessions, the same for the same seed, and the fleets of servers they are put to.
+//! The sessions of users and their requests over time, the same for the same seed, and the fleets of servers they are put to.
 
 /// Models there are.
 pub const MODELS: usize = 6;

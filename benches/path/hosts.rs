@@ -33,7 +33,7 @@ pub struct SocketBuffers {
     before: Vec<String>,
 }
 
-/// What `main` calls first: whether this process was started to be the simulated Ollama. If so, it returns at the end.
+/// Runs the simulated Ollama if this process was started as one, and says so at its end. `main` calls it first.
 pub fn is_server() -> bool {
     let Ok(listen) = std::env::var(ROLE) else { return false };
     super::server::run(listen.parse().expect("an address")).expect("the simulated Ollama");
@@ -122,7 +122,7 @@ impl SocketBuffers {
         Self { before }
     }
 
-    /// What the bound is now.
+    /// The current bound.
     pub fn now() -> String {
         fs::read_to_string(BUFFERS[0]).unwrap_or_default().trim().to_owned()
     }

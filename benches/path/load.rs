@@ -34,11 +34,11 @@ const PROBE_PAUSE: Duration = Duration::from_millis(10);
 pub struct Request {
     bytes: Arc<[u8]>,
     length: Option<u64>,
-    /// What the answer ends with.
+    /// The end of the answer.
     end: &'static [u8],
 }
 
-/// What a load of whole requests came to.
+/// The result of a load of whole requests.
 pub struct Requests {
     /// Each request's time in microseconds.
     pub micros: Vec<f64>,
@@ -47,7 +47,7 @@ pub struct Requests {
     pub cpu: f64,
 }
 
-/// What a load of streams came to, while all of them ran.
+/// The result of a load of streams, while all of them ran.
 #[derive(Default)]
 pub struct Streams {
     pub tokens: u64,
@@ -193,7 +193,7 @@ pub async fn closed_loop(
                 io::Result::Ok(wire)
             };
             let warm = warm.await;
-            // Whatever came of it: the others wait.
+            // Also after an error: the others wait.
             barrier.wait().await;
             let (mut wire, mut micros, end) = (warm?, Vec::new(), Instant::now() + span);
             loop {
@@ -422,7 +422,7 @@ async fn bulk(system: &System, work: impl AsyncFnOnce(&mut Wire) -> io::Result<(
     done.map_err(|error| error.to_string())
 }
 
-/// What all workers say, or how many failed and why the first of them did.
+/// The results of all workers, or how many failed and why the first of them did.
 async fn joined<T: 'static>(workers: &mut JoinSet<io::Result<T>>) -> Result<Vec<T>, String> {
     let (mut values, mut failed, mut first) = (Vec::new(), 0, None);
     let all = async {

@@ -1,4 +1,4 @@
-//! What the path from an application to an Ollama on another host costs: straight, through a pair of nginx, a pair of
+//! The cost of the path from an application to an Ollama on another host: straight, through a pair of nginx, a pair of
 //! HAProxies (HTTP/2 between them), both with mutual TLS 1.3, and through two nodes; all in one run, by turns.
 //!
 //! ```text
@@ -51,7 +51,7 @@ use rows::{Load, ROWS, Row, Scale};
 use systems::{Kind, Programs, System};
 
 const LARGE_BUFFERS: u32 = 4 * 1024 * 1024;
-/// What Linux lets a socket buffer where nobody has changed it.
+/// Linux's default bound for a socket's buffer, in bytes.
 const SMALL_BUFFERS: u32 = 212_992;
 /// Bounds a row of one system, whatever hangs.
 const PATIENCE: Duration = Duration::from_secs(200);
