@@ -203,7 +203,7 @@ impl Ollama {
             let mut state = State::clone(&self.state.borrow());
             listing::tags(&self.client, &mut state).await.map_err(|none| none.of(&self.client))?;
             let is_news = {
-                let known = self.state.borrow();
+                let known = self.state.borrow().clone();
                 (&known.models, &known.remote) != (&state.models, &state.remote)
             };
             if is_news {

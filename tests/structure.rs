@@ -192,3 +192,25 @@ fn security_md_names_tests_and_constants_that_exist() {
     let gone: Vec<&str> = names.filter(|name| !words.contains(name)).collect();
     assert!(gone.is_empty(), "SECURITY.md names what is not in the code: {gone:?}");
 }
+
+/// A value that is borrowed from a watch channel is locked: two threads that each hold one lock and want the other's wait for
+/// ever.
+#[test]
+fn no_value_of_a_watch_channel_is_held_in_a_variable() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let holds = |line: &str| {
+        let line = line.trim();
+        let borrows = line.ends_with(".borrow();") || line.ends_with(".borrow_and_update();");
+        let copies = line.split_whitespace().next_back().is_some_and(|value| value.starts_with('*'));
+        borrows && line.starts_with("let ") && !copies
+    };
+    assert!(holds("let paces = paces.borrow();") && !holds("let kind = *kind.borrow();"));
+    for file in files {
+        let source = fs::read_to_string(&file).unwrap();
+        let code = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let held = code.lines().find(|line| holds(line));
+        assert_eq!(held, None, "{}: copy it with clone() first", file.display());
+    }
+}

@@ -104,7 +104,7 @@ impl Told {
     fn load(&mut self, scope: Scope) -> Load {
         // Before the load is looked at: what was counted by then is in it.
         let counted = self.counted.load(Ordering::Acquire);
-        let load = self.load.borrow_and_update();
+        let load = self.load.borrow_and_update().clone();
         match scope {
             Scope::None => Load { counted, ..Load::default() },
             Scope::Infer | Scope::Manage => Load { counted, ..Load::clone(&load) },

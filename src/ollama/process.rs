@@ -36,7 +36,7 @@ pub(super) async fn watch(
     let mut seen: Option<BTreeSet<String>> = None;
     loop {
         let (healthy, loaded) = {
-            let state = state.borrow_and_update();
+            let state = state.borrow_and_update().clone();
             (state.healthy, state.loaded.clone())
         };
         if healthy
